@@ -1,0 +1,62 @@
+//! The one entry of `CONFIG`: what every packet needs to know first.
+
+use crate::pod::map_type;
+
+map_type! {
+    /// Global state of the data plane. The agent writes the inactive
+    /// [`Generation`] and everything it refers to, then publishes all of it by
+    /// storing `active`, one aligned word.
+    pub struct Config: 192 {
+        /// Index of the generation in force: 0 or 1.
+        0 => pub active: u32,
+        /// [`crate::limits::ABI_VERSION`] of whoever created the maps.
+        4 => pub abi: u32,
+        /// Mask of the affinity table: buckets - 1.
+        8 => pub flow_mask: u32,
+        /// Changed by the agent when a route or neighbour changed: cached next
+        /// hops towards clients with another number are not used.
+        12 => pub route_epoch: u32,
+        /// Seconds per jiffy as a binary fraction: `2^32 / HZ`.
+        16 => pub tick_scale: u64,
+        /// Secret that places flows in the affinity table.
+        24 => pub place_seed: [u64; 2],
+        /// Seed that picks a flow's slot; equal on all balancers of a VIP.
+        40 => pub slot_seed: [u64; 2],
+        56 => pub _pad: u64,
+        64 => pub generations: [Generation; 2],
+    }
+}
+
+map_type! {
+    /// What is switched at once with [`Config::active`].
+    pub struct Generation: 64 {
+        /// Which features are in use, bits of [`features`].
+        0 => pub features: u32,
+        /// Mask of the endpoint table: buckets - 1.
+        4 => pub endpoint_mask: u32,
+        /// Makes the endpoint table free of overflow; chosen by the agent.
+        8 => pub endpoint_salt: u64,
+        /// Number of the configuration, counted by the agent.
+        16 => pub number: u64,
+        /// First local port for the host's own connections (host order).
+        24 => pub ephemeral_low: u16,
+        /// Last local port for the host's own connections (host order).
+        26 => pub ephemeral_high: u16,
+        28 => pub _pad: [u32; 9],
+    }
+}
+
+/// Bits of [`Generation::features`]; what is off costs a packet one test.
+pub mod features {
+    /// At least one service rewrites addresses: replies must be looked for.
+    pub const NAT: u32 = 1;
+    /// A `nat` backend of a service with a range or any port: replies from
+    /// any of its ports must be looked for.
+    pub const NAT_ANY_PORT: u32 = 1 << 1;
+    /// `firewall.deny_sources` is not empty (IPv4).
+    pub const DENY_V4: u32 = 1 << 2;
+    /// `firewall.deny_sources` is not empty (IPv6).
+    pub const DENY_V6: u32 = 1 << 3;
+    /// `firewall.host = "drop"`.
+    pub const GUARD_HOST: u32 = 1 << 4;
+}

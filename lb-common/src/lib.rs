@@ -1,0 +1,23 @@
+//! The contract between the packet path and the agent: every map type, the
+//! arithmetic both sides must compute alike, sizes and names.
+//!
+//! No `std`, no allocation, no I/O. Addresses and ports that come from or go
+//! into a frame are kept in **network byte order as they lie in memory**, so
+//! neither side swaps bytes on the packet path.
+#![no_std]
+
+mod pod;
+
+pub mod addr;
+pub mod backend;
+pub mod config;
+pub mod csum;
+pub mod firewall;
+pub mod flow;
+pub mod hash;
+pub mod limits;
+pub mod maps;
+pub mod service;
+pub mod stats;
+pub mod table;
+pub mod tcp;

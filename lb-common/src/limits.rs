@@ -1,0 +1,36 @@
+//! Sizes, with the memory they cost. All are entries of preallocated maps.
+
+/// Layout of the maps; a data plane with another number cannot be adopted.
+pub const ABI_VERSION: u32 = 1;
+
+/// Services at most, ids 1 to this - 1 (two generations of 64 B: 512 KiB).
+pub const SERVICES: u32 = 4096;
+/// Backends at most, ids 1 to this - 1 (64 B: 1 MiB, and 64 B per CPU of counters).
+pub const BACKENDS: u32 = 16_384;
+/// VIPs and host addresses at most (two generations of 160 B: 1.25 MiB).
+pub const ADDRESSES: u32 = 4096;
+/// Buckets of the endpoint table per generation (two of 64 B: 4 MiB).
+pub const ENDPOINT_BUCKETS: u32 = 32_768;
+/// Lines of `TABLES` (64 B, 32 slots each: 32 MiB), room for 256 tables of
+/// 65537 slots or 4096 of 4093.
+pub const TABLE_LINES: u32 = 1 << 19;
+/// Interfaces at most.
+pub const PORTS: u32 = 64;
+/// Cached next hops towards clients, per CPU (64 B: 256 KiB per CPU).
+pub const NEXT_HOPS: u32 = 4096;
+/// Prefixes of `firewall.deny_sources` per family (kernel trie, grows with use).
+pub const DENY_PREFIXES: u32 = 65_536;
+/// Bytes of the ring that asks the agent to resolve a neighbour.
+pub const UNRESOLVED_BYTES: u32 = 1 << 14;
+
+/// Rated flows that can be asked for: 2^6 to 2^25 (64 B each, up to 2 GiB).
+pub const MIN_FLOWS: u32 = 64;
+/// See [`MIN_FLOWS`].
+pub const MAX_FLOWS: u32 = 1 << 25;
+
+/// Buckets of the affinity table for `flows` rated flows: one bucket of four
+/// slots each, rounded up to a power of two.
+#[must_use]
+pub const fn flow_buckets(flows: u32) -> u32 {
+    flows.next_power_of_two()
+}

@@ -1,0 +1,58 @@
+//! Names of maps, programs and pins. A map is pinned under its own name.
+
+/// [`crate::config::Config`], one entry.
+pub const CONFIG: &str = "CONFIG";
+/// [`crate::service::EndpointBucket`], two generations.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// [`crate::service::Service`], two generations.
+pub const SERVICES: &str = "SERVICES";
+/// [`crate::service::Address`], two generations.
+pub const ADDRESSES: &str = "ADDRESSES";
+/// [`crate::firewall::AllowWord`], two generations.
+pub const ALLOW: &str = "ALLOW";
+/// [`crate::backend::Backend`].
+pub const BACKENDS: &str = "BACKENDS";
+/// [`crate::table::Line`].
+pub const TABLES: &str = "TABLES";
+/// [`crate::flow::Bucket`], the affinity table.
+pub const FLOWS: &str = "FLOWS";
+/// Interfaces to redirect to, a device map.
+pub const PORTS: &str = "PORTS";
+/// Denied IPv4 sources, a longest-prefix-match trie.
+pub const DENY_V4: &str = "DENY_V4";
+/// Denied IPv6 sources, a longest-prefix-match trie.
+pub const DENY_V6: &str = "DENY_V6";
+/// [`crate::stats::BackendStats`] per CPU.
+pub const BACKEND_STATS: &str = "BACKEND_STATS";
+/// Packets by [`crate::stats::Counter`], `u64` per CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// Cached next hops towards clients, per CPU; private to the packet path.
+pub const NEXT_HOPS: &str = "NEXT_HOPS";
+/// [`crate::firewall::Unresolved`], a ring buffer.
+pub const UNRESOLVED: &str = "UNRESOLVED";
+
+/// Every map that is pinned and adopted.
+pub const PINNED: [&str; 15] = [
+    CONFIG,
+    ENDPOINTS,
+    SERVICES,
+    ADDRESSES,
+    ALLOW,
+    BACKENDS,
+    TABLES,
+    FLOWS,
+    PORTS,
+    DENY_V4,
+    DENY_V6,
+    BACKEND_STATS,
+    COUNTERS,
+    NEXT_HOPS,
+    UNRESOLVED,
+];
+
+/// The XDP program, and its pin.
+pub const PROGRAM: &str = "lb_xdp";
+/// The program that tells the data plane's clock, and its pin.
+pub const CLOCK_PROGRAM: &str = "lb_clock";
+/// Pin of an interface's link: this and the interface's index.
+pub const LINK_PREFIX: &str = "link_";

@@ -1,0 +1,149 @@
+//! Services, the addresses they live on, and the table that finds them.
+
+use crate::{addr::AddrBytes, pod::map_type};
+
+/// Slots of an endpoint bucket.
+pub const ENDPOINT_SLOTS: usize = 4;
+/// Port ranges one VIP can have.
+pub const RANGES: usize = 16;
+
+map_type! {
+    /// One cache line of `ENDPOINTS`, the read-mostly hash table that answers
+    /// three questions with one probe each, see [`EndpointKind`]. The agent
+    /// builds it so that no bucket overflows.
+    pub struct EndpointBucket: 64 {
+        /// [`endpoint_key_v4`] or [`endpoint_key_v6`]; 0 is empty.
+        0 => pub keys: [u64; ENDPOINT_SLOTS],
+        /// Index of the entry, by kind.
+        32 => pub ids: [u32; ENDPOINT_SLOTS],
+        48 => pub _pad: [u64; 2],
+    }
+}
+
+/// What an endpoint key asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EndpointKind {
+    /// Destination address, port, protocol -> service id.
+    Service = 1,
+    /// Destination address -> index in `ADDRESSES`.
+    Address = 2,
+    /// Source address, port, protocol of a reply -> backend id.
+    Reply = 3,
+}
+
+/// Key of an IPv4 endpoint; exact. `addr` and `port` as loaded from a frame;
+/// `port` and `proto` are 0 for [`EndpointKind::Address`].
+#[inline(always)]
+#[must_use]
+pub const fn endpoint_key_v4(kind: EndpointKind, addr: u32, port: u16, proto: u8) -> u64 {
+    addr as u64 | (port as u64) << 32 | (proto as u64) << 48 | (kind as u64) << 56
+}
+
+/// Key of an IPv6 endpoint: a hash, so a hit must be confirmed by comparing
+/// the entry's address. `addr` as two words loaded from a frame. The agent
+/// picks a salt with which no two of its endpoints have the same key.
+#[inline(always)]
+#[must_use]
+pub const fn endpoint_key_v6(
+    kind: EndpointKind,
+    addr: [u64; 2],
+    port: u16,
+    proto: u8,
+    salt: u64,
+) -> u64 {
+    let low = (addr[0] ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let high = (addr[1] ^ salt).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let folded = (low ^ (low >> 32)).wrapping_add(high ^ (high >> 29));
+    // The top bit tells IPv6 keys from IPv4 keys, whose kinds are small.
+    (folded ^ endpoint_key_v4(kind, 0, port, proto)) | 1 << 63
+}
+
+/// Bucket of an endpoint key, before masking.
+#[inline(always)]
+#[must_use]
+pub const fn endpoint_bucket(key: u64, salt: u64) -> u32 {
+    ((key ^ salt).wrapping_mul(0x9fb2_1c65_1e98_df25) >> 32) as u32
+}
+
+map_type! {
+    /// One service: an entry of `SERVICES`, indexed by service id. Id 0 is nobody.
+    pub struct Service: 64 {
+        /// The VIP.
+        0 => pub vip: AddrBytes,
+        /// Current Maglev table: first line in `TABLES`.
+        16 => pub table: u32,
+        /// Slots of the current table; 0: no backend may take new flows.
+        20 => pub table_slots: u32,
+        /// The table before it; the same as the current one where nothing changed.
+        24 => pub previous: u32,
+        /// Slots of the previous table.
+        28 => pub previous_slots: u32,
+        /// Port (network byte order); 0 where the service has a range.
+        32 => pub port: u16,
+        /// Last port of a range (network byte order), else equal to the first.
+        34 => pub port_last: u16,
+        /// First port (network byte order).
+        36 => pub port_first: u16,
+        /// IP protocol number: 6 or 17.
+        38 => pub proto: u8,
+        /// Bits of [`flags`].
+        39 => pub flags: u8,
+        /// Seconds a new flow is kept without a second packet.
+        40 => pub embryonic_timeout: u16,
+        /// Seconds an established flow is kept without a packet.
+        42 => pub established_timeout: u16,
+        /// Seconds a flow is kept after FIN or RST.
+        44 => pub closing_timeout: u16,
+        46 => pub _pad: u16,
+        48 => pub _pad2: [u64; 2],
+    }
+}
+
+/// Bits of [`Service::flags`].
+pub mod flags {
+    /// The entry is in use.
+    pub const IN_USE: u8 = 1;
+    /// More than one port: affinity keys are hashes that include the port.
+    pub const RANGE: u8 = 1 << 1;
+    /// Mode `nat`; else `dsr`.
+    pub const NAT: u8 = 1 << 2;
+}
+
+map_type! {
+    /// An address the balancer answers for: an entry of `ADDRESSES`.
+    pub struct Address: 160 {
+        /// The address.
+        0 => pub addr: AddrBytes,
+        /// Bits of [`address_flags`].
+        16 => pub flags: u32,
+        /// How many of `ranges` are in use.
+        20 => pub range_count: u32,
+        24 => pub _pad: u64,
+        /// Services of this VIP with more than one port, narrowest first.
+        32 => pub ranges: [PortRange; RANGES],
+    }
+}
+
+/// Bits of [`Address::flags`].
+pub mod address_flags {
+    /// A VIP: packets for no service are dropped unless allowed.
+    pub const VIP: u32 = 1;
+    /// The host's own address.
+    pub const HOST: u32 = 1 << 1;
+}
+
+map_type! {
+    /// A range of ports that belongs to one service.
+    pub struct PortRange: 8 {
+        /// First port, host byte order.
+        0 => pub first: u16,
+        /// Last port, host byte order.
+        2 => pub last: u16,
+        /// Service id.
+        4 => pub service: u16,
+        /// IP protocol number.
+        6 => pub proto: u8,
+        7 => pub _pad: u8,
+    }
+}

@@ -1,0 +1,123 @@
+//! What is counted, under which name.
+
+use crate::pod::map_type;
+
+map_type! {
+    /// Traffic of one backend on one CPU. Services are the sums over their
+    /// backends.
+    pub struct BackendStats: 64 {
+        /// Packets sent to the backend.
+        0 => pub packets: u64,
+        /// Bytes of these frames.
+        8 => pub bytes: u64,
+        /// Replies rewritten (mode `nat`).
+        16 => pub reply_packets: u64,
+        /// Bytes of these frames.
+        24 => pub reply_bytes: u64,
+        /// Flows entered into the affinity table.
+        32 => pub flows: u64,
+        40 => pub _pad: [u64; 3],
+    }
+}
+
+/// Defines the counters once: number, name, meaning.
+macro_rules! counters {
+    ($( $(#[doc = $doc:literal])+ $variant:ident = $number:literal => $name:literal, )*) => {
+        /// Index into `COUNTERS`. Numbers are never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Counter {
+            $( $(#[doc = $doc])+ $variant = $number, )*
+        }
+
+        impl Counter {
+            /// All of them, in order of their numbers.
+            pub const ALL: &'static [Self] = &[$( Self::$variant, )*];
+
+            /// The name in JSON and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$variant => $name, )* }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $( Self::$variant => concat!($($doc),+), )* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// handed to the kernel untouched: not ours
+    Passed = 0 => "passed",
+    /// sent on to a backend or a client
+    Forwarded = 1 => "forwarded",
+    /// rewritten and handed to the kernel, which knows the way
+    HandedOver = 2 => "handed_over",
+    /// a flow found no free slot in the affinity table; the lookup table serves it
+    Unrecorded = 3 => "unrecorded",
+    /// an echo request to a VIP, answered
+    EchoReplied = 4 => "echo_replied",
+
+    /// the frame ends before its headers do
+    Truncated = 16 => "truncated",
+    /// a header contradicts itself or the frame's length
+    Malformed = 17 => "malformed",
+    /// a fragment for a service: its ports are unknown
+    Fragment = 18 => "fragment",
+    /// more IPv6 extension headers than are walked
+    ExtensionHeaders = 19 => "extension_headers",
+    /// a VIP, but no service and no permission for this port
+    PortNotAllowed = 20 => "port_not_allowed",
+    /// a VIP, but neither TCP nor UDP nor an ICMP message it answers
+    ProtocolNotAllowed = 21 => "protocol_not_allowed",
+    /// the source is in `firewall.deny_sources`
+    SourceDenied = 22 => "source_denied",
+    /// for this host, which `firewall.host = "drop"` protects
+    HostProtected = 23 => "host_protected",
+    /// the service has no backend that may take the flow
+    NoBackend = 24 => "no_backend",
+    /// the backend's next hop is not known and the kernel cannot be asked
+    NoNextHop = 25 => "no_next_hop",
+    /// the packet's time to live is spent
+    TtlExceeded = 26 => "ttl_exceeded",
+    /// an ICMP error that quotes no flow of ours
+    IcmpUnmatched = 27 => "icmp_unmatched",
+    /// another flow of the same client port holds this shared backend
+    NatConflict = 28 => "nat_conflict",
+    /// the map that should answer has no such entry: a defect of ours
+    Internal = 29 => "internal",
+    /// a source that cannot be: multicast, broadcast or the VIP itself
+    BadSource = 30 => "bad_source",
+}
+
+/// Entries of `COUNTERS`.
+pub const COUNTERS: u32 = 64;
+
+/// Counters from here on are reasons to drop.
+pub const FIRST_DROP: u32 = 16;
+
+impl Counter {
+    /// Whether it counts dropped packets.
+    #[must_use]
+    pub const fn is_drop(self) -> bool {
+        self as u32 >= FIRST_DROP
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn counters_have_distinct_names_and_fit() {
+        let names: HashSet<_> = Counter::ALL.iter().map(|c| c.name()).collect();
+        assert_eq!(names.len(), Counter::ALL.len());
+        assert!(Counter::ALL.iter().all(|&c| (c as u32) < COUNTERS && !c.meaning().is_empty()));
+    }
+}
