@@ -1,0 +1,4 @@
+//! Drivers: wait, ask the core, act.
+
+pub mod controller;
+pub mod log;

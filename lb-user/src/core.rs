@@ -1,0 +1,6 @@
+//! Pure rules: no sockets, files, clock, randomness or kernel.
+
+pub mod maglev;
+pub mod model;
+pub mod nexthop;
+pub mod plan;

@@ -1,0 +1,5 @@
+//! The kernel's other interfaces: links, routes, neighbours, capabilities.
+
+pub mod capability;
+pub mod link;
+pub mod route;
