@@ -23,8 +23,7 @@ map_type! {
         32 => pub flags: u32,
         /// Port to rewrite to (network byte order); 0 keeps the packet's.
         36 => pub port: u16,
-        /// Index in `PORTS` of the interface the next hop is on.
-        38 => pub egress: u16,
+        38 => pub _pad: u16,
         /// What rewriting the destination address adds to an IPv4 header's
         /// checksum, see [`crate::csum`].
         40 => pub ip_delta: u16,
@@ -37,7 +36,7 @@ map_type! {
         /// Where several services share this address, port and protocol, and
         /// replies need an exact entry: `SHARED_BIT | id` of the endpoint; else 0.
         46 => pub shared_endpoint: u16,
-        48 => pub _pad: [u64; 2],
+        48 => pub _pad2: [u64; 2],
     }
 }
 

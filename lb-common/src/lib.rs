@@ -17,6 +17,7 @@ pub mod flow;
 pub mod hash;
 pub mod limits;
 pub mod maps;
+pub mod nexthop;
 pub mod service;
 pub mod stats;
 pub mod table;

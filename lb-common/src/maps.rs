@@ -16,7 +16,7 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const TABLES: &str = "TABLES";
 /// [`crate::flow::Bucket`], the affinity table.
 pub const FLOWS: &str = "FLOWS";
-/// Interfaces to redirect to, a device map.
+/// Interfaces to redirect to, a device map keyed by interface index.
 pub const PORTS: &str = "PORTS";
 /// Denied IPv4 sources, a longest-prefix-match trie.
 pub const DENY_V4: &str = "DENY_V4";
@@ -26,7 +26,7 @@ pub const DENY_V6: &str = "DENY_V6";
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// Packets by [`crate::stats::Counter`], `u64` per CPU.
 pub const COUNTERS: &str = "COUNTERS";
-/// Cached next hops towards clients, per CPU; private to the packet path.
+/// [`crate::nexthop::CachedHop`] per CPU; private to the packet path.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// [`crate::firewall::Unresolved`], a ring buffer.
 pub const UNRESOLVED: &str = "UNRESOLVED";

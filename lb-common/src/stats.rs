@@ -52,8 +52,6 @@ macro_rules! counters {
 counters! {
     /// handed to the kernel untouched: not ours
     Passed = 0 => "passed",
-    /// sent on to a backend or a client
-    Forwarded = 1 => "forwarded",
     /// rewritten and handed to the kernel, which knows the way
     HandedOver = 2 => "handed_over",
     /// a flow found no free slot in the affinity table; the lookup table serves it

@@ -1,8 +1,168 @@
+//! The packet path of lb: an XDP program.
+//!
+//! parse -> firewall -> service -> affinity -> select -> count -> forward ->
+//! next hop. Each step returns a value or a [`verdict::Verdict`]; only this
+//! file turns a verdict into an action and a counter.
+//!
+//! Everything on the way of an established flow is inlined: on processors
+//! with return mitigations every call costs as much as a memory access.
 #![no_std]
 #![no_main]
-use aya_ebpf::{macros::xdp, programs::XdpContext, bindings::xdp_action};
+#![expect(internal_features, reason = "compare-and-swap is an intrinsic on this target")]
+#![feature(core_intrinsics)]
+
+mod affinity;
+mod control;
+mod count;
+mod env;
+mod extension;
+mod family;
+mod firewall;
+mod forward;
+mod icmp;
+mod log;
+mod maps;
+mod nexthop;
+mod packet;
+mod parse;
+mod select;
+mod service;
+mod verdict;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use lb_common::{config::features, stats::Counter};
+
+use crate::{
+    env::Env,
+    family::Family,
+    forward::nat,
+    packet::Frame,
+    parse::{Packet, Unusable},
+    service::Found,
+    verdict::{Action, PASS, Verdict},
+};
+
+/// Entry: one frame.
 #[xdp]
-pub fn lb_xdp(_ctx: XdpContext) -> u32 { xdp_action::XDP_PASS }
+#[inline(always)]
+fn lb_xdp(ctx: XdpContext) -> u32 {
+    let verdict = balance(&ctx);
+    log::verdict(&ctx, verdict);
+    match verdict.action() {
+        Action::Pass => {
+            count::event(verdict.value());
+            xdp_action::XDP_PASS
+        }
+        Action::Drop => {
+            count::event(verdict.value());
+            xdp_action::XDP_DROP
+        }
+        Action::Transmit => {
+            if verdict.value() != 0 {
+                count::event(verdict.value());
+            }
+            xdp_action::XDP_TX
+        }
+        Action::Redirect => match maps::PORTS.redirect(verdict.value(), 0) {
+            Ok(action) => action,
+            Err(_) => {
+                count::event(Counter::NoNextHop as u32);
+                xdp_action::XDP_DROP
+            }
+        },
+    }
+}
+
+/// The data plane's clock, run by the agent: never attached.
+#[xdp]
+fn lb_clock(ctx: XdpContext) -> u32 {
+    match Env::new(&ctx) {
+        Some(env) => u32::from(env.now()),
+        None => u32::MAX,
+    }
+}
+
+#[inline(always)]
+fn balance(ctx: &XdpContext) -> Verdict {
+    let Some(env) = Env::new(ctx) else {
+        return Verdict::drop(Counter::Internal);
+    };
+    let frame = Frame::new(ctx);
+    match parse::link(frame) {
+        Some((parse::IPV4, l3)) => ip(&env, parse::ipv4(frame, l3)),
+        Some((parse::IPV6, l3)) => ip(&env, parse::ipv6(env.ctx, frame, l3)),
+        Some(_) => PASS,
+        None => Verdict::drop(Counter::Truncated),
+    }
+}
+
+/// The ways of an IP packet. Each is compiled for itself, so that in [`flow`]
+/// the protocol is a constant.
+#[inline(always)]
+fn ip<F: Family>(env: &Env, parsed: Result<(Packet<F>, usize), Unusable<F>>) -> Verdict {
+    if let Ok((packet, length)) = parsed {
+        if packet.proto == parse::TCP {
+            if let Ok(packet) = parse::tcp(packet, length) {
+                return either(flow(env, &packet));
+            }
+        } else if packet.proto == parse::UDP {
+            if let Ok(packet) = parse::udp(packet, length) {
+                return either(flow(env, &packet));
+            }
+        } else if packet.proto == F::ICMP && parse::icmp(&packet, length) {
+            return icmp::handle::<F>(env.ctx);
+        }
+    }
+    control::decide(env.ctx)
+}
+
+#[inline(always)]
+fn either(verdict: Result<Verdict, Verdict>) -> Verdict {
+    match verdict {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+/// A TCP or UDP packet.
+#[inline(always)]
+fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
+    if firewall::denied(env, packet) {
+        return Err(Verdict::drop(Counter::SourceDenied));
+    }
+    let found = match service::exact(env, packet) {
+        Some(found) => found,
+        None => other(env, packet)?,
+    };
+    let chosen = select::select(env, packet, &found)?;
+    Ok(forward::to_backend(env, packet, &found, &chosen))
+}
+
+/// A packet that no service has by its exact port: a reply of a backend, a
+/// service with a range of ports, something for the host, or not ours.
+#[inline(always)]
+fn other<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Found, Verdict> {
+    if env.uses(features::NAT)
+        && let Some(verdict) = nat::reply(env, packet)
+    {
+        return Err(verdict);
+    }
+    let Some(address) = service::address::<F>(env, packet.destination) else {
+        return Err(PASS);
+    };
+    match service::ranged(env, address, packet.proto, packet.destination_port()) {
+        Some(found) => Ok(found),
+        None => Err(control::decide(env.ctx)),
+    }
+}
+
+/// The kernel reads the licence from here to decide which helpers may be used.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The verifier admits no program that could get here.
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

@@ -1,0 +1,47 @@
+//! Next hops towards clients, as the packet path remembers them.
+
+use crate::pod::map_type;
+
+map_type! {
+    /// One answer of the kernel's routing, direct-mapped by destination.
+    pub struct CachedHop: 64 {
+        /// The destination: two words of an IPv6 address, or an IPv4 word and
+        /// [`V4_MARK`].
+        0 => pub key: [u64; 2],
+        /// Bytes 0 to 7 of the Ethernet header to send with.
+        16 => pub macs_low: u64,
+        /// Bytes 8 to 11.
+        24 => pub macs_high: u32,
+        /// Interface to send by.
+        28 => pub ifindex: u32,
+        /// [`crate::config::Config::route_epoch`] when it was asked.
+        32 => pub epoch: u32,
+        /// Largest IP packet that fits, in bytes; 0: unknown.
+        36 => pub mtu: u32,
+        /// The data plane's second when it was asked.
+        40 => pub second: u16,
+        /// Bits of [`flags`].
+        42 => pub flags: u16,
+        44 => pub _pad: [u32; 5],
+    }
+}
+
+/// Second word of an IPv4 key; no IPv6 destination to route to has it
+/// (addresses of clients are never `x:x:x:x:ffff:ffff:ffff:ffff`-like
+/// multicast; a clash would need an interface identifier of all ones).
+pub const V4_MARK: u64 = u64::MAX;
+
+/// Bits of [`CachedHop::flags`].
+pub mod flags {
+    /// The entry was filled in.
+    pub const VALID: u16 = 1;
+    /// The destination is this host: not for us to forward.
+    pub const LOCAL: u16 = 1 << 1;
+}
+
+/// Entry for a destination key, before masking.
+#[inline(always)]
+#[must_use]
+pub const fn cache_index(key: [u64; 2]) -> u32 {
+    ((key[0] ^ key[1].rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32
+}

@@ -1,0 +1,167 @@
+//! The affinity table: which backend a flow has. The protocol by which CPUs
+//! share it without locks is told in [`lb_common::flow`].
+
+use core::ptr::{self, read_volatile, write_volatile};
+
+use lb_common::{
+    config::Config,
+    flow::{Bucket, FlowState, FlowValue, SLOTS, Timeouts, claim_score},
+    hash::{Place, place},
+};
+
+use crate::maps::FLOWS;
+
+/// Where a key belongs.
+#[derive(Clone, Copy)]
+pub struct Position {
+    /// The key.
+    pub key: u64,
+    /// Its two buckets and tag.
+    pub place: Place,
+}
+
+/// A live entry.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    value: *mut u64,
+    /// What it said when it was read.
+    pub flow: FlowValue,
+}
+
+impl Entry {
+    /// Notes a packet: the second, and perhaps another state. The line stays
+    /// clean where nothing changed, so within a second CPUs share it.
+    #[inline(always)]
+    pub fn touch(&self, now: u16, state: u8) {
+        let new = self.flow.touched(now, state);
+        if new != self.flow {
+            // SAFETY: a map element; aligned words are written whole.
+            unsafe { write_volatile(self.value, new.0) };
+        }
+    }
+
+    /// Gives the flow to another backend, as if it were new.
+    #[inline(always)]
+    pub fn replace(&self, backend: u16, now: u16, tag: u32) {
+        let new = FlowValue::new(backend, now, FlowState::Embryonic, tag);
+        // SAFETY: as above.
+        unsafe { write_volatile(self.value, new.0) };
+    }
+}
+
+/// Places a key.
+#[inline(always)]
+pub fn position(config: &Config, key: u64) -> Position {
+    Position { key, place: place(key, config.place_seed, config.flow_mask) }
+}
+
+/// The live entry of a key: in the primary bucket as a rule, else in the alternate.
+#[inline(always)]
+pub fn find(at: &Position, now: u16, timeouts: Timeouts) -> Option<Entry> {
+    let value = match key_in(at.place.primary, at.key) {
+        Some(value) => value,
+        None => key_in(at.place.alternate, at.key)?,
+    };
+    // SAFETY: a map element, read whole.
+    let flow = FlowValue(unsafe { read_volatile(value) });
+    let live = flow.tag() == at.place.tag && flow.age(now) <= timeouts.of(flow.state());
+    live.then_some(Entry { value, flow })
+}
+
+/// The value beside `key` in a bucket.
+#[inline(always)]
+fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
+    let bucket = FLOWS.get_ptr_mut(bucket)?;
+    // SAFETY: a map element; keys are aligned words that others may write.
+    unsafe {
+        let keys = ptr::addr_of!((*bucket).keys).cast::<u64>();
+        let values = ptr::addr_of_mut!((*bucket).values).cast::<u64>();
+        if read_volatile(keys) == key {
+            Some(values)
+        } else if read_volatile(keys.add(1)) == key {
+            Some(values.add(1))
+        } else if read_volatile(keys.add(2)) == key {
+            Some(values.add(2))
+        } else if read_volatile(keys.add(3)) == key {
+            Some(values.add(3))
+        } else {
+            None
+        }
+    }
+}
+
+/// Enters a new flow as embryonic. `false`: both buckets are full of
+/// established flows, or another CPU took the slot; the flow stays unrecorded
+/// and its next packet tries again.
+#[inline(always)]
+pub fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
+    let (Some(primary), Some(alternate)) =
+        (FLOWS.get_ptr_mut(at.place.primary), FLOWS.get_ptr_mut(at.place.alternate))
+    else {
+        return false;
+    };
+    let mut best = Candidate { bucket: primary, slot: 0, key: 0, score: 0 };
+    consider(primary, at.key, now, timeouts, &mut best);
+    // A slot of the primary bucket that nobody lives in will do: hits are
+    // then found at the first probe.
+    if best.score < 2 << 16 {
+        consider(alternate, at.key, now, timeouts, &mut best);
+    }
+    if best.score == 0 || best.slot >= SLOTS {
+        return false;
+    }
+    let value = FlowValue::new(backend, now, FlowState::Embryonic, at.place.tag);
+    // SAFETY: map elements; the slot is in range.
+    unsafe {
+        let key = ptr::addr_of_mut!((*best.bucket).keys).cast::<u64>().add(best.slot);
+        if best.key != at.key && !claim(key, best.key, at.key) {
+            return false;
+        }
+        write_volatile(ptr::addr_of_mut!((*best.bucket).values).cast::<u64>().add(best.slot), value.0);
+    }
+    true
+}
+
+/// The slot that a newcomer would take.
+struct Candidate {
+    bucket: *mut Bucket,
+    slot: usize,
+    key: u64,
+    score: u32,
+}
+
+/// Looks for a better slot in `bucket`.
+#[inline(always)]
+fn consider(
+    bucket: *mut Bucket,
+    key: u64,
+    now: u16,
+    timeouts: Timeouts,
+    best: &mut Candidate,
+) {
+    let mut slot = 0;
+    while slot < SLOTS {
+        // SAFETY: a map element; `slot` is in range; words are read whole.
+        let (slot_key, value) = unsafe {
+            (
+                read_volatile(ptr::addr_of!((*bucket).keys).cast::<u64>().add(slot)),
+                read_volatile(ptr::addr_of!((*bucket).values).cast::<u64>().add(slot)),
+            )
+        };
+        let score = claim_score(slot_key, FlowValue(value), key, now, timeouts);
+        if score > best.score {
+            *best = Candidate { bucket, slot, key: slot_key, score };
+        }
+        slot += 1;
+    }
+}
+
+/// Swaps a slot's key if it is still `seen`.
+#[inline(always)]
+unsafe fn claim(key: *mut u64, seen: u64, new: u64) -> bool {
+    use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
+    // `core::sync::atomic` has no compare-and-swap on this target, though the
+    // machine does (BPF_CMPXCHG, Linux 5.12).
+    // SAFETY: the caller's pointer is to an aligned word of a map element.
+    unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(key, seen, new).1 }
+}

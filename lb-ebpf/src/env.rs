@@ -1,0 +1,59 @@
+//! What every step needs: the frame's context and the configuration in force.
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use lb_common::config::{Config, Generation};
+
+use crate::maps::CONFIG;
+
+/// The surroundings of one run.
+#[derive(Clone, Copy)]
+pub struct Env {
+    /// The kernel's context.
+    pub ctx: *mut xdp_md,
+    /// Global state.
+    pub config: &'static Config,
+    /// The generation in force.
+    pub generation: &'static Generation,
+    /// Its bank: 0 or 1.
+    pub bank: u32,
+}
+
+impl Env {
+    /// Reads the generation in force, once for the whole run.
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Option<Self> {
+        let config = CONFIG.get(0)?;
+        let bank = config.active & 1;
+        // The mask is all the verifier needs to see that the index is in range.
+        let generation = &config.generations[bank as usize];
+        Some(Self { ctx: ctx.ctx, config, generation, bank })
+    }
+
+    /// Interface the packet came in by.
+    #[inline(always)]
+    pub fn ingress(&self) -> u32 {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    /// The current second, see [`now`].
+    #[inline(always)]
+    pub fn now(&self) -> u16 {
+        now(self.config)
+    }
+
+    /// Whether a feature is in use, a bit of [`lb_common::config::features`].
+    #[inline(always)]
+    pub fn uses(&self, feature: u32) -> bool {
+        self.generation.features & feature != 0
+    }
+}
+
+/// The current second, see [`lb_common::flow::second`].
+#[inline(always)]
+pub fn now(config: &Config) -> u16 {
+    // SAFETY: no arguments; since Linux 5.5. Inlined by the kernel, unlike the
+    // clocks in nanoseconds.
+    let jiffies = unsafe { aya_ebpf::helpers::generated::bpf_jiffies64() };
+    lb_common::flow::second(jiffies, config.tick_scale)
+}

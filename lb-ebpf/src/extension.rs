@@ -1,0 +1,88 @@
+//! IPv6 extension headers (RFC 8200, section 4), walked within a bound.
+//!
+//! A global function of its own, so that the verifier judges the loop once
+//! and not once for every way through the rest of the program.
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use lb_common::stats::Counter;
+
+use crate::packet::{Frame, load, number16};
+
+/// Headers that are walked at most.
+const HEADERS: usize = 6;
+/// Bytes of extension headers that are walked at most.
+const BYTES: usize = 2047;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// Whether a next-header value is an extension that is walked.
+#[inline(always)]
+pub fn is_extension(proto: u8) -> bool {
+    matches!(proto, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+}
+
+/// What follows the extension headers.
+pub struct Walked {
+    /// Protocol number.
+    pub proto: u8,
+    /// Bytes of extension headers.
+    pub length: usize,
+}
+
+/// Walks the headers of type `proto` and on, `offset` bytes into the frame.
+#[inline(always)]
+pub fn skip(ctx: *mut xdp_md, offset: usize, proto: u8) -> Result<Walked, Counter> {
+    let walked = lb_skip_extensions(ctx, offset as u64, u64::from(proto));
+    match walked as u32 {
+        0 => Ok(Walked { proto: (walked >> 56) as u8, length: (walked >> 32) as usize & BYTES }),
+        reason if reason == Counter::Truncated as u32 => Err(Counter::Truncated),
+        reason if reason == Counter::Fragment as u32 => Err(Counter::Fragment),
+        _ => Err(Counter::ExtensionHeaders),
+    }
+}
+
+/// Protocol in the top byte, length in the upper half; or a [`Counter`] in the
+/// lower half.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_skip_extensions(ctx: *mut xdp_md, offset: u64, proto: u64) -> u64 {
+    let frame = Frame::new(&XdpContext::new(ctx));
+    let first = frame.start + (offset as usize & 0x7f);
+    let mut proto = proto as u8;
+    let mut length = 0usize;
+    let mut walked = 0;
+    while walked < HEADERS {
+        let at = first + (length & BYTES);
+        if !is_extension(proto) {
+            return u64::from(proto) << 56 | (length as u64) << 32;
+        }
+        if !frame.holds(at, 8) {
+            return Counter::Truncated as u64;
+        }
+        let units = usize::from(load::<u8>(at + 1));
+        length += match proto {
+            FRAGMENT => {
+                // An atomic fragment is a whole packet (RFC 6946).
+                if number16(at + 2) & 0xfff9 != 0 {
+                    return Counter::Fragment as u64;
+                }
+                8
+            }
+            AUTHENTICATION => (units + 2) * 4,
+            _ => (units + 1) * 8,
+        };
+        if length > BYTES {
+            return Counter::ExtensionHeaders as u64;
+        }
+        proto = load(at);
+        walked += 1;
+    }
+    if is_extension(proto) {
+        return Counter::ExtensionHeaders as u64;
+    }
+    u64::from(proto) << 56 | (length as u64) << 32
+}

@@ -1,0 +1,248 @@
+//! What differs between IPv4 and IPv6. The path is compiled once for each.
+
+use lb_common::{
+    addr::AddrBytes,
+    csum, hash,
+    service::{self, EndpointKind},
+};
+
+use crate::packet::{load, store};
+
+/// An IP version: header layout and keys. Addresses are as loaded from the frame.
+pub trait Family: Copy {
+    /// An address.
+    type Addr: Copy + PartialEq;
+    /// Protocol number of its ICMP.
+    const ICMP: u8;
+    /// Bytes of the fixed header.
+    const HEADER: usize;
+
+    /// Source address of the header at `l3`.
+    fn source(l3: usize) -> Self::Addr;
+    /// Destination address of the header at `l3`.
+    fn destination(l3: usize) -> Self::Addr;
+    /// Writes the source address.
+    fn set_source(l3: usize, addr: &AddrBytes);
+    /// Writes the destination address.
+    fn set_destination(l3: usize, addr: &AddrBytes);
+    /// Applies what an address change adds to the header's checksum, if it has one.
+    fn update_header_checksum(l3: usize, delta: u16);
+    /// Takes one from the time to live; `false`: it was spent already.
+    fn spend_hop(l3: usize) -> bool;
+
+    /// Two words that tell addresses apart, of both families.
+    fn words(addr: Self::Addr) -> [u64; 2];
+    /// Whether `bytes` is this address.
+    fn equals(addr: Self::Addr, bytes: &AddrBytes) -> bool;
+    /// Whether endpoint keys are exact, so that a hit needs no comparison.
+    const EXACT: bool;
+    /// Key into the endpoint table.
+    fn endpoint_key(kind: EndpointKind, addr: Self::Addr, port: u16, proto: u8, salt: u64) -> u64;
+    /// Key into the affinity table; `exact`: the ports but the source's are implied.
+    fn flow_key(source: Self::Addr, ports: u32, owner: u16, exact: bool, seed: [u64; 2]) -> u64;
+    /// Slot hash of a flow.
+    fn slot_hash(
+        source: Self::Addr,
+        destination: Self::Addr,
+        ports: u32,
+        proto: u8,
+        seed: [u64; 2],
+    ) -> u32;
+    /// Turns a header at `l3` around to be an answer with a fresh time to live.
+    fn answer(l3: usize, source: Self::Addr, destination: Self::Addr);
+    /// Length and protocol of a header quoted in an ICMP error, `None` where
+    /// no transport header follows it.
+    fn quoted_header(l3: usize) -> Option<(usize, u8)>;
+    /// Whether no host can have this address: unspecified, loopback, multicast.
+    fn impossible_source(addr: Self::Addr) -> bool;
+}
+
+/// Time to live of packets of our own (RFC 1700, "IP time to live").
+const HOPS: u8 = 64;
+
+/// IPv4 (RFC 791).
+#[derive(Clone, Copy)]
+pub struct V4;
+/// IPv6 (RFC 8200).
+#[derive(Clone, Copy)]
+pub struct V6;
+
+/// The last word of `bytes`, where the mapped form has the IPv4 address.
+#[inline(always)]
+fn v4_word(bytes: &AddrBytes) -> u32 {
+    load(bytes.as_ptr() as usize + 12)
+}
+
+impl Family for V4 {
+    type Addr = u32;
+    const ICMP: u8 = 1;
+    const HEADER: usize = 20;
+    const EXACT: bool = true;
+
+    #[inline(always)]
+    fn source(l3: usize) -> u32 {
+        load(l3 + 12)
+    }
+    #[inline(always)]
+    fn destination(l3: usize) -> u32 {
+        load(l3 + 16)
+    }
+    #[inline(always)]
+    fn set_source(l3: usize, addr: &AddrBytes) {
+        store(l3 + 12, v4_word(addr));
+    }
+    #[inline(always)]
+    fn set_destination(l3: usize, addr: &AddrBytes) {
+        store(l3 + 16, v4_word(addr));
+    }
+    #[inline(always)]
+    fn update_header_checksum(l3: usize, delta: u16) {
+        store(l3 + 10, csum::update(load(l3 + 10), u32::from(delta)));
+    }
+    #[inline(always)]
+    fn spend_hop(l3: usize) -> bool {
+        // Time to live and protocol share a 16-bit word: taking one from the
+        // first byte changes the word by 1 (little endian), and the checksum
+        // by as much the other way.
+        let ttl: u8 = load(l3 + 8);
+        if ttl <= 1 {
+            return false;
+        }
+        store(l3 + 8, ttl - 1);
+        let sum = u32::from(load::<u16>(l3 + 10)) + 1;
+        store(l3 + 10, if sum >= 0xffff { sum - 0xffff } else { sum } as u16);
+        true
+    }
+    #[inline(always)]
+    fn words(addr: u32) -> [u64; 2] {
+        [u64::from(addr), lb_common::nexthop::V4_MARK]
+    }
+    #[inline(always)]
+    fn equals(addr: u32, bytes: &AddrBytes) -> bool {
+        addr == v4_word(bytes)
+    }
+    #[inline(always)]
+    fn endpoint_key(kind: EndpointKind, addr: u32, port: u16, proto: u8, _salt: u64) -> u64 {
+        service::endpoint_key_v4(kind, addr, port, proto)
+    }
+    #[inline(always)]
+    fn flow_key(source: u32, ports: u32, owner: u16, exact: bool, seed: [u64; 2]) -> u64 {
+        if exact {
+            hash::flow_key_v4(source, ports as u16, owner)
+        } else {
+            hash::flow_key_hashed([u64::from(source), 0], ports, owner, seed)
+        }
+    }
+    #[inline(always)]
+    fn slot_hash(source: u32, destination: u32, ports: u32, proto: u8, seed: [u64; 2]) -> u32 {
+        hash::slot_v4(source, destination, ports, proto, seed)
+    }
+    #[inline(always)]
+    fn answer(l3: usize, source: u32, destination: u32) {
+        store(l3 + 12, destination);
+        store(l3 + 16, source);
+        let old: u16 = load(l3 + 8);
+        store(l3 + 8, HOPS);
+        let delta = csum::delta16(old, load(l3 + 8));
+        store(l3 + 10, csum::update(load(l3 + 10), delta));
+    }
+    #[inline(always)]
+    fn quoted_header(l3: usize) -> Option<(usize, u8)> {
+        let version_length: u8 = load(l3);
+        let header = usize::from(version_length & 0x0f) * 4;
+        let offset = load::<u16>(l3 + 6) & 0x1fffu16.to_be();
+        (version_length >> 4 == 4 && header >= Self::HEADER && offset == 0)
+            .then(|| (header, load(l3 + 9)))
+    }
+    #[inline(always)]
+    fn impossible_source(addr: u32) -> bool {
+        let first = addr as u8;
+        first == 0 || first == 127 || first >= 224
+    }
+}
+
+impl Family for V6 {
+    type Addr = [u64; 2];
+    const ICMP: u8 = 58;
+    const HEADER: usize = 40;
+    const EXACT: bool = false;
+
+    #[inline(always)]
+    fn source(l3: usize) -> [u64; 2] {
+        [load(l3 + 8), load(l3 + 16)]
+    }
+    #[inline(always)]
+    fn destination(l3: usize) -> [u64; 2] {
+        [load(l3 + 24), load(l3 + 32)]
+    }
+    #[inline(always)]
+    fn set_source(l3: usize, addr: &AddrBytes) {
+        let at = addr.as_ptr() as usize;
+        store::<u64>(l3 + 8, load(at));
+        store::<u64>(l3 + 16, load(at + 8));
+    }
+    #[inline(always)]
+    fn set_destination(l3: usize, addr: &AddrBytes) {
+        let at = addr.as_ptr() as usize;
+        store::<u64>(l3 + 24, load(at));
+        store::<u64>(l3 + 32, load(at + 8));
+    }
+    #[inline(always)]
+    fn update_header_checksum(_l3: usize, _delta: u16) {}
+    #[inline(always)]
+    fn spend_hop(l3: usize) -> bool {
+        let limit: u8 = load(l3 + 7);
+        if limit <= 1 {
+            return false;
+        }
+        store(l3 + 7, limit - 1);
+        true
+    }
+    #[inline(always)]
+    fn words(addr: [u64; 2]) -> [u64; 2] {
+        addr
+    }
+    #[inline(always)]
+    fn equals(addr: [u64; 2], bytes: &AddrBytes) -> bool {
+        let at = bytes.as_ptr() as usize;
+        addr[0] == load::<u64>(at) && addr[1] == load::<u64>(at + 8)
+    }
+    #[inline(always)]
+    fn endpoint_key(kind: EndpointKind, addr: [u64; 2], port: u16, proto: u8, salt: u64) -> u64 {
+        service::endpoint_key_v6(kind, addr, port, proto, salt)
+    }
+    #[inline(always)]
+    fn flow_key(source: [u64; 2], ports: u32, owner: u16, exact: bool, seed: [u64; 2]) -> u64 {
+        // The destination port of a service with one port is the same in all
+        // its flows; masking it keeps reply entries of shared endpoints alike.
+        let ports = if exact { ports & 0xffff } else { ports };
+        hash::flow_key_hashed(source, ports, owner, seed)
+    }
+    #[inline(always)]
+    fn slot_hash(
+        source: [u64; 2],
+        destination: [u64; 2],
+        ports: u32,
+        proto: u8,
+        seed: [u64; 2],
+    ) -> u32 {
+        hash::slot_v6(source, destination, ports, proto, seed)
+    }
+    #[inline(always)]
+    fn answer(l3: usize, source: [u64; 2], destination: [u64; 2]) {
+        store(l3 + 8, destination[0]);
+        store(l3 + 16, destination[1]);
+        store(l3 + 24, source[0]);
+        store(l3 + 32, source[1]);
+        store(l3 + 7, HOPS);
+    }
+    #[inline(always)]
+    fn quoted_header(l3: usize) -> Option<(usize, u8)> {
+        (load::<u8>(l3) >> 4 == 6).then(|| (Self::HEADER, load(l3 + 6)))
+    }
+    #[inline(always)]
+    fn impossible_source(addr: [u64; 2]) -> bool {
+        let one = 1u64.to_be();
+        addr[0] as u8 == 0xff || (addr[0] == 0 && (addr[1] == 0 || addr[1] == one))
+    }
+}

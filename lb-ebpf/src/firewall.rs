@@ -1,0 +1,127 @@
+//! Who may reach what: denied sources, ports of VIPs, the host itself.
+
+use aya_ebpf::{EbpfContext as _, helpers::generated as helpers, programs::XdpContext};
+use lb_common::{
+    config::features,
+    firewall::allow_index,
+    service::{Address, address_flags},
+    stats::Counter,
+};
+
+use crate::{
+    env::Env,
+    family::Family,
+    maps::{ALLOW, DENY_V4, DENY_V6, TrieKey},
+    parse::{Packet, TCP},
+    verdict::{PASS, Verdict},
+};
+
+/// Whether `firewall.deny_sources` contains the source.
+#[inline(always)]
+pub fn denied<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
+    let feature = if F::EXACT { features::DENY_V4 } else { features::DENY_V6 };
+    env.uses(feature) && in_trie::<F>(F::words(packet.source))
+}
+
+#[inline(never)]
+fn in_trie<F: Family>(words: [u64; 2]) -> bool {
+    if F::EXACT {
+        DENY_V4.get(&TrieKey::new(32, words[0] as u32)).is_some()
+    } else {
+        DENY_V6.get(&TrieKey::new(128, words)).is_some()
+    }
+}
+
+/// Whether `firewall.allow` names the packet's destination port.
+#[inline(always)]
+fn allowed<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
+    let port = u16::from_be(packet.destination_port());
+    match ALLOW.get(allow_index(env.bank, packet.proto == TCP, port)) {
+        Some(word) => word.bits >> (port & 63) & 1 != 0,
+        None => false,
+    }
+}
+
+/// A packet to an address of ours that no service wants.
+#[inline(always)]
+pub fn unclaimed<F: Family>(env: &Env, packet: &Packet<F>, address: &Address) -> Verdict {
+    if address.flags & address_flags::VIP == 0 && !env.uses(features::GUARD_HOST) {
+        return PASS;
+    }
+    if allowed(env, packet) {
+        return PASS;
+    }
+    let (own, reason) = if address.flags & address_flags::VIP != 0 {
+        // The host may itself speak from a VIP that it holds.
+        (address.flags & address_flags::HOST != 0, Counter::PortNotAllowed)
+    } else {
+        (true, Counter::HostProtected)
+    };
+    if own && opened_by_host(env, packet) { PASS } else { Verdict::drop(reason) }
+}
+
+/// A packet without usable ports, dropped for `reason` if it is for a VIP.
+///
+/// To the host itself, protected or not, it passes: a later fragment is
+/// nothing without its first, which is checked, and protocols other than TCP,
+/// UDP and ICMP cannot be named in `firewall.allow`.
+#[inline(always)]
+pub fn portless(address: Option<&Address>, reason: Counter) -> Verdict {
+    match address {
+        Some(address) if address.flags & address_flags::VIP != 0 => Verdict::drop(reason),
+        _ => PASS,
+    }
+}
+
+/// `struct bpf_sock_tuple` of `linux/bpf.h`, the larger (IPv6) form.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SocketTuple<A: Copy> {
+    source: A,
+    destination: A,
+    ports: u32,
+}
+
+/// `TCP_LISTEN` of `net/tcp_states.h`.
+const LISTEN: u32 = 10;
+/// `BPF_F_CURRENT_NETNS`.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// Whether the host has a socket that waits for just this packet: a TCP socket
+/// that does not merely listen, a connected UDP socket, or a UDP socket bound
+/// to a port of the range for outgoing connections.
+#[inline(never)]
+fn opened_by_host<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
+    let ctx = XdpContext::new(env.ctx).as_ptr();
+    let mut tuple = SocketTuple {
+        source: packet.source,
+        destination: packet.destination,
+        ports: packet.ports,
+    };
+    let size = if F::EXACT { 12 } else { 36 };
+    let tuple = (&raw mut tuple).cast();
+    if packet.proto == TCP {
+        // SAFETY: context and tuple are valid; since Linux 5.3.
+        let socket = unsafe { helpers::bpf_skc_lookup_tcp(ctx, tuple, size, CURRENT_NETNS, 0) };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: a socket was found; it is released below.
+        let opened = unsafe { (*socket).state } != LISTEN;
+        // SAFETY: acquired above.
+        unsafe { helpers::bpf_sk_release(socket.cast()) };
+        return opened;
+    }
+    // SAFETY: as above; since Linux 4.20.
+    let socket = unsafe { helpers::bpf_sk_lookup_udp(ctx, tuple, size, CURRENT_NETNS, 0) };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: a socket was found; it is released below.
+    let connected = unsafe { (*socket).dst_port } != 0;
+    // SAFETY: acquired above.
+    unsafe { helpers::bpf_sk_release(socket.cast()) };
+    let port = u16::from_be(packet.destination_port());
+    connected
+        || (env.generation.ephemeral_low <= port && port <= env.generation.ephemeral_high)
+}

@@ -1,0 +1,49 @@
+//! Sends a packet to its backend: rewritten as its mode says, one hop older.
+
+pub mod nat;
+
+use lb_common::{backend::flags, stats::Counter};
+
+use crate::{
+    count,
+    env::Env,
+    family::Family,
+    nexthop,
+    parse::Packet,
+    select::Chosen,
+    service::Found,
+    verdict::Verdict,
+};
+
+/// Forwards to the chosen backend. Mode `dsr` rewrites only the Ethernet
+/// header: the backend holds the VIP and answers the client itself.
+#[inline(always)]
+pub fn to_backend<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    found: &Found,
+    chosen: &Chosen,
+) -> Verdict {
+    let backend = chosen.backend;
+    let nat = backend.flags & flags::NAT != 0;
+    if nat && backend.shared_endpoint != 0 && !nat::bind_reply(env, packet, chosen, found) {
+        return Verdict::drop(Counter::NatConflict);
+    }
+    // A router's duty (RFC 1812, section 5.3.1; RFC 8200, section 3), and
+    // what ends a loop of balancers.
+    if !F::spend_hop(packet.l3) {
+        return Verdict::drop(Counter::TtlExceeded);
+    }
+    if nat {
+        nat::to_backend(packet, backend);
+    }
+    count::forwarded(chosen.id, packet.frame.length());
+    if backend.flags & flags::RESOLVED != 0 {
+        nexthop::send(env, packet.frame, backend.macs_low, backend.macs_high, backend.ifindex)
+    } else if nat {
+        // Now an ordinary packet to the backend: the kernel finds the way.
+        Verdict::pass(Counter::HandedOver)
+    } else {
+        Verdict::drop(Counter::NoNextHop)
+    }
+}

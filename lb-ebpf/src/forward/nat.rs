@@ -1,0 +1,187 @@
+//! Mode `nat`: destination rewritten towards the backend, source rewritten
+//! back in replies. Checksums follow by the differences that the agent
+//! computed for each backend (RFC 1624).
+//!
+//! Replies need no state: address, port and protocol of a backend name its
+//! service. Only where services share a backend and port does each flow get
+//! an exact entry, kept in the affinity table under the shared endpoint's number.
+
+use lb_common::{
+    backend::{Backend, flags},
+    config::features,
+    csum,
+    flow::{FlowState, MAX_TIMEOUT, Timeouts},
+    service::{EndpointKind, Service, flags as service_flags},
+    stats::Counter,
+};
+
+use crate::{
+    affinity, count,
+    env::{self, Env},
+    family::Family,
+    maps::{BACKENDS, CONFIG},
+    nexthop::{self, Way},
+    packet::{load, store},
+    parse::{Packet, TCP},
+    select::{self, Chosen},
+    service::{self, Found},
+    verdict::{PASS, Verdict},
+};
+
+/// Position of the checksum in a TCP or UDP header.
+pub const TCP_CHECKSUM: usize = 16;
+/// See [`TCP_CHECKSUM`].
+pub const UDP_CHECKSUM: usize = 6;
+
+/// Rewrites the destination of a client's packet.
+#[inline(always)]
+pub fn to_backend<F: Family>(packet: &Packet<F>, backend: &Backend) {
+    F::set_destination(packet.l3, &backend.addr);
+    F::update_header_checksum(packet.l3, backend.ip_delta);
+    if backend.port != 0 {
+        store(packet.l4 + 2, backend.port);
+    }
+    update_checksum(packet, backend.l4_delta);
+}
+
+/// Rewrites the source of a backend's packet.
+#[inline(always)]
+fn to_client<F: Family>(packet: &Packet<F>, backend: &Backend, service: &Service) {
+    F::set_source(packet.l3, &service.vip);
+    F::update_header_checksum(packet.l3, !backend.ip_delta);
+    if service.flags & service_flags::RANGE == 0 {
+        store(packet.l4, service.port);
+    }
+    update_checksum(packet, !backend.l4_delta);
+}
+
+#[inline(always)]
+fn update_checksum<F: Family>(packet: &Packet<F>, delta: u16) {
+    let delta = u32::from(delta);
+    if packet.proto == TCP {
+        let at = packet.l4 + TCP_CHECKSUM;
+        store(at, csum::update(load(at), delta));
+    } else {
+        let at = packet.l4 + UDP_CHECKSUM;
+        store(at, csum::update_udp(load(at), delta));
+    }
+}
+
+/// The backend whose packet this would be, by its source.
+#[inline(always)]
+pub fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -> Option<Chosen> {
+    let salt = env.generation.endpoint_salt;
+    let mut id = service::endpoint(env, F::endpoint_key(EndpointKind::Reply, addr, port, proto, salt));
+    if id.is_none() && env.uses(features::NAT_ANY_PORT) {
+        id = service::endpoint(env, F::endpoint_key(EndpointKind::Reply, addr, 0, proto, salt));
+    }
+    let id = id?;
+    let backend = BACKENDS.get(id)?;
+    (F::EXACT || F::equals(addr, &backend.addr)).then_some(Chosen { id: id as u16, backend })
+}
+
+/// Rewrites and forwards a reply; `None`: not from a backend of ours.
+#[inline(always)]
+pub fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
+    let mut owner = owner::<F>(env, packet.source, packet.source_port(), packet.proto)?;
+    if owner.backend.shared_endpoint != 0 {
+        let ports = u32::from(packet.destination_port());
+        let id = bound::<F>(env, packet.destination, ports, owner.backend.shared_endpoint);
+        owner = match bound_backend(id) {
+            Some(exact) => exact,
+            None => return Some(PASS),
+        };
+    }
+    let service = service::entry(env, owner.backend.service)?;
+    // Before anything is rewritten: an answer to this host's own connection
+    // to the backend (a probe, say) is not a reply of the service.
+    let way = nexthop::towards_client(env, packet, &service.vip);
+    if let Way::Local = way {
+        return Some(PASS);
+    }
+    if !F::spend_hop(packet.l3) {
+        return Some(Verdict::drop(Counter::TtlExceeded));
+    }
+    to_client(packet, owner.backend, service);
+    count::replied(owner.id, packet.frame.length());
+    Some(match way {
+        Way::Hop(hop) => {
+            nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex)
+        }
+        Way::Local | Way::Kernel => Verdict::pass(Counter::HandedOver),
+    })
+}
+
+/// Id of the backend that a client's flow has bound at a shared endpoint, 0
+/// for none. `ports`: the client's port in the low half.
+#[inline(always)]
+pub fn bound<F: Family>(env: &Env, client: F::Addr, ports: u32, shared_endpoint: u16) -> u16 {
+    lb_bound(F::flow_key(client, ports, shared_endpoint, true, env.config.place_seed)) as u16
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_bound(key: u64) -> u64 {
+    let Some(config) = CONFIG.get(0) else {
+        return 0;
+    };
+    let at = affinity::position(config, key);
+    // The owner's timeouts are not known yet; the longest does no harm, since
+    // the flow's own packets renew or replace the entry.
+    match affinity::find(&at, env::now(config), LONGEST) {
+        Some(entry) => u64::from(entry.flow.backend()),
+        None => 0,
+    }
+}
+
+/// The backend that [`bound`] named.
+#[inline(always)]
+pub fn bound_backend(id: u16) -> Option<Chosen> {
+    let backend = BACKENDS.get(u32::from(id))?;
+    let serves = backend.flags & flags::SERVING != 0 && backend.shared_endpoint != 0;
+    serves.then_some(Chosen { id, backend })
+}
+
+const LONGEST: Timeouts =
+    Timeouts { embryonic: MAX_TIMEOUT, established: MAX_TIMEOUT, closing: MAX_TIMEOUT };
+
+/// Notes which service a client's flow to a shared endpoint belongs to.
+/// `false`: the same client port holds the endpoint for another service's
+/// flow, so replies could not be told apart.
+#[inline(always)]
+pub fn bind_reply<F: Family>(env: &Env, packet: &Packet<F>, chosen: &Chosen, found: &Found) -> bool {
+    let (ports, shared) = (u32::from(packet.source_port()), chosen.backend.shared_endpoint);
+    let key = F::flow_key(packet.source, ports, shared, true, env.config.place_seed);
+    let event = u64::from(packet.proto) << 8 | u64::from(packet.tcp_flags);
+    let timeouts = select::timeouts(found);
+    let timeouts = u64::from(timeouts.embryonic)
+        | u64::from(timeouts.established) << 16
+        | u64::from(timeouts.closing) << 32;
+    lb_bind_reply(key, u64::from(chosen.id), event, timeouts) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -> u64 {
+    let Some(config) = CONFIG.get(0) else {
+        return 0;
+    };
+    let timeouts = Timeouts {
+        embryonic: timeouts as u16,
+        established: (timeouts >> 16) as u16,
+        closing: (timeouts >> 32) as u16,
+    };
+    let (backend, now) = (backend as u16, env::now(config));
+    let at = affinity::position(config, key);
+    let Some(entry) = affinity::find(&at, now, timeouts) else {
+        return u64::from(affinity::record(&at, backend, now, timeouts));
+    };
+    let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
+    let same = entry.flow.backend() == backend;
+    match next {
+        Some(state) if same => entry.touch(now, state),
+        _ if !same && entry.flow.state() == FlowState::Established as u8 => return 0,
+        _ => entry.replace(backend, now, at.place.tag),
+    }
+    1
+}

@@ -1,0 +1,336 @@
+//! ICMP (RFC 792, RFC 4443): echo to a VIP is answered, errors about flows of
+//! ours reach the host whose flow it is, with the quoted headers translated.
+//!
+//! Two directions. An error *to a VIP* quotes what a backend sent: it goes on
+//! to that backend. An error *to a client* quotes what the balancer sent to a
+//! backend in mode `nat`: the client must see its own packet in it.
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use lb_common::{
+    backend::flags,
+    config::features,
+    csum,
+    service::{address_flags, flags as service_flags},
+    stats::Counter,
+};
+
+use crate::{
+    affinity, count,
+    env::Env,
+    family::Family,
+    firewall,
+    forward::nat,
+    nexthop::{self, Way},
+    packet::{Frame, load, store},
+    parse::{self, Packet, TCP, UDP},
+    select::{self, Chosen},
+    service,
+    verdict::{PASS, Verdict},
+};
+
+/// What a message is to us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Echo,
+    Error,
+    /// The stack needs it wherever it is for: neighbour discovery, group membership.
+    Vital,
+    /// Replies and notices to the host.
+    Informational,
+    Other,
+}
+
+#[inline(always)]
+fn kind<F: Family>(message: u8, code: u8) -> Kind {
+    if F::EXACT {
+        match message {
+            8 if code == 0 => Kind::Echo,
+            3 | 11 | 12 => Kind::Error,
+            0 => Kind::Informational,
+            _ => Kind::Other,
+        }
+    } else {
+        match message {
+            128 if code == 0 => Kind::Echo,
+            1..=4 => Kind::Error,
+            130..=137 | 143 => Kind::Vital,
+            129 => Kind::Informational,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// Decides about an ICMP message: a global function for each family, which
+/// the verifier judges once, and which parses the frame anew.
+#[inline(always)]
+pub fn handle<F: Family>(ctx: *mut xdp_md) -> Verdict {
+    Verdict::from_raw(if F::EXACT { lb_icmp_v4(ctx) } else { lb_icmp_v6(ctx) })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_icmp_v4(ctx: *mut xdp_md) -> u64 {
+    let ctx = XdpContext::new(ctx);
+    let frame = Frame::new(&ctx);
+    if let Some(env) = Env::new(&ctx)
+        && let Some((_, l3)) = parse::link(frame)
+        && let Ok((packet, length)) = parse::ipv4(frame, l3)
+        && parse::icmp(&packet, length)
+    {
+        return message(&env, &packet).to_raw();
+    }
+    Verdict::drop(Counter::Internal).to_raw()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_icmp_v6(ctx: *mut xdp_md) -> u64 {
+    let ctx = XdpContext::new(ctx);
+    let frame = Frame::new(&ctx);
+    if let Some(env) = Env::new(&ctx)
+        && let Some((_, l3)) = parse::link(frame)
+        && let Ok((packet, length)) = parse::ipv6(env.ctx, frame, l3)
+        && parse::icmp(&packet, length)
+    {
+        return message(&env, &packet).to_raw();
+    }
+    Verdict::drop(Counter::Internal).to_raw()
+}
+
+#[inline(always)]
+fn message<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
+    let kind = kind::<F>(load(packet.l4), load(packet.l4 + 1));
+    if kind == Kind::Vital {
+        return PASS;
+    }
+    if firewall::denied(env, packet) {
+        return Verdict::drop(Counter::SourceDenied);
+    }
+    let flags = match service::address::<F>(env, packet.destination) {
+        Some(address) => address.flags,
+        None => 0,
+    };
+    if flags & address_flags::VIP != 0 {
+        return match kind {
+            Kind::Echo => answer_echo(packet),
+            Kind::Error => to_vip(env, packet),
+            // The host may itself ping from a VIP that it holds.
+            Kind::Informational if flags & address_flags::HOST != 0 => PASS,
+            _ => Verdict::drop(Counter::ProtocolNotAllowed),
+        };
+    }
+    if flags & address_flags::HOST != 0 {
+        let guarded = env.uses(features::GUARD_HOST) && kind == Kind::Other;
+        return if guarded { Verdict::drop(Counter::HostProtected) } else { PASS };
+    }
+    if kind == Kind::Error && env.uses(features::NAT) { to_client(env, packet) } else { PASS }
+}
+
+/// Turns an echo request into its reply, in place, back the way it came.
+#[inline(always)]
+fn answer_echo<F: Family>(packet: &Packet<F>) -> Verdict {
+    if F::impossible_source(packet.source) || packet.source == packet.destination {
+        return Verdict::drop(Counter::BadSource);
+    }
+    let start = packet.frame.start;
+    let destination: [u16; 3] = [load(start), load(start + 2), load(start + 4)];
+    let source: [u16; 3] = [load(start + 6), load(start + 8), load(start + 10)];
+    let mut i = 0;
+    while i < 3 {
+        store(start + 2 * i, source[i]);
+        store(start + 6 + 2 * i, destination[i]);
+        i += 1;
+    }
+    F::answer(packet.l3, packet.source, packet.destination);
+    let old: u16 = load(packet.l4);
+    let new = u16::from_ne_bytes([if F::EXACT { 0 } else { 129 }, 0]);
+    store(packet.l4, new);
+    update_icmp_checksum(packet, csum::delta16(old, new));
+    Verdict::answer(Counter::EchoReplied)
+}
+
+#[inline(always)]
+fn update_icmp_checksum<F: Family>(packet: &Packet<F>, delta: u32) {
+    let at = packet.l4 + 2;
+    store(at, csum::update(load(at), delta));
+}
+
+/// The quoted packet, as far as it is there: its addresses, ports, protocol.
+#[inline(always)]
+fn quoted<F: Family>(packet: &Packet<F>) -> Option<Packet<F>> {
+    let frame = packet.frame;
+    let l3 = packet.l4 + 8;
+    if !frame.holds(l3, F::HEADER) {
+        return None;
+    }
+    let (header, proto) = F::quoted_header(l3)?;
+    let l4 = l3 + header;
+    // Eight bytes of transport header are all that RFC 792 promises.
+    if (proto != TCP && proto != UDP) || !frame.holds(l4, 8) {
+        return None;
+    }
+    Some(Packet {
+        frame,
+        l3,
+        l4,
+        source: F::source(l3),
+        destination: F::destination(l3),
+        ports: load(l4),
+        proto,
+        tcp_flags: 0,
+    })
+}
+
+/// An error to a VIP about what a backend sent to a client.
+#[inline(always)]
+fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
+    const UNMATCHED: Verdict = Verdict::drop(Counter::IcmpUnmatched);
+    let Some(quote) = quoted(packet) else {
+        return UNMATCHED;
+    };
+    if quote.source != packet.destination {
+        return UNMATCHED;
+    }
+    let Some(chosen) = backend_of(env, &quote) else {
+        return UNMATCHED;
+    };
+    let backend = chosen.backend;
+    if !F::spend_hop(packet.l3) {
+        return Verdict::drop(Counter::TtlExceeded);
+    }
+    if backend.flags & flags::NAT != 0 {
+        F::set_destination(packet.l3, &backend.addr);
+        F::update_header_checksum(packet.l3, backend.ip_delta);
+        F::set_source(quote.l3, &backend.addr);
+        if backend.port != 0 {
+            store(quote.l4, backend.port);
+        }
+        let port = csum::delta16(quote.source_port(), load(quote.l4));
+        translate_quote(packet, &quote, backend.ip_delta, backend.l4_delta, port, true);
+    }
+    count::forwarded(chosen.id, packet.frame.length());
+    if backend.flags & flags::RESOLVED != 0 {
+        nexthop::send(env, packet.frame, backend.macs_low, backend.macs_high, backend.ifindex)
+    } else if backend.flags & flags::NAT != 0 {
+        Verdict::pass(Counter::HandedOver)
+    } else {
+        Verdict::drop(Counter::NoNextHop)
+    }
+}
+
+/// The backend of the flow whose reply is quoted. Leaves the flow as it is.
+#[inline(always)]
+fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
+    // The same flow, as the client sends it.
+    let flow = Packet::<F> {
+        source: quote.destination,
+        destination: quote.source,
+        ports: quote.ports.rotate_left(16),
+        ..*quote
+    };
+    let found = match service::exact(env, &flow) {
+        Some(found) => found,
+        None => {
+            let address = service::address::<F>(env, flow.destination)?;
+            service::ranged(env, address, flow.proto, flow.destination_port())?
+        }
+    };
+    let seed = env.config.place_seed;
+    let key = F::flow_key(flow.source, flow.ports, found.id, found.one_port(), seed);
+    let at = affinity::position(env.config, key);
+    if let Some(entry) = affinity::find(&at, env.now(), select::timeouts(&found))
+        && let Some(chosen) = select::serving(entry.flow.backend(), found.id)
+    {
+        return Some(chosen);
+    }
+    let choice = select::from_tables(env, &flow, &found);
+    if choice.previous.is_some() && flow.proto == TCP { choice.previous } else { choice.current }
+}
+
+/// An error to a client about what the balancer sent to a backend.
+#[inline(always)]
+fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
+    let Some(quote) = quoted(packet) else {
+        return PASS;
+    };
+    let (port, proto) = (quote.destination_port(), quote.proto);
+    let Some(mut owner) = nat::owner::<F>(env, quote.destination, port, proto) else {
+        return PASS;
+    };
+    let shared = owner.backend.shared_endpoint;
+    if shared != 0 {
+        let client = u32::from(quote.source_port());
+        owner = match nat::bound_backend(nat::bound::<F>(env, quote.source, client, shared)) {
+            Some(exact) => exact,
+            None => return PASS,
+        };
+    }
+    let backend = owner.backend;
+    let Some(service) = service::entry(env, backend.service) else {
+        return PASS;
+    };
+    let way = nexthop::towards_client(env, packet, &service.vip);
+    if let Way::Local = way {
+        return PASS;
+    }
+    if !F::spend_hop(packet.l3) {
+        return Verdict::drop(Counter::TtlExceeded);
+    }
+    // A router on the way speaks for itself, the backend for the VIP.
+    let from_backend = packet.source == quote.destination;
+    if from_backend {
+        F::set_source(packet.l3, &service.vip);
+        F::update_header_checksum(packet.l3, !backend.ip_delta);
+    }
+    F::set_destination(quote.l3, &service.vip);
+    if service.flags & service_flags::RANGE == 0 {
+        store(quote.l4 + 2, service.port);
+    }
+    let port = csum::delta16(quote.destination_port(), load(quote.l4 + 2));
+    translate_quote(packet, &quote, !backend.ip_delta, !backend.l4_delta, port, from_backend);
+    count::replied(owner.id, packet.frame.length());
+    match way {
+        Way::Hop(hop) => {
+            nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex)
+        }
+        Way::Local | Way::Kernel => Verdict::pass(Counter::HandedOver),
+    }
+}
+
+/// Brings the checksums in line after an address and a port of the quoted
+/// packet were rewritten: its IP header's, its transport's as far as it is
+/// quoted, and the message's own, which covers them all. `outer`: the outer
+/// address changed alike, which IPv6 sums in its pseudo header (RFC 8200,
+/// section 8.1).
+#[inline(always)]
+fn translate_quote<F: Family>(
+    packet: &Packet<F>,
+    quote: &Packet<F>,
+    addr_delta: u16,
+    l4_delta: u16,
+    port_delta: u32,
+    outer: bool,
+) {
+    let mut delta = u32::from(addr_delta) + port_delta;
+    if F::EXACT {
+        let old: u16 = load(quote.l3 + 10);
+        F::update_header_checksum(quote.l3, addr_delta);
+        delta += csum::delta16(old, load(quote.l3 + 10));
+    } else if outer {
+        delta += u32::from(addr_delta);
+    }
+    if quote.proto == UDP {
+        let at = quote.l4 + nat::UDP_CHECKSUM;
+        let old: u16 = load(at);
+        let new = csum::update_udp(old, u32::from(l4_delta));
+        store(at, new);
+        delta += csum::delta16(old, new);
+    } else if packet.frame.holds(quote.l4 + nat::TCP_CHECKSUM, 2) {
+        let at = quote.l4 + nat::TCP_CHECKSUM;
+        let old: u16 = load(at);
+        let new = csum::update(old, u32::from(l4_delta));
+        store(at, new);
+        delta += csum::delta16(old, new);
+    }
+    update_icmp_checksum(packet, delta);
+}

@@ -1,0 +1,179 @@
+//! Where a frame goes next.
+//!
+//! Backends carry their next hop, which the agent keeps current. For clients
+//! (replies in mode `nat`) the kernel's routing is asked once a second and
+//! destination, and remembered per CPU.
+
+use aya_ebpf::{
+    EbpfContext as _, bindings::xdp_md, helpers::generated as helpers, programs::XdpContext,
+};
+use lb_common::{
+    addr::AddrBytes,
+    firewall::Unresolved,
+    limits,
+    nexthop::{CachedHop, V4_MARK, cache_index, flags},
+};
+
+use crate::{
+    env::{self, Env},
+    family::Family,
+    maps::{CONFIG, NEXT_HOPS, UNRESOLVED},
+    packet::{Frame, load, store},
+    parse::Packet,
+    verdict::Verdict,
+};
+
+/// Writes the Ethernet addresses and sends the frame.
+#[inline(always)]
+pub fn send(env: &Env, frame: Frame, macs_low: u64, macs_high: u32, ifindex: u32) -> Verdict {
+    store(frame.start, macs_low);
+    store(frame.start + 8, macs_high);
+    if ifindex == env.ingress() { Verdict::transmit() } else { Verdict::redirect(ifindex) }
+}
+
+/// The way to a client.
+pub enum Way {
+    /// Send it there.
+    Hop(&'static CachedHop),
+    /// It is for this host itself.
+    Local,
+    /// The kernel must find out: no neighbour yet, too big, or no route.
+    Kernel,
+}
+
+/// Finds the way to the packet's destination. `vip`: the source it will have,
+/// for routing by source.
+#[inline(always)]
+pub fn towards_client<F: Family>(env: &Env, packet: &Packet<F>, vip: &AddrBytes) -> Way {
+    let key = F::words(packet.destination);
+    let index = cache_index(key) & (limits::NEXT_HOPS - 1);
+    let Some(hop) = NEXT_HOPS.get_ptr_mut(index) else {
+        return Way::Kernel;
+    };
+    // SAFETY: this CPU's element; nothing else on this CPU runs meanwhile.
+    let hop = unsafe { &mut *hop };
+    let fresh = hop.key == key
+        && hop.second == env.now()
+        && hop.epoch == env.config.route_epoch
+        && hop.flags & flags::VALID != 0;
+    if !fresh {
+        hop.key = key;
+        let source = words(vip);
+        if lb_ask_kernel(env.ctx, u64::from(index), source[0], source[1]) == 0 {
+            return Way::Kernel;
+        }
+    }
+    if hop.flags & flags::LOCAL != 0 {
+        Way::Local
+    } else if hop.mtu != 0 && packet.ip_length() > hop.mtu {
+        Way::Kernel
+    } else {
+        Way::Hop(hop)
+    }
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// `struct bpf_fib_lookup` of `linux/bpf.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FibLookup {
+    family: u8,
+    l4_protocol: u8,
+    ports: [u16; 2],
+    /// In: length of the packet, 0 for no check; out: MTU of the route.
+    length_mtu: u16,
+    ifindex: u32,
+    tos_flow: u32,
+    source: [u64; 2],
+    destination: [u64; 2],
+    vlan: u32,
+    smac: [u8; 6],
+    dmac: [u8; 6],
+}
+
+const _: () = assert!(size_of::<FibLookup>() == 64);
+
+/// `BPF_FIB_LKUP_RET_*` of `linux/bpf.h`.
+mod fib {
+    pub(super) const SUCCESS: i64 = 0;
+    pub(super) const NOT_FORWARDED: i64 = 4;
+    pub(super) const NO_NEIGHBOUR: i64 = 7;
+}
+
+/// Asks the kernel's routing about the destination in entry `index` and
+/// remembers the answer. 0: nothing to remember. `source`: two words of the
+/// address in map form.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_ask_kernel(ctx: *mut xdp_md, index: u64, source: u64, source_low: u64) -> u64 {
+    let (Some(hop), Some(config)) = (NEXT_HOPS.get_ptr_mut(index as u32), CONFIG.get(0)) else {
+        return 0;
+    };
+    // SAFETY: this CPU's element; nothing else on this CPU runs meanwhile.
+    let hop = unsafe { &mut *hop };
+    hop.flags = 0;
+    let v4 = hop.key[1] == V4_MARK;
+    let ctx = XdpContext::new(ctx);
+    let mut params = FibLookup {
+        family: if v4 { AF_INET } else { AF_INET6 },
+        l4_protocol: 0,
+        ports: [0; 2],
+        length_mtu: 1,
+        ifindex: ctx.ingress_ifindex() as u32,
+        tos_flow: 0,
+        // IPv4 addresses take the first four bytes; the rest is not read.
+        source: if v4 { [source_low >> 32, 0] } else { [source, source_low] },
+        destination: hop.key,
+        vlan: 0,
+        smac: [0; 6],
+        dmac: [0; 6],
+    };
+    // SAFETY: the context is valid, the parameters are ours and of this size.
+    let answer = unsafe {
+        helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), 64, 0)
+    } as i64;
+    let mut state = flags::VALID;
+    match answer {
+        fib::SUCCESS => {}
+        // Nothing to forward: the route is local (or broadcast).
+        fib::NOT_FORWARDED => state |= flags::LOCAL,
+        fib::NO_NEIGHBOUR => {
+            report_unresolved(hop.key, v4, ctx.ingress_ifindex() as u32);
+            return 0;
+        }
+        _ => return 0,
+    }
+    let (d, s) = (params.dmac, params.smac);
+    hop.macs_low = u64::from_ne_bytes([d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1]]);
+    hop.macs_high = u32::from_ne_bytes([s[2], s[3], s[4], s[5]]);
+    hop.ifindex = params.ifindex;
+    hop.mtu = u32::from(params.length_mtu);
+    hop.epoch = config.route_epoch;
+    hop.second = env::now(config);
+    hop.flags = state;
+    1
+}
+
+/// Tells the agent, which makes the kernel look for the neighbour; if the ring
+/// is full, others are being looked for.
+#[inline(always)]
+fn report_unresolved(key: [u64; 2], v4: bool, ifindex: u32) {
+    let Some(mut slot) = UNRESOLVED.reserve_untyped::<[u64; 3]>(0) else {
+        return;
+    };
+    // IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
+    let addr = if v4 { [0, 0xffff_0000 | key[0] << 32] } else { key };
+    slot.write([addr[0], addr[1], u64::from(ifindex)]);
+    slot.submit(0);
+}
+
+/// The two words of an address in map form.
+#[inline(always)]
+fn words(bytes: &AddrBytes) -> [u64; 2] {
+    let at = bytes.as_ptr() as usize;
+    [load(at), load(at + 8)]
+}
+
+const _: () = assert!(size_of::<Unresolved>() == 24);

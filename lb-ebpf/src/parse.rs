@@ -1,0 +1,212 @@
+//! From bytes to a packet: Ethernet, VLAN tags, IP, the first bytes of TCP or UDP.
+//!
+//! Checksums are not verified: they are only ever updated by differences, so a
+//! bad one stays bad and the receiver drops the packet.
+
+use aya_ebpf::bindings::xdp_md;
+use lb_common::stats::Counter;
+use network_types::{eth::EthHdr, tcp::TcpHdr, udp::UdpHdr};
+
+use crate::{
+    extension,
+    family::{Family, V4, V6},
+    packet::{Frame, load, number16},
+};
+
+/// EtherTypes as they lie in the frame.
+pub const IPV4: u16 = 0x0800u16.to_be();
+/// See [`IPV4`].
+pub const IPV6: u16 = 0x86ddu16.to_be();
+const VLAN: u16 = 0x8100u16.to_be();
+const QINQ: u16 = 0x88a8u16.to_be();
+
+/// Protocol numbers.
+pub const TCP: u8 = 6;
+/// See [`TCP`].
+pub const UDP: u8 = 17;
+
+/// A packet with its headers found.
+#[derive(Clone, Copy)]
+pub struct Packet<F: Family> {
+    /// The frame it lies in.
+    pub frame: Frame,
+    /// Position of the IP header.
+    pub l3: usize,
+    /// Position of the transport header.
+    pub l4: usize,
+    /// Source address.
+    pub source: F::Addr,
+    /// Destination address.
+    pub destination: F::Addr,
+    /// Source port in the low, destination port in the high half, each as it
+    /// lies in the frame; 0 without ports.
+    pub ports: u32,
+    /// Protocol number.
+    pub proto: u8,
+    /// TCP flags; 0 for others.
+    pub tcp_flags: u8,
+}
+
+impl<F: Family> Packet<F> {
+    /// Source port, network byte order.
+    #[inline(always)]
+    pub fn source_port(&self) -> u16 {
+        self.ports as u16
+    }
+
+    /// Destination port, network byte order.
+    #[inline(always)]
+    pub fn destination_port(&self) -> u16 {
+        (self.ports >> 16) as u16
+    }
+
+    /// Bytes of the IP packet.
+    #[inline(always)]
+    pub fn ip_length(&self) -> u32 {
+        self.frame.left(self.l3) as u32
+    }
+}
+
+/// Why a frame has no ports to balance by.
+pub enum Unusable<F: Family> {
+    /// No valid IP packet; nobody can want it.
+    Invalid(Counter),
+    /// An IP packet; should it be ours, it is dropped for this.
+    Portless(Packet<F>, Counter),
+}
+
+/// Skips the Ethernet header and up to two VLAN tags (IEEE 802.1Q, 802.1ad):
+/// EtherType as it lies in the frame and the position behind. `None`: the
+/// frame ends first.
+#[inline(always)]
+pub fn link(frame: Frame) -> Option<(u16, usize)> {
+    let mut l3 = frame.start + EthHdr::LEN;
+    if !frame.holds(frame.start, EthHdr::LEN) {
+        return None;
+    }
+    let mut ethertype: u16 = load(l3 - 2);
+    if ethertype == VLAN || ethertype == QINQ {
+        if !frame.holds(l3, 4) {
+            return None;
+        }
+        ethertype = load(l3 + 2);
+        l3 += 4;
+        if ethertype == VLAN || ethertype == QINQ {
+            if !frame.holds(l3, 4) {
+                return None;
+            }
+            ethertype = load(l3 + 2);
+            l3 += 4;
+        }
+    }
+    Some((ethertype, l3))
+}
+
+/// IPv4, options accepted (RFC 791, section 3.1): the packet and the bytes of
+/// its payload.
+#[inline(always)]
+pub fn ipv4(frame: Frame, l3: usize) -> Result<(Packet<V4>, usize), Unusable<V4>> {
+    if !frame.holds(l3, V4::HEADER) {
+        return Err(Unusable::Invalid(Counter::Truncated));
+    }
+    let version_length: u8 = load(l3);
+    let header = usize::from(version_length & 0x0f) * 4;
+    let total = usize::from(number16(l3 + 2));
+    if version_length >> 4 != 4 || header < V4::HEADER || total < header {
+        return Err(Unusable::Invalid(Counter::Malformed));
+    }
+    if total > frame.left(l3) {
+        return Err(Unusable::Invalid(Counter::Truncated));
+    }
+    let packet = Packet {
+        frame,
+        l3,
+        l4: l3 + header,
+        source: V4::source(l3),
+        destination: V4::destination(l3),
+        ports: 0,
+        proto: load(l3 + 9),
+        tcp_flags: 0,
+    };
+    // More fragments, or not the first one.
+    if load::<u16>(l3 + 6) & 0x3fffu16.to_be() != 0 {
+        return Err(Unusable::Portless(packet, Counter::Fragment));
+    }
+    Ok((packet, total - header))
+}
+
+/// IPv6, extension headers walked (RFC 8200, section 4): the packet and the
+/// bytes behind its extension headers.
+#[inline(always)]
+pub fn ipv6(
+    ctx: *mut xdp_md,
+    frame: Frame,
+    l3: usize,
+) -> Result<(Packet<V6>, usize), Unusable<V6>> {
+    if !frame.holds(l3, V6::HEADER) {
+        return Err(Unusable::Invalid(Counter::Truncated));
+    }
+    if load::<u8>(l3) >> 4 != 6 {
+        return Err(Unusable::Invalid(Counter::Malformed));
+    }
+    let mut length = usize::from(number16(l3 + 4));
+    if length + V6::HEADER > frame.left(l3) {
+        return Err(Unusable::Invalid(Counter::Truncated));
+    }
+    let mut packet = Packet {
+        frame,
+        l3,
+        l4: l3 + V6::HEADER,
+        source: V6::source(l3),
+        destination: V6::destination(l3),
+        ports: 0,
+        proto: load(l3 + 6),
+        tcp_flags: 0,
+    };
+    if extension::is_extension(packet.proto) {
+        match extension::skip(ctx, packet.l4 - frame.start, packet.proto) {
+            Ok(walked) if walked.length <= length => {
+                packet.proto = walked.proto;
+                packet.l4 += walked.length;
+                length -= walked.length;
+            }
+            Ok(_) => return Err(Unusable::Portless(packet, Counter::Malformed)),
+            Err(reason) => return Err(Unusable::Portless(packet, reason)),
+        }
+    }
+    Ok((packet, length))
+}
+
+/// Reads the ports and flags of TCP. `length`: bytes of the IP payload.
+#[inline(always)]
+pub fn tcp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
+    if !packet.frame.holds(packet.l4, TcpHdr::LEN) || length < TcpHdr::LEN {
+        return Err(Counter::Truncated);
+    }
+    // The data offset counts 32-bit words (RFC 9293, section 3.1).
+    let header = usize::from(load::<u8>(packet.l4 + 12) >> 4) * 4;
+    if header < TcpHdr::LEN || header > length {
+        return Err(Counter::Malformed);
+    }
+    let (ports, tcp_flags) = (load(packet.l4), load(packet.l4 + 13));
+    Ok(Packet { ports, tcp_flags, proto: TCP, ..packet })
+}
+
+/// Reads the ports of UDP. `length`: bytes of the IP payload.
+#[inline(always)]
+pub fn udp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
+    if !packet.frame.holds(packet.l4, UdpHdr::LEN) || length < UdpHdr::LEN {
+        return Err(Counter::Truncated);
+    }
+    let datagram = usize::from(number16(packet.l4 + 4));
+    if datagram < UdpHdr::LEN || datagram > length {
+        return Err(Counter::Malformed);
+    }
+    Ok(Packet { ports: load(packet.l4), proto: UDP, ..packet })
+}
+
+/// Whether the fixed part of an ICMP message is there.
+#[inline(always)]
+pub fn icmp<F: Family>(packet: &Packet<F>, length: usize) -> bool {
+    packet.frame.holds(packet.l4, 8) && length >= 8
+}

@@ -1,0 +1,175 @@
+//! Which backend a packet goes to: the one its flow has, else the one the
+//! Maglev tables give.
+//!
+//! *Just enough tracking*: a SYN is recorded only where the current and the
+//! previous table disagree about its flow. Everywhere else the flow is
+//! recorded at its first packet behind the SYN, so a flood of SYNs leaves no
+//! trace in the affinity table.
+
+use lb_common::{
+    backend::{Backend, flags},
+    flow::{FlowState, Timeouts},
+    stats::Counter,
+    table::{LINE_SLOTS, slot},
+    tcp,
+};
+
+use crate::{
+    affinity::{self, Entry, Position},
+    count,
+    env::Env,
+    family::Family,
+    maps::{BACKENDS, TABLES},
+    parse::{Packet, TCP},
+    service::Found,
+    verdict::Verdict,
+};
+
+/// A backend and its id.
+#[derive(Clone, Copy)]
+pub struct Chosen {
+    /// Number of the backend.
+    pub id: u16,
+    /// Its entry.
+    pub backend: &'static Backend,
+}
+
+/// Entry of a backend, if it may serve packets of this service.
+#[inline(always)]
+pub fn serving(id: u16, service: u16) -> Option<Chosen> {
+    let backend = BACKENDS.get(u32::from(id))?;
+    let serves = backend.flags & flags::SERVING != 0 && backend.service == service;
+    serves.then_some(Chosen { id, backend })
+}
+
+/// How long flows of this service live.
+#[inline(always)]
+pub fn timeouts(found: &Found) -> Timeouts {
+    Timeouts {
+        embryonic: found.service.embryonic_timeout,
+        established: found.service.established_timeout,
+        closing: found.service.closing_timeout,
+    }
+}
+
+/// The backend of a packet.
+#[inline(always)]
+pub fn select<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    found: &Found,
+) -> Result<Chosen, Verdict> {
+    let seed = env.config.place_seed;
+    let key = F::flow_key(packet.source, packet.ports, found.id, found.one_port(), seed);
+    let at = affinity::position(env.config, key);
+    let now = env.now();
+    let entry = affinity::find(&at, now, timeouts(found));
+    if let Some(entry) = entry
+        && let Some(state) = next_state(packet.proto, packet.tcp_flags, entry.flow.state())
+        && let Some(chosen) = serving(entry.flow.backend(), found.id)
+    {
+        entry.touch(now, state);
+        return Ok(chosen);
+    }
+    new_flow(env, packet, found, &at, entry, now)
+}
+
+/// The state of a flow after a packet; `None`: the packet begins another flow.
+#[inline(always)]
+pub fn next_state(proto: u8, tcp_flags: u8, state: u8) -> Option<u8> {
+    const ESTABLISHED: u8 = FlowState::Established as u8;
+    const CLOSING: u8 = FlowState::Closing as u8;
+    if proto == TCP && tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+        if tcp::opens(tcp_flags) {
+            // A client may take up a port again after it closed it.
+            return if state == CLOSING { None } else { Some(state) };
+        }
+        if tcp::closes(tcp_flags) {
+            return Some(CLOSING);
+        }
+    }
+    Some(if state == CLOSING { CLOSING } else { ESTABLISHED })
+}
+
+/// Picks a backend for a flow without one, and records it if that is due.
+#[inline(always)]
+fn new_flow<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    found: &Found,
+    at: &Position,
+    stale: Option<Entry>,
+    now: u16,
+) -> Result<Chosen, Verdict> {
+    if F::impossible_source(packet.source) || packet.source == packet.destination {
+        return Err(Verdict::drop(Counter::BadSource));
+    }
+    let choice = from_tables(env, packet, found);
+    let opens = packet.proto == TCP && tcp::opens(packet.tcp_flags);
+    // A TCP flow that nobody recorded began when the previous table was in
+    // force, or both agree.
+    let chosen = match choice.previous {
+        Some(previous) if packet.proto == TCP && !opens => Some(previous),
+        _ => choice.current,
+    };
+    let Some(chosen) = chosen else {
+        return Err(Verdict::drop(Counter::NoBackend));
+    };
+    if let Some(entry) = stale {
+        entry.replace(chosen.id, now, at.place.tag);
+    } else if !(opens && !choice.disagree) && !tcp::closes(packet.tcp_flags) {
+        if affinity::record(at, chosen.id, now, timeouts(found)) {
+            count::flow(chosen.id);
+        } else {
+            count::event(Counter::Unrecorded as u32);
+        }
+    }
+    Ok(chosen)
+}
+
+/// What the lookup tables say about a flow.
+pub struct Choice {
+    /// The backend for a new flow.
+    pub current: Option<Chosen>,
+    /// Another one, that the previous table gave and that still serves.
+    pub previous: Option<Chosen>,
+    /// Whether the tables differ in this flow's slot.
+    pub disagree: bool,
+}
+
+/// Looks a flow up in the current and the previous table.
+#[inline(always)]
+pub fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Choice {
+    let hash = F::slot_hash(
+        packet.source,
+        packet.destination,
+        packet.ports,
+        packet.proto,
+        env.config.slot_seed,
+    );
+    let service = found.service;
+    let current = lookup(service.table, service.table_slots, hash);
+    let mut choice =
+        Choice { current: serving(current, found.id), previous: None, disagree: false };
+    if service.previous != service.table {
+        let previous = lookup(service.previous, service.previous_slots, hash);
+        if previous != current {
+            choice.disagree = true;
+            choice.previous = serving(previous, found.id);
+        }
+    }
+    choice
+}
+
+/// Backend id in the slot of `hash`; 0 where there is none.
+#[inline(always)]
+fn lookup(first_line: u32, slots: u32, hash: u32) -> u16 {
+    if slots == 0 {
+        return 0;
+    }
+    let slot = slot(hash, slots);
+    match TABLES.get(first_line + slot / LINE_SLOTS) {
+        Some(line) => line.slots[(slot % LINE_SLOTS) as usize],
+        None => 0,
+    }
+}

@@ -1,0 +1,94 @@
+//! Who answers for an address and port.
+
+use lb_common::{
+    limits,
+    service::{Address, EndpointKind, Service, endpoint_bucket, flags},
+};
+
+use crate::{
+    env::Env,
+    family::Family,
+    maps::{ADDRESSES, ENDPOINTS, SERVICES},
+    parse::Packet,
+};
+
+/// A service and its id.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// Number of the service.
+    pub id: u16,
+    /// Its entry.
+    pub service: &'static Service,
+}
+
+impl Found {
+    /// Whether an affinity key need not contain the destination port.
+    #[inline(always)]
+    pub fn one_port(&self) -> bool {
+        self.service.flags & flags::RANGE == 0
+    }
+}
+
+/// Looks an endpoint key up in the bank in force: one probe of one line.
+#[inline(always)]
+pub fn endpoint(env: &Env, key: u64) -> Option<u32> {
+    let bucket = endpoint_bucket(key, env.generation.endpoint_salt) & env.generation.endpoint_mask;
+    let line = ENDPOINTS.get(env.bank * limits::ENDPOINT_BUCKETS + bucket)?;
+    if line.keys[0] == key {
+        Some(line.ids[0])
+    } else if line.keys[1] == key {
+        Some(line.ids[1])
+    } else if line.keys[2] == key {
+        Some(line.ids[2])
+    } else if line.keys[3] == key {
+        Some(line.ids[3])
+    } else {
+        None
+    }
+}
+
+/// The entry of a service.
+#[inline(always)]
+pub fn entry(env: &Env, id: u16) -> Option<&'static Service> {
+    SERVICES.get(env.bank * limits::SERVICES + u32::from(id))
+}
+
+/// The service of exactly this address, port and protocol.
+#[inline(always)]
+pub fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
+    let (addr, port) = (packet.destination, packet.destination_port());
+    let salt = env.generation.endpoint_salt;
+    let id = endpoint(
+        env,
+        F::endpoint_key(EndpointKind::Service, addr, port, packet.proto, salt),
+    )? as u16;
+    let service = entry(env, id)?;
+    (F::EXACT || F::equals(addr, &service.vip)).then_some(Found { id, service })
+}
+
+/// The address entry of a destination: a VIP or one of the host's own.
+#[inline(always)]
+pub fn address<F: Family>(env: &Env, addr: F::Addr) -> Option<&'static Address> {
+    let key = F::endpoint_key(EndpointKind::Address, addr, 0, 0, env.generation.endpoint_salt);
+    let entry = ADDRESSES.get(env.bank * limits::ADDRESSES + endpoint(env, key)?)?;
+    (F::EXACT || F::equals(addr, &entry.addr)).then_some(entry)
+}
+
+/// The service of a VIP whose range of ports contains the packet's.
+#[inline(always)]
+pub fn ranged(env: &Env, address: &Address, proto: u8, port: u16) -> Option<Found> {
+    let port = u16::from_be(port);
+    let mut i = 0;
+    while i < lb_common::service::RANGES {
+        if i as u32 >= address.range_count {
+            break;
+        }
+        let range = &address.ranges[i];
+        if range.proto == proto && range.first <= port && port <= range.last {
+            let service = entry(env, range.service)?;
+            return Some(Found { id: range.service, service });
+        }
+        i += 1;
+    }
+    None
+}
