@@ -37,8 +37,7 @@ impl Echo {
         let mut echo = Self { stop: Arc::clone(&stop), threads: Vec::new() };
         for &address in addresses {
             let failed = || Error::io(format!("listen for UDP on `{address}` port {port}"));
-            let socket =
-                netns.within(|| UdpSocket::bind((address, port)))?.map_err(failed())?;
+            let socket = netns.within(|| UdpSocket::bind((address, port)))?.map_err(failed())?;
             socket.set_read_timeout(Some(POLL)).map_err(failed())?;
             let (stop, name) = (Arc::clone(&stop), name.to_owned());
             echo.threads.push(thread::spawn(move || serve(&socket, &name, &stop)));

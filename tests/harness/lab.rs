@@ -51,9 +51,13 @@ const ECHO_PORT: u16 = 7;
 const QUEUES: &str = "numrxqueues 2 numtxqueues 2";
 
 /// Settings of every namespace, of interfaces yet to come.
-const EVERYWHERE: [(&str, &str); 6] = [
+const EVERYWHERE: [(&str, &str); 8] = [
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
+    // Routers solicit neighbours from their link-local address, which would be
+    // tentative for more than a second.
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/all/accept_ra", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/all/keep_addr_on_down", "1"),
@@ -109,8 +113,7 @@ impl Lab {
         link(&client, "c0", &balancer, "l0")?;
         make_balancer(&balancer)?;
         make_client(&client)?;
-        let links =
-            [XdpPass::attach(&client, "c0")?, XdpPass::attach(&switch, "balancer")?];
+        let links = [XdpPass::attach(&client, "c0")?, XdpPass::attach(&switch, "balancer")?];
         let made: Result<Vec<_>> = thread::scope(|scope| {
             let numbers = 1..=backends;
             let makers: Vec<_> = numbers
@@ -253,10 +256,8 @@ fn plug(netns: &Netns, here: &str, switch: &Netns, port: &str) -> Result<()> {
 }
 
 fn make_switch(switch: &Netns) -> Result<()> {
-    switch.ip(
-        "link add br0 type bridge
-         link set br0 up",
-    )?;
+    switch.ip("link add br0 type bridge
+         link set br0 up")?;
     // The filter of bridged packets drops what is malformed, which some tests
     // send on purpose. The settings exist only where its module is loaded.
     let settings = ["iptables", "ip6tables", "arptables"]
@@ -271,12 +272,10 @@ fn make_switch(switch: &Netns) -> Result<()> {
 
 fn make_balancer(balancer: &Netns) -> Result<()> {
     balancer.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
-    balancer.ip(
-        "addr add 10.1.0.1/24 dev l0
+    balancer.ip("addr add 10.1.0.1/24 dev l0
          addr add fd00:1::1/64 dev l0 nodad
          addr add 10.2.0.1/24 dev l1
-         addr add fd00:2::1/64 dev l1 nodad",
-    )
+         addr add fd00:2::1/64 dev l1 nodad")
 }
 
 fn make_client(client: &Netns) -> Result<()> {

@@ -34,7 +34,8 @@ impl Nginx {
 }
 
 fn listens(netns: &Netns) -> bool {
-    netns.within(|| PORTS.iter().all(|&port| TcpStream::connect(("::1", port)).is_ok()))
+    netns
+        .within(|| PORTS.iter().all(|&port| TcpStream::connect(("::1", port)).is_ok()))
         .unwrap_or(false)
 }
 

@@ -63,7 +63,8 @@ impl XdpPass {
     /// There is no such interface, it has fewer receive queues than its peer
     /// has transmit queues, or another program is attached.
     pub fn attach(netns: &Netns, interface: &str) -> Result<Self> {
-        let failed = || Error::io(format!("attach XDP_PASS to `{interface}` of `{}`", netns.name()));
+        let failed =
+            || Error::io(format!("attach XDP_PASS to `{interface}` of `{}`", netns.name()));
         let program = load().map_err(failed())?;
         let link = netns.within(|| link(&program, interface))?.map_err(failed())?;
         Ok(Self { _link: link })
@@ -102,9 +103,8 @@ fn link(program: &OwnedFd, interface: &str) -> io::Result<OwnedFd> {
 fn call<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
     // SAFETY: `attr` is `#[repr(C)]`, lays out the first members of `union
     // bpf_attr` for this command, and the kernel reads only the given length.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>())
-    };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     match RawFd::try_from(fd) {
         // SAFETY: the kernel has just given us this descriptor.
         Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),

@@ -12,7 +12,10 @@ fn backends_answer_directly() -> Result<()> {
     for backend in &lab.backends {
         for v4 in [true, false] {
             let address = SocketAddr::new(backend.address(v4), 80);
-            assert_eq!(curl(&lab.client, &format!("http://{address}/"))?, format!("{}\n", backend.name));
+            assert_eq!(
+                curl(&lab.client, &format!("http://{address}/"))?,
+                format!("{}\n", backend.name)
+            );
             assert_eq!(curl(&lab.client, &format!("http://{address}/1k"))?.len(), 1024);
             let echo = SocketAddr::new(backend.address(v4), 7);
             assert_eq!(ask_udp(&lab.client, echo, "hello")?, backend.name);
@@ -38,9 +41,8 @@ fn answers_from_a_dsr_vip_bypass_the_balancer() -> Result<()> {
     let lab = Lab::new(1)?;
     // The balancer's kernel stands in for the balancer: it sends what is for
     // the VIP to the backend, and nothing comes back through it.
-    lab.balancer.ip(&format!(
-        "route add {DSR_V4} via 10.2.0.11\n -6 route add {DSR_V6} via fd00:2::11"
-    ))?;
+    lab.balancer
+        .ip(&format!("route add {DSR_V4} via 10.2.0.11\n -6 route add {DSR_V6} via fd00:2::11"))?;
     for vip in [DSR_V4, DSR_V6] {
         let address = SocketAddr::new(vip, 80);
         assert_eq!(curl(&lab.client, &format!("http://{address}/"))?, "b1\n");
