@@ -21,7 +21,7 @@ mod process;
 mod wait;
 mod xdp_pass;
 
-pub use agent::{Agent, lb, lb_binary};
+pub use agent::{Agent, lb_binary};
 pub use command::{Output, finish, run, tool};
 pub use config::{Config, Mode, Protocol, Service};
 pub use echo::{Echo, ask_udp};

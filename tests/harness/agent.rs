@@ -3,7 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -26,12 +26,6 @@ pub fn lb_binary() -> PathBuf {
     )
 }
 
-/// A run of `lb` inside `netns`, to which arguments are added.
-#[must_use]
-pub fn lb(netns: &Netns) -> Command {
-    netns.command(lb_binary())
-}
-
 /// A running `lb agent`. Dropping it ends the agent, not the forwarding.
 #[derive(Debug)]
 pub struct Agent {
@@ -39,12 +33,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent inside `netns` and waits until its data plane is ready.
+    /// Starts `binary` inside `netns` and waits until its data plane is ready.
     ///
     /// # Errors
     /// It cannot be started, or ends, or is not ready in time; with its log.
-    pub fn start(netns: &Netns, config: &Path) -> Result<Self> {
-        let mut command = lb(netns);
+    pub fn start(binary: &Path, netns: &Netns, config: &Path) -> Result<Self> {
+        let mut command = netns.command(binary);
         command.arg("agent").arg("--config").arg(config);
         let mut process = Process::start(&mut command)?;
         process.wait_for(READY, PATIENCE, |log| log.contains(READY))?;

@@ -16,11 +16,13 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    process::Command,
     thread,
 };
 
 use super::{
-    Agent, Config, Echo, Error, Netns, Nginx, Pins, Result, Service, XdpPass, owner::Claim,
+    Agent, Config, Echo, Error, Netns, Nginx, Pins, Result, Service, XdpPass, lb_binary,
+    owner::Claim,
 };
 
 /// VIPs for services of mode `nat`.
@@ -90,6 +92,7 @@ pub struct Lab {
     pub balancer: Netns,
     /// The bridge's namespace.
     pub switch: Netns,
+    binary: PathBuf,
     claim: Claim,
 }
 
@@ -130,7 +133,27 @@ impl Lab {
             };
             makers.into_iter().map(join).collect()
         });
-        Ok(Self { _links: links, backends: made?, client, balancer, switch, claim })
+        Ok(Self {
+            _links: links,
+            backends: made?,
+            client,
+            balancer,
+            switch,
+            binary: lb_binary(),
+            claim,
+        })
+    }
+
+    /// Another `lb` than [`lb_binary`]'s.
+    #[must_use]
+    pub fn with_binary(self, binary: impl Into<PathBuf>) -> Self {
+        Self { binary: binary.into(), ..self }
+    }
+
+    /// A command of `lb` inside the balancer's namespace.
+    #[must_use]
+    pub fn lb(&self) -> Command {
+        self.balancer.command(&self.binary)
     }
 
     /// The lab's name, which all its parts begin with.
@@ -172,7 +195,7 @@ impl Lab {
     /// # Errors
     /// Those of [`Agent::start`].
     pub fn start_agent(&self, config: &Config) -> Result<Agent> {
-        Agent::start(&self.balancer, &self.write(config)?)
+        Agent::start(&self.binary, &self.balancer, &self.write(config)?)
     }
 }
 
