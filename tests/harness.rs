@@ -1,0 +1,41 @@
+//! Namespaces, labs, servers and clients as guards: whatever one of these
+//! types made is gone when it is dropped, and [`sweep`] removes what a
+//! process left that could not drop.
+//!
+//! Nothing here knows anything of the agent's inside: the harness starts the
+//! binary, signals it, and reads the maps it pins.
+
+mod agent;
+mod command;
+mod config;
+mod echo;
+mod error;
+mod flows;
+mod http;
+mod lab;
+mod netns;
+mod nginx;
+mod owner;
+mod pins;
+mod process;
+mod wait;
+mod xdp_pass;
+
+pub use agent::{Agent, lb_binary};
+pub use command::{Output, finish, run, tool};
+pub use config::{Config, Mode, Protocol, Service};
+pub use echo::{Echo, ask_udp};
+pub use error::{Error, Result};
+pub use flows::{Flows, Survey};
+pub use http::{Load, LoadReport, RunningLoad, curl, spread};
+pub use lab::{
+    Backend, CLIENT_V4, CLIENT_V6, DSR_V4, DSR_V6, Lab, NAT_V4, NAT_V6, OTHER_NAT_V4, OTHER_NAT_V6,
+    source_addresses,
+};
+pub use netns::Netns;
+pub use nginx::Nginx;
+pub use owner::sweep;
+pub use pins::Pins;
+pub use process::Process;
+pub use wait::eventually;
+pub use xdp_pass::XdpPass;

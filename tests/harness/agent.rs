@@ -1,0 +1,77 @@
+//! The balancer's agent, run from its binary.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use super::{Netns, Process, Result};
+
+/// Names the `lb` binary to test.
+const BINARY: &str = "LB_BIN";
+/// The line of the log that says that everything is attached and published.
+const READY: &str = "data plane ready";
+/// How long that may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The `lb` binary: what the environment variable `LB_BIN` names, else the
+/// workspace's release build.
+#[must_use]
+pub fn lb_binary() -> PathBuf {
+    env::var_os(BINARY).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/lb"),
+        PathBuf::from,
+    )
+}
+
+/// A running `lb agent`. Dropping it ends the agent, not the forwarding.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+}
+
+impl Agent {
+    /// Starts `binary` inside `netns` and waits until its data plane is ready.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends, or is not ready in time; with its log.
+    pub fn start(binary: &Path, netns: &Netns, config: &Path) -> Result<Self> {
+        let mut command = netns.command(binary);
+        command.arg("agent").arg("--config").arg(config);
+        let mut process = Process::start(&mut command)?;
+        process.wait_for(READY, PATIENCE, |log| log.contains(READY))?;
+        Ok(Self { process })
+    }
+
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Tells it to read its configuration again.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn reload(&self) -> Result<()> {
+        self.process.signal(libc::SIGHUP)
+    }
+
+    /// Kills it without a chance to say farewell.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn kill(self) -> Result<()> {
+        self.process.end(libc::SIGKILL).map(drop)
+    }
+
+    /// Asks it to end, and says how it did.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn terminate(self) -> Result<ExitStatus> {
+        self.process.end(libc::SIGTERM)
+    }
+}

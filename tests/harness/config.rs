@@ -1,0 +1,120 @@
+//! Configurations as an operator writes them.
+
+use std::{
+    fmt::{self, Display, Write as _},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use super::Backend;
+
+/// How packets reach the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Addresses are rewritten.
+    Nat,
+    /// Backends answer directly.
+    Dsr,
+}
+
+/// What runs over IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// One `[[service]]`.
+#[derive(Clone, Debug)]
+pub struct Service {
+    name: String,
+    vip: IpAddr,
+    protocol: Protocol,
+    port: u16,
+    mode: Mode,
+    backends: Vec<(String, IpAddr, Option<u16>)>,
+}
+
+/// A configuration; its `Display` is the file.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `node.interfaces`.
+    pub interfaces: Vec<String>,
+    /// `node.pin_dir`.
+    pub pin_dir: PathBuf,
+    /// `node.flows`.
+    pub flows: u32,
+    /// The services.
+    pub services: Vec<Service>,
+}
+
+impl Service {
+    /// A service without backends; its name is made of all that tells it apart.
+    #[must_use]
+    pub fn new(vip: IpAddr, protocol: Protocol, port: u16, mode: Mode) -> Self {
+        let family = if vip.is_ipv4() { "v4" } else { "v6" };
+        let last = vip.to_string().rsplit(['.', ':']).next().unwrap_or_default().to_owned();
+        let name = format!("{mode}-{protocol}-{family}-{last}-{port}");
+        Self { name, vip, protocol, port, mode, backends: Vec::new() }
+    }
+
+    /// Adds backends, each by its address of the VIP's family.
+    #[must_use]
+    pub fn with(mut self, backends: &[Backend]) -> Self {
+        let address = |backend: &Backend| backend.address(self.vip.is_ipv4());
+        self.backends.extend(backends.iter().map(|b| (b.name.clone(), address(b), None)));
+        self
+    }
+
+    /// Sends to `port` of the backends instead of the service's own.
+    #[must_use]
+    pub fn to_port(mut self, port: u16) -> Self {
+        for (_, _, to) in &mut self.backends {
+            *to = Some(port);
+        }
+        self
+    }
+
+    /// Takes a backend out.
+    pub fn remove(&mut self, backend: &str) {
+        self.backends.retain(|(name, _, _)| name != backend);
+    }
+}
+
+impl Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Nat { "nat" } else { "dsr" })
+    }
+}
+
+impl Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Tcp { "tcp" } else { "udp" })
+    }
+}
+
+impl Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[node]\nname = \"lab\"")?;
+        writeln!(f, "interfaces = {:?}\nxdp_mode = \"native\"", self.interfaces)?;
+        writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
+        self.services.iter().try_for_each(|service| service.fmt(f))
+    }
+}
+
+impl Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, vip, protocol, port, mode, backends } = self;
+        writeln!(f, "\n[[service]]\nname = \"{name}\"\nvip = \"{vip}\"")?;
+        writeln!(f, "protocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"")?;
+        for (name, address, port) in backends {
+            writeln!(f, "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"")?;
+            if let Some(port) = port {
+                writeln!(f, "port = {port}")?;
+            }
+        }
+        f.write_char('\n')
+    }
+}

@@ -1,0 +1,94 @@
+//! UDP: a server that echoes with its name, and a client.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::{Error, Netns, Result};
+
+/// How often a server looks whether it is to end.
+const POLL: Duration = Duration::from_millis(100);
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Answers every datagram with `NAME:` and what it held.
+#[derive(Debug)]
+pub struct Echo {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Echo {
+    /// Listens on `port` of each of `addresses`, one socket each: a socket for
+    /// all of them would answer from whichever address the route prefers, and
+    /// in mode `dsr` the answer has to come from the VIP.
+    ///
+    /// # Errors
+    /// An address is not there or its port is taken.
+    pub fn start(netns: &Netns, name: &str, addresses: &[IpAddr], port: u16) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut echo = Self { stop: Arc::clone(&stop), threads: Vec::new() };
+        for &address in addresses {
+            let failed = || Error::io(format!("listen for UDP on `{address}` port {port}"));
+            let socket = netns.within(|| UdpSocket::bind((address, port)))?.map_err(failed())?;
+            socket.set_read_timeout(Some(POLL)).map_err(failed())?;
+            let (stop, name) = (Arc::clone(&stop), name.to_owned());
+            echo.threads.push(thread::spawn(move || serve(&socket, &name, &stop)));
+        }
+        Ok(echo)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        // Errors are timeouts, or ICMP errors about earlier answers.
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let answer = [name.as_bytes(), b":", &buffer[..length]].concat();
+            let _ = socket.send_to(&answer, from);
+        }
+    }
+}
+
+/// Sends `payload` from inside `netns` to an [`Echo`] behind `to` and returns
+/// the name of who answered. The socket is connected: only an answer *from*
+/// `to` gets through.
+///
+/// # Errors
+/// No answer within a second, an ICMP error, or an answer that is no echo.
+pub fn ask_udp(netns: &Netns, to: SocketAddr, payload: &str) -> Result<String> {
+    let failed = || Error::io(format!("ask `{to}` by UDP"));
+    let answer = netns.within(|| exchange(to, payload.as_bytes()))?.map_err(failed())?;
+    match answer.split_once(':') {
+        Some((name, echoed)) if echoed == payload => Ok(name.to_owned()),
+        _ => Err(Error::Unexpected { what: format!("ask `{to}` by UDP"), found: answer }),
+    }
+}
+
+fn exchange(to: SocketAddr, payload: &[u8]) -> io::Result<String> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(payload)?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer)?;
+    String::from_utf8(buffer[..length].to_vec())
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+}

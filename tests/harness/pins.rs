@@ -1,0 +1,90 @@
+//! What the data plane pinned, read as any other program could.
+
+use std::{fs, path::PathBuf};
+
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
+use lb_common::{
+    config::Config,
+    maps,
+    stats::{BackendStats, Counter},
+};
+
+use super::{Error, Result};
+
+/// A directory of pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    dir: PathBuf,
+}
+
+impl Pins {
+    /// Those in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Names of what is pinned, sorted; none if there is no directory.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Packets counted, over all CPUs.
+    ///
+    /// # Errors
+    /// The map is not pinned.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        let values = self.open(maps::COUNTERS, |data| {
+            PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(data))?.get(&(counter as u32), 0)
+        })?;
+        Ok(values.iter().sum())
+    }
+
+    /// Every counter that is not 0, by name, for messages.
+    ///
+    /// # Errors
+    /// The map is not pinned.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
+        let all = Counter::ALL.iter().map(|&counter| Ok((counter.name(), self.counter(counter)?)));
+        let all: Result<Vec<_>> = all.collect();
+        Ok(all?.into_iter().filter(|&(_, packets)| packets != 0).collect())
+    }
+
+    /// Traffic of all backends, over all CPUs: packets and replies.
+    ///
+    /// # Errors
+    /// The map is not pinned.
+    pub fn traffic(&self) -> Result<(u64, u64)> {
+        let stats = self.open(maps::BACKEND_STATS, |data| {
+            let map = PerCpuArray::<_, BackendStats>::try_from(Map::PerCpuArray(data))?;
+            map.iter().collect::<Result<Vec<_>, _>>()
+        })?;
+        let entries = stats.iter().flat_map(|values| values.iter());
+        Ok(entries.fold((0, 0), |(packets, replies), entry| {
+            (packets + entry.packets, replies + entry.reply_packets)
+        }))
+    }
+
+    /// Number of the configuration in force.
+    ///
+    /// # Errors
+    /// The map is not pinned.
+    pub fn generation(&self) -> Result<u64> {
+        let config = self.open(maps::CONFIG, |data| {
+            Array::<_, Config>::try_from(Map::Array(data))?.get(&0, 0)
+        })?;
+        Ok(config.generations[config.active as usize & 1].number)
+    }
+
+    fn open<T>(&self, name: &str, read: impl Fn(MapData) -> Result<T, MapError>) -> Result<T> {
+        let path = self.dir.join(name);
+        MapData::from_pin(&path)
+            .and_then(read)
+            .map_err(|source| Error::Map { map: path.display().to_string(), source })
+    }
+}

@@ -1,0 +1,3 @@
+//! All tests that need root, in one binary.
+
+mod traffic;

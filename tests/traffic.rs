@@ -1,0 +1,3 @@
+//! Real clients and servers in namespaces.
+
+mod topology;
