@@ -1,5 +1,59 @@
-//! The configuration file: [`file`] mirrors the TOML, [`check`] turns the
-//! mirror into a [`crate::core::model::Model`] or a list of every mistake.
+//! The configuration file: [`file`] mirrors the TOML value by value, [`check`]
+//! turns the mirror into a [`Model`] by the rules that hold between values.
+//! Whatever is wrong, every [`mistake`] is reported in one go.
 
 pub mod check;
 pub mod file;
+pub mod mistake;
+pub mod read;
+pub mod surprise;
+pub mod value;
+
+use std::path::Path;
+
+use crate::core::model::Model;
+pub use mistake::{Errors, Mistake};
+
+/// Where Linux tells the host name, the default of `node.name`.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+/// Reads and checks the file at `path`. `interfaces`, unless empty, replaces
+/// `node.interfaces` (the command line's `--interface`).
+///
+/// # Errors
+/// The file cannot be read, or the mistakes in it, all of them.
+pub fn load(path: &Path, interfaces: &[String]) -> Result<Model, Errors> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Errors::Unreadable { file: file.clone(), source })?;
+    let host_name = std::fs::read_to_string(HOST_NAME).unwrap_or_default();
+    let host_name = host_name.trim();
+    let surroundings = Surroundings {
+        host_name: if host_name.is_empty() { "localhost" } else { host_name },
+        interfaces,
+    };
+    parse(&text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
+}
+
+/// What a configuration takes from elsewhere than its text.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// Default of `node.name`.
+    pub host_name: &'a str,
+    /// Unless empty, stands for `node.interfaces`.
+    pub interfaces: &'a [String],
+}
+
+/// Checks the text of a configuration.
+///
+/// # Errors
+/// Every mistake, in the order of the text.
+pub fn parse(text: &str, surroundings: Surroundings<'_>) -> Result<Model, Vec<Mistake>> {
+    let (file, mut mistakes) = file::read(text);
+    let model = file.and_then(|file| check::check(file, surroundings, &mut mistakes));
+    mistakes.sort_by_key(|mistake| mistake.line);
+    match model {
+        Some(model) if mistakes.is_empty() => Ok(model),
+        _ => Err(mistakes),
+    }
+}

@@ -1,0 +1,138 @@
+//! `lb agent`.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::{Failure, Status, require_capabilities};
+use crate::{
+    agent::log::{self, Format, PacketLog},
+    config,
+    core::model::Model,
+};
+
+/// Attach the balancer and keep it up to date
+///
+/// Loads the data plane, attaches it to the interfaces, and follows the
+/// network until it is told to stop; it stays in the foreground and logs to
+/// standard error. A data plane that is there already is adopted with all its
+/// flows.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Signals:
+  SIGHUP           read the file again: all of it takes effect, or, if
+                   anything in it is wrong, nothing
+  SIGTERM, SIGINT  exit; the data plane stays and forwards, see `lb detach`
+
+Environment:
+  RUST_LOG  what is logged [default: info], as in `RUST_LOG=lb_user=debug`
+  NO_COLOR  no colours, as when standard error is no terminal
+
+Privileges:
+  CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; root has them")]
+pub(super) struct Agent {
+    /// The configuration file; `lb check` finds its mistakes
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Interface to attach to, instead of the file's; may be given many times
+    #[arg(long, value_name = "NAME", value_parser = interface)]
+    interface: Vec<String>,
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// How much the data plane itself logs about packets
+    ///
+    /// For debugging: it costs time on every packet. Off, it costs nothing.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value = "off")]
+    packet_log: Level,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+/// `--packet-log`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
+impl From<Level> for PacketLog {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Off => Self::Off,
+            Level::Error => Self::Error,
+            Level::Warn => Self::Warn,
+            Level::Info => Self::Info,
+            Level::Debug => Self::Debug,
+            Level::Trace => Self::Trace,
+        }
+    }
+}
+
+/// What the agent needs besides the model.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    /// The file to read again at SIGHUP, with [`config::load`].
+    pub(super) config: PathBuf,
+    /// The command line's interfaces, for the same.
+    pub(super) interfaces: Vec<String>,
+    /// Level of the data plane's log channel.
+    pub(super) packet_log: PacketLog,
+}
+
+impl Agent {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let model = config::load(&self.config, &self.interface)?;
+        require_capabilities()?;
+        log::init(self.log_format.into()).map_err(|error| {
+            Failure::new(Status::Usage, error)
+                .hint("such as `RUST_LOG=info` or `RUST_LOG=lb_user=debug`")
+        })?;
+        for surprise in config::surprise::surprises(&model) {
+            tracing::warn!("{surprise}");
+        }
+        let options = Options {
+            config: self.config,
+            interfaces: self.interface,
+            packet_log: self.packet_log.into(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(Status::Refused, error))?;
+        runtime.block_on(control(model, options))
+    }
+}
+
+// CALL SITE: becomes `agent::controller::run(model, options)`, and `Options`
+// moves there.
+async fn control(model: Model, options: Options) -> Result<(), Failure> {
+    tracing::debug!(?model, ?options, "configuration");
+    Err(Failure::new(Status::Refused, "`lb agent`: the agent is not built yet"))
+}
+
+/// The name of an interface on the command line.
+pub(super) fn interface(name: &str) -> Result<String, String> {
+    config::value::interface_name(name).map_err(|wrong| wrong.rule)?;
+    Ok(name.to_owned())
+}

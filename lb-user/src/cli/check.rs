@@ -1,0 +1,39 @@
+//! `lb check`.
+
+use std::path::PathBuf;
+
+use super::{Failure, count, say, warn};
+use crate::{config, core::model::Model};
+
+/// Check a configuration file without touching anything
+///
+/// Prints every mistake at once, each with its line, key and value, the rule
+/// it breaks and what to write instead, and exits with status 64. Warns of
+/// what is legal but may not be what was meant. Needs no privileges.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// The configuration file
+    file: PathBuf,
+    /// Check as `lb agent --interface NAME` would read it
+    #[arg(long, value_name = "NAME", value_parser = super::agent::interface)]
+    interface: Vec<String>,
+}
+
+impl Check {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let model = config::load(&self.file, &self.interface)?;
+        let file = self.file.display();
+        for surprise in config::surprise::surprises(&model) {
+            warn(format!("{file}: {surprise}"));
+        }
+        say(format!("{file}: ok: {}", summary(&model)));
+        Ok(())
+    }
+}
+
+fn summary(model: &Model) -> String {
+    let backends = model.services.iter().map(|service| service.backends.len()).sum();
+    let services = count(model.services.len(), "service");
+    let interfaces = count(model.node.interfaces.len(), "interface");
+    format!("{services}, {}, {interfaces}", count(backends, "backend"))
+}

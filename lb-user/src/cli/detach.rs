@@ -1,0 +1,48 @@
+//! `lb detach`.
+
+use std::path::{Path, PathBuf};
+
+use super::{Failure, Status, require_capabilities, say};
+use crate::config;
+
+/// Remove the data plane: links, programs and maps
+///
+/// Stopping the agent leaves the data plane in place and forwarding; this
+/// takes it away, and with it every flow's affinity. Stop the agent first.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(super) struct Detach {
+    /// The agent's configuration file, for its `node.pin_dir`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory where the data plane is pinned [default: /sys/fs/bpf/lb]
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
+}
+
+impl Detach {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let pin_dir = match (self.config, self.pin_dir) {
+            (Some(file), _) => configured(&file)?,
+            (None, Some(pin_dir)) => pin_dir,
+            (None, None) => config::file::PIN_DIR.into(),
+        };
+        require_capabilities()?;
+        detach(&pin_dir)?;
+        say(format!("{}: detached", pin_dir.display()));
+        Ok(())
+    }
+}
+
+/// `node.pin_dir` of a configuration file.
+fn configured(file: &Path) -> Result<PathBuf, Failure> {
+    // A file that leaves the interfaces to `lb agent --interface` will do.
+    let interface = "none".to_owned();
+    Ok(config::load(file, &[interface])?.node.pin_dir)
+}
+
+// CALL SITE: becomes `dataplane::load::detach(pin_dir)`.
+fn detach(pin_dir: &Path) -> Result<(), Failure> {
+    let pin_dir = pin_dir.display();
+    Err(Failure::new(Status::Refused, format!("`{pin_dir}`: detaching is not built yet")))
+}

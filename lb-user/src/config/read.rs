@@ -1,0 +1,324 @@
+//! Reads tables of a parsed TOML text key by key, and keeps a record of
+//! everything that is wrong instead of stopping at the first.
+//!
+//! A [`Section`] is asked for each key it may have; whatever is left when it
+//! is [finished](Section::finish) is unknown. A value that could not be read
+//! is `None` from there on, which always means "already reported": later
+//! rules skip it and so do not complain about a mistake's consequences.
+
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{mistake::Mistake, value::similar};
+
+/// Longest value, in characters, that a message repeats in full.
+const SHOWN: usize = 60;
+
+/// Where a value stands in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// The key from the root.
+    pub path: String,
+    /// The value as written; `None` where the text has none and a default holds.
+    pub written: Option<String>,
+}
+
+impl Place {
+    /// A mistake about the value here.
+    pub fn mistake(&self, wrong: Wrong) -> Mistake {
+        let Self { line, path, written } = self.clone();
+        Mistake { line, path, value: written, rule: wrong.rule, hint: wrong.hint }
+    }
+}
+
+/// A value and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<T> {
+    /// Where it stands.
+    pub place: Place,
+    /// The value.
+    pub value: T,
+}
+
+/// A rule that a value breaks, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// The rule, as in "must be 0 to 65535".
+    pub rule: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+impl Wrong {
+    /// A rule that needs no hint.
+    pub fn new(rule: impl Into<String>) -> Self {
+        Self { rule: rule.into(), hint: None }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The refusal of what the contract has and this version has not.
+    pub fn unbuilt(hint: impl Into<String>) -> Self {
+        Self::new("not built yet in this version").hint(hint)
+    }
+}
+
+/// The text, and what is wrong with it so far.
+#[derive(Debug)]
+struct Source<'t> {
+    text: &'t str,
+    line_starts: Vec<usize>,
+    mistakes: RefCell<Vec<Mistake>>,
+}
+
+impl Source<'_> {
+    /// Line and column of a byte, both from 1.
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.line_starts.partition_point(|&start| start <= offset).max(1);
+        let start = self.line_starts[line - 1];
+        let before = self.text.get(start..offset).map_or(0, |text| text.chars().count());
+        (line, before + 1)
+    }
+
+    /// The text of a value: its first line, cut where it is long.
+    fn shown(&self, span: Range<usize>) -> String {
+        let text = self.text.get(span).unwrap_or_default();
+        let first = text.lines().next().unwrap_or_default();
+        match first.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}…", &first[..end]),
+            None if first.len() < text.len() => format!("{first}…"),
+            None => first.to_owned(),
+        }
+    }
+}
+
+/// A table being read.
+#[derive(Debug)]
+pub struct Section<'t> {
+    source: Rc<Source<'t>>,
+    path: String,
+    line: usize,
+    left: BTreeMap<String, (Range<usize>, Spanned<DeValue<'t>>)>,
+    known: Vec<&'static str>,
+}
+
+/// Reads `text` with `read`, which gets the root table. The result is `None`
+/// where the text is not TOML to such a degree that its tables mean nothing.
+pub fn document<'t, T>(
+    text: &'t str,
+    read: impl FnOnce(Section<'t>) -> T,
+) -> (Option<T>, Vec<Mistake>) {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
+    let source =
+        Rc::new(Source { text, line_starts: line_starts.collect(), mistakes: RefCell::default() });
+    // After a key that is there twice the tables are complete, so everything
+    // else can be checked as well; after other errors they are guesses.
+    let sound = errors.iter().all(|error| error.message() == "duplicate key");
+    for error in errors {
+        let (line, column) = source.position(error.span().map_or(0, |span| span.start));
+        let rule = match error.message() {
+            "duplicate key" => "duplicate key, must be there once".to_owned(),
+            message => message.to_owned(),
+        };
+        let path = format!("column {column}");
+        let value = error.span().map(|span| source.shown(span)).filter(|shown| !shown.is_empty());
+        source.mistakes.borrow_mut().push(Mistake { line, path, value, rule, hint: None });
+    }
+    let root = Section::new(source.clone(), String::new(), 1, root.into_inner());
+    let result = sound.then(|| read(root));
+    let mistakes = source.mistakes.take();
+    (result, mistakes)
+}
+
+impl<'t> Section<'t> {
+    fn new(source: Rc<Source<'t>>, path: String, line: usize, table: DeTable<'t>) -> Self {
+        let left = table
+            .into_iter()
+            .map(|(key, value)| (key.get_ref().clone().into_owned(), (key.span(), value)))
+            .collect();
+        Self { source, path, line, left, known: Vec::new() }
+    }
+
+    /// The path of a key of this table.
+    fn path_of(&self, key: &str) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let dot = if self.path.is_empty() { "" } else { "." };
+        if !key.is_empty() && key.chars().all(plain) {
+            format!("{}{dot}{key}", self.path)
+        } else {
+            format!("{}{dot}{key:?}", self.path)
+        }
+    }
+
+    fn place_of(&self, path: String, value: &Spanned<DeValue<'_>>) -> Place {
+        let written = match value.get_ref() {
+            DeValue::Table(_) => None,
+            DeValue::Array(array) if array.iter().any(|element| element.get_ref().is_table()) => {
+                None
+            }
+            _ => Some(self.source.shown(value.span())),
+        };
+        Place { line: self.source.position(value.span().start).0, path, written }
+    }
+
+    /// The place of a key that is not in the text: the table's header.
+    fn absent(&self, key: &str) -> Place {
+        Place { line: self.line, path: self.path_of(key), written: None }
+    }
+
+    fn report(&self, place: &Place, wrong: Wrong) {
+        self.source.mistakes.borrow_mut().push(place.mistake(wrong));
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<(Place, DeValue<'t>)> {
+        self.known.push(key);
+        let (_, value) = self.left.remove(key)?;
+        Some((self.place_of(self.path_of(key), &value), value.into_inner()))
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.left.contains_key(key)
+    }
+
+    /// Where the table begins.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { line: self.line, path: self.path.clone(), written: None }
+    }
+
+    /// Reads a key that may be left out.
+    pub fn optional<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, Wrong>,
+    ) -> Option<Located<T>> {
+        let Some((place, value)) = self.take(key) else {
+            return Some(Located { place: self.absent(key), value: default });
+        };
+        match read(&value) {
+            Ok(value) => Some(Located { place, value }),
+            Err(wrong) => {
+                self.report(&place, wrong);
+                None
+            }
+        }
+    }
+
+    /// Reads a key that must be there; `expected` says what it is, and an example.
+    pub fn required<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, Wrong>,
+    ) -> Option<Located<T>> {
+        if !self.has(key) {
+            self.known.push(key);
+            let wrong = Wrong::new("missing, must be set").hint(expected);
+            self.report(&self.absent(key), wrong);
+            return None;
+        }
+        let read = self.optional(key, None, |value| read(value).map(Some))?;
+        read.value.map(|value| Located { place: read.place, value })
+    }
+
+    /// Reads a list, empty where the key is left out; elements that are wrong
+    /// are reported and left out.
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        read: impl Fn(&DeValue<'_>) -> Result<T, Wrong>,
+    ) -> Option<Located<Vec<Located<T>>>> {
+        let Some((place, value)) = self.take(key) else {
+            return Some(Located { place: self.absent(key), value: Vec::new() });
+        };
+        let DeValue::Array(array) = value else {
+            self.report(&place, Wrong::new("must be a list").hint(format!("as in `{example}`")));
+            return None;
+        };
+        let mut list = Vec::with_capacity(array.len());
+        for (index, element) in array.iter().enumerate() {
+            let place = self.place_of(format!("{}[{index}]", place.path), element);
+            match read(element.get_ref()) {
+                Ok(value) => list.push(Located { place, value }),
+                Err(wrong) => self.report(&place, wrong),
+            }
+        }
+        Some(Located { place, value: list })
+    }
+
+    /// Opens a table, empty where the key is left out.
+    pub fn table(&mut self, key: &'static str) -> Self {
+        let mut line = self.line;
+        let mut table = DeTable::new();
+        match self.take(key) {
+            Some((place, DeValue::Table(inner))) => (line, table) = (place.line, inner),
+            Some((place, _)) => {
+                let hint = format!("write `[{}]` on a line of its own", unindexed(&place.path));
+                self.report(&place, Wrong::new("must be a table").hint(hint));
+            }
+            None => {}
+        }
+        Self::new(self.source.clone(), self.path_of(key), line, table)
+    }
+
+    /// Opens the tables of an array of tables.
+    pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
+        let Some((place, value)) = self.take(key) else { return Vec::new() };
+        let hint = format!("write `[[{}]]` above each", unindexed(&place.path));
+        let wrong = Wrong::new("must be an array of tables").hint(hint);
+        let DeValue::Array(array) = value else {
+            self.report(&place, wrong);
+            return Vec::new();
+        };
+        let mut tables = Vec::with_capacity(array.len());
+        for (index, element) in array.into_iter().enumerate() {
+            let place = self.place_of(format!("{}[{index}]", place.path), &element);
+            match element.into_inner() {
+                DeValue::Table(table) => {
+                    tables.push(Self::new(self.source.clone(), place.path, place.line, table));
+                }
+                _ => self.report(&place, wrong.clone()),
+            }
+        }
+        tables
+    }
+
+    /// Refuses a key of a feature that this version does not have.
+    pub fn unbuilt(&mut self, key: &'static str, hint: &str) {
+        if let Some((place, _)) = self.take(key) {
+            self.report(&place, Wrong::unbuilt(hint));
+        }
+    }
+
+    /// Refuses every key that was not asked for.
+    pub fn finish(self) {
+        for (key, (span, _)) in &self.left {
+            let line = self.source.position(span.start).0;
+            let place = Place { line, path: self.path_of(key), written: None };
+            let hint = match similar(key, &self.known) {
+                Some(likely) => format!("did you mean `{likely}`?"),
+                None => format!("known here: {}", self.known.join(", ")),
+            };
+            self.report(&place, Wrong::new("unknown key").hint(hint));
+        }
+    }
+}
+
+/// A path as a table header has it: without indices.
+fn unindexed(path: &str) -> String {
+    let names = path.split('.').map(|name| name.split('[').next().unwrap_or(name));
+    names.collect::<Vec<_>>().join(".")
+}

@@ -1,0 +1,298 @@
+//! Single values: each function reads one kind of value from TOML, or says
+//! which rule it breaks and what to write instead.
+
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use toml::de::DeValue;
+
+use super::read::Wrong;
+use crate::core::model::Protocol;
+
+/// Longest name of a service, backend or node.
+const NAME_LENGTH: usize = 64;
+
+/// Longest name of an interface (`IFNAMSIZ` without its terminator).
+const INTERFACE_LENGTH: usize = 15;
+
+/// Text in quotes.
+pub fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Wrong> {
+    value.as_str().ok_or_else(|| Wrong::new("must be text").hint("put it in double quotes"))
+}
+
+/// A whole number in `range`.
+pub fn number(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Result<u32, Wrong> {
+    move |value| {
+        let rule = format!("must be {} to {}", range.start(), range.end());
+        let DeValue::Integer(integer) = value else {
+            let hint = match value {
+                DeValue::String(_) => "a whole number, without quotes",
+                _ => "a whole number",
+            };
+            return Err(Wrong::new(rule).hint(hint));
+        };
+        u32::from_str_radix(integer.as_str(), integer.radix())
+            .ok()
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| Wrong::new(rule))
+    }
+}
+
+/// `true` or `false`, of which only `neutral` is built; `hint` says what works.
+pub fn only_flag(
+    neutral: bool,
+    hint: &'static str,
+) -> impl Fn(&DeValue<'_>) -> Result<bool, Wrong> {
+    move |value| match value.as_bool() {
+        Some(flag) if flag == neutral => Ok(flag),
+        Some(_) => Err(Wrong::unbuilt(hint)),
+        None => Err(Wrong::new("must be true or false").hint("without quotes")),
+    }
+}
+
+/// A number of which only `neutral` is built; `hint` says what works.
+pub fn only_number(
+    neutral: u32,
+    range: RangeInclusive<u32>,
+    hint: &'static str,
+) -> impl Fn(&DeValue<'_>) -> Result<u32, Wrong> {
+    move |value| {
+        let number = number(range.clone())(value)?;
+        (number == neutral).then_some(number).ok_or_else(|| Wrong::unbuilt(hint))
+    }
+}
+
+/// A list of which only the empty one is built; `hint` says what works.
+pub fn only_empty(hint: &'static str) -> impl Fn(&DeValue<'_>) -> Result<(), Wrong> {
+    move |value| match value.as_array() {
+        Some(list) if list.is_empty() => Ok(()),
+        Some(_) => Err(Wrong::unbuilt(hint)),
+        None => Err(Wrong::new("must be a list").hint(hint)),
+    }
+}
+
+/// One of a few words; those without a meaning are not built yet.
+pub fn word<T: Copy>(
+    words: &'static [(&'static str, Option<T>)],
+) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+    move |value| {
+        let built = words.iter().filter(|(_, meaning)| meaning.is_some());
+        let names: Vec<&str> = built.map(|&(name, _)| name).collect();
+        let all = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ");
+        let text = value
+            .as_str()
+            .ok_or_else(|| Wrong::new(format!("must be {all}")).hint("text in double quotes"))?;
+        match words.iter().find(|(name, _)| *name == text) {
+            Some((_, Some(meaning))) => Ok(*meaning),
+            Some((_, None)) => Err(Wrong::unbuilt(format!("this version has {all}"))),
+            None => {
+                let wrong = Wrong::new(format!("must be {all}"));
+                Err(match similar(text, &names) {
+                    Some(likely) => wrong.hint(format!("did you mean \"{likely}\"?")),
+                    None => wrong,
+                })
+            }
+        }
+    }
+}
+
+/// The name of a service, a backend or a node.
+pub fn name(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let name = text(value)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=NAME_LENGTH).contains(&name.len()) && name.chars().all(allowed) {
+        return Ok(name.to_owned());
+    }
+    Err(Wrong::new(format!("must be 1 to {NAME_LENGTH} of the characters a-z A-Z 0-9 . _ -")))
+}
+
+/// The name of a network interface, by the kernel's rules.
+pub fn interface(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let name = text(value)?;
+    interface_name(name).map(|()| name.to_owned())
+}
+
+/// Whether the kernel could have an interface of this name.
+pub fn interface_name(name: &str) -> Result<(), Wrong> {
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > INTERFACE_LENGTH {
+        return Err(Wrong::new(format!("must be 1 to {INTERFACE_LENGTH} bytes long")));
+    }
+    if name == "." || name == ".." || name.contains(forbidden) {
+        return Err(Wrong::new("must be the name of an interface")
+            .hint("as `ip link` shows it, without `/`, `:` and spaces"));
+    }
+    Ok(())
+}
+
+/// The directory of pins: absolute, and such that the BPF file system takes it.
+pub fn pin_dir(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+    let text = text(value)?;
+    let mut parts = text.split('/').skip(1).filter(|part| !part.is_empty()).peekable();
+    if !text.starts_with('/') || parts.peek().is_none() || text.contains('\0') {
+        return Err(Wrong::new("must be an absolute path").hint("such as \"/sys/fs/bpf/lb\""));
+    }
+    if parts.any(|part| part.contains('.')) {
+        return Err(Wrong::new("must be a path without dots")
+            .hint("the BPF file system refuses names with a dot"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// 128 bits as 32 hexadecimal digits, the first 16 in the first word.
+pub fn seed(value: &DeValue<'_>) -> Result<Option<[u64; 2]>, Wrong> {
+    let wrong = || {
+        Wrong::new("must be 32 hexadecimal digits")
+            .hint("make one with `openssl rand -hex 16`, equal on every balancer of a VIP")
+    };
+    let text = value.as_str().ok_or_else(wrong)?;
+    if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let bits = u128::from_str_radix(text, 16).map_err(|_| wrong())?;
+    Ok(Some([(bits >> 64) as u64, bits as u64]))
+}
+
+/// A time such as "500ms" or "1h 30m".
+pub fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let wrong = Wrong::new("must be a time with its unit");
+    let wrong = match value {
+        DeValue::Integer(number) => wrong.hint(format!("for seconds write \"{number}s\"")),
+        _ => wrong.hint("such as \"500ms\", \"30s\" or \"1h 30m\""),
+    };
+    value.as_str().and_then(|text| humantime::parse_duration(text).ok()).ok_or(wrong)
+}
+
+/// An IP address. IPv4 inside IPv6 (`::ffff:192.0.2.1`) is refused: it is the
+/// same address in another family, and packets have only one.
+pub fn address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
+    let text = text(value)?;
+    let rule = "must be an IPv4 or IPv6 address";
+    match text.parse() {
+        Ok(IpAddr::V6(v6)) => match v6.to_ipv4_mapped() {
+            Some(v4) => {
+                Err(Wrong::new("must not be IPv4 written as IPv6").hint(format!("write \"{v4}\"")))
+            }
+            None => Ok(IpAddr::V6(v6)),
+        },
+        Ok(v4) => Ok(v4),
+        Err(_) => Err(match (text.parse::<std::net::SocketAddr>(), text.split_once('/')) {
+            (Ok(socket), _) => Wrong::new(rule).hint(format!(
+                "write \"{}\", and `port = {}`",
+                socket.ip(),
+                socket.port()
+            )),
+            (_, Some((address, _))) => {
+                Wrong::new(rule).hint(format!("without prefix length: \"{address}\""))
+            }
+            _ => Wrong::new(rule).hint("such as \"192.0.2.10\" or \"2001:db8::10\""),
+        }),
+    }
+}
+
+/// A prefix without host bits; an address alone stands for itself.
+pub fn prefix(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    let text = text(value)?;
+    let parsed =
+        text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let net = parsed.ok_or_else(|| {
+        Wrong::new("must be an address and a prefix length")
+            .hint("such as \"192.0.2.0/24\" or \"2001:db8::/32\"")
+    })?;
+    if let IpNet::V6(v6) = net
+        && v6.addr().to_ipv4_mapped().is_some()
+    {
+        return Err(Wrong::new("must not be IPv4 written as IPv6"));
+    }
+    if net.addr() == net.network() {
+        return Ok(net);
+    }
+    Err(Wrong::new("must have no bits set beyond its prefix length").hint(format!(
+        "write \"{}\" for the network, \"{}\" for the one address",
+        net.trunc(),
+        IpNet::from(net.addr()),
+    )))
+}
+
+/// How to write ports.
+pub const PORTS_HINT: &str = "such as 443, \"8000-8100\" or \"any\"";
+
+/// Ports of a service: N, "8000-8100" or "any".
+pub fn ports(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, Wrong> {
+    let wrong = || Wrong::new("must be a port 1 to 65535, a range or \"any\"").hint(PORTS_HINT);
+    match value {
+        DeValue::Integer(_) => port(value).map(|port| port..=port).map_err(|_| wrong()),
+        DeValue::String(text) => port_range(text, wrong),
+        _ => Err(wrong()),
+    }
+}
+
+/// One port.
+pub fn port(value: &DeValue<'_>) -> Result<u16, Wrong> {
+    number(1..=u32::from(u16::MAX))(value).map(|port| port as u16)
+}
+
+/// A backend's weight.
+pub fn weight(value: &DeValue<'_>) -> Result<u16, Wrong> {
+    number(0..=u32::from(u16::MAX))(value).map(|weight| weight as u16)
+}
+
+fn port_range(text: &str, wrong: impl Fn() -> Wrong) -> Result<RangeInclusive<u16>, Wrong> {
+    if text == "any" {
+        return Ok(1..=u16::MAX);
+    }
+    let number = |text: &str| text.parse().ok().filter(|&port: &u16| port > 0).ok_or_else(&wrong);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first.trim())?, number(last.trim())?);
+    if first > last {
+        return Err(
+            Wrong::new("must have the lower port first").hint(format!("write \"{last}-{first}\""))
+        );
+    }
+    Ok(first..=last)
+}
+
+/// Ports of one protocol: "tcp/22", "udp/8000-8100", "tcp/any".
+pub fn port_rule(value: &DeValue<'_>) -> Result<(Protocol, RangeInclusive<u16>), Wrong> {
+    let wrong = || {
+        Wrong::new("must be a protocol and a port or range of ports")
+            .hint("such as \"tcp/22\", \"udp/8000-8100\" or \"tcp/any\"")
+    };
+    let (protocol, ports) =
+        value.as_str().and_then(|text| text.split_once('/')).ok_or_else(wrong)?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return Err(wrong()),
+    };
+    Ok((protocol, port_range(ports, wrong)?))
+}
+
+/// The one of `known` that `word` probably means.
+pub fn similar<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let likely = known.iter().copied().min_by_key(|known| distance(word, known))?;
+    // One edit, and one more for every four letters: more is another word.
+    (distance(word, likely) <= 1 + word.chars().count() / 4).then_some(likely)
+}
+
+/// Edits between two words: insertions, removals, replacements and swaps of
+/// neighbours ("optimal string alignment"), letters of either case alike.
+fn distance(a: &str, b: &str) -> usize {
+    let fold = |text: &str| text.chars().map(|c| c.to_ascii_lowercase()).collect::<Vec<_>>();
+    // No key is longer: the rest of a hostile one makes no difference.
+    let (a, b) = (fold(&a.chars().take(64).collect::<String>()), fold(b));
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let replaced = rows[i][j] + usize::from(x != y);
+            let mut best = replaced.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
+                best = best.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
