@@ -1,1 +1,120 @@
-//! To be written.
+//! Follows the kernel's links, addresses, routes and neighbours, and keeps the
+//! next hops towards watched addresses resolved.
+//!
+//! The kernel decides where packets go (a lookup per watched address) and
+//! resolves neighbours; it is asked to keep the ones in use resolved by itself
+//! (`NTF_EXT_MANAGED`, Linux 5.16; older kernels are asked again and again).
+//! Events come from the network namespace in which [`Watcher::start`] ran.
+
+mod decode;
+mod events;
+mod follow;
+mod limit;
+mod request;
+
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+pub(super) use self::{
+    decode::mac,
+    request::{Requests, Which},
+};
+use self::{events::Events, follow::Follower, request::Order};
+use crate::core::nexthop::Network;
+
+/// Clients' neighbours waiting to be asked for; more are dropped, the packet
+/// path asks again.
+const RESOLVE_QUEUE: usize = 256;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket for routes and neighbours")]
+    Open(#[source] io::Error),
+    /// A table could not be read.
+    #[error("cannot read the kernel's links, addresses and neighbours")]
+    Read(#[source] io::Error),
+}
+
+/// A client whose neighbour the packet path found unresolved.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    address: IpAddr,
+    ifindex: u32,
+}
+
+/// Follows the network until dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    wanted: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    clients: mpsc::Sender<Client>,
+    task: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// Reads links, addresses and neighbours and begins to follow them. The
+    /// receiver holds the host's addresses from the start and sees a new
+    /// [`Network`] whenever something in it changed.
+    ///
+    /// Should the kernel end the connection later, that is logged and it is
+    /// opened again.
+    ///
+    /// # Errors
+    /// If the sockets cannot be opened or the tables cannot be read.
+    pub async fn start() -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
+        let (wanted, wanted_receiver) = watch::channel(Arc::default());
+        let (clients, clients_receiver) = mpsc::channel(RESOLVE_QUEUE);
+        let (network, network_receiver) = watch::channel(Arc::default());
+        // First subscribe, then read: what changes in between comes as an event.
+        let events = Events::open().map_err(Error::Open)?;
+        let requests = Requests::open().map_err(Error::Open)?;
+        let mut follower = Follower::new(wanted_receiver, clients_receiver, network);
+        follower.read_tables(&requests).await.map_err(Error::Read)?;
+        follower.publish();
+        let task = tokio::spawn(follower.run(requests, events));
+        Ok((Self { wanted, clients, task }, network_receiver))
+    }
+
+    /// Replaces the addresses whose next hops are kept resolved. Entries of
+    /// the neighbour table that were kept for others are released.
+    pub fn watch_addresses(&self, addresses: BTreeSet<IpAddr>) {
+        self.wanted.send_replace(Arc::new(addresses));
+    }
+
+    /// Asks the kernel once to resolve the next hop towards a client, seen on
+    /// interface `ifindex`. At most 100 addresses a second, each once a second;
+    /// what is more is dropped.
+    pub fn resolve(&self, address: IpAddr, ifindex: u32) {
+        // Full or ended: the client's next packet asks again.
+        let _ = self.clients.try_send(Client { address, ifindex });
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Makes the kernel stop keeping resolved what any [`Watcher`] in this network
+/// namespace made it keep: for the removal of the data plane. Returns how many
+/// entries that were; they go away in their own time.
+///
+/// # Errors
+/// If the socket cannot be opened or the neighbour table cannot be read.
+pub async fn release_all() -> Result<usize, Error> {
+    let requests = Requests::open().map_err(Error::Open)?;
+    let mut released = 0;
+    for (hop, neighbour) in requests.neighbours().await.map_err(Error::Read)? {
+        // An entry that is gone meanwhile is none to release.
+        if neighbour.ours && requests.neighbour(hop, Order::Release).await.is_ok() {
+            released += 1;
+        }
+    }
+    Ok(released)
+}

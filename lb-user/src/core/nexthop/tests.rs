@@ -1,0 +1,241 @@
+use super::*;
+
+const LAN: u32 = 2;
+const WAN: u32 = 3;
+const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn hop(ifindex: u32, address: &str) -> Hop {
+    Hop { ifindex, address: ip(address) }
+}
+
+fn wanted(addresses: &[&str]) -> BTreeSet<IpAddr> {
+    addresses.iter().map(|address| ip(address)).collect()
+}
+
+fn managed(mac: [u8; 6]) -> Option<Neighbour> {
+    Some(Neighbour { mac: Some(mac), managed: true, ours: true, fixed: false })
+}
+
+fn failed() -> Option<Neighbour> {
+    Some(Neighbour { mac: None, managed: true, ours: true, fixed: false })
+}
+
+/// Two Ethernet interfaces; 10.0.0.1 watched and on link, nothing left to publish.
+fn lan() -> Facts {
+    let mut facts = Facts::default();
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true }));
+    facts.set_link(WAN, Some(Link { mac: Some(WAN_MAC), up: true }));
+    assert_eq!(facts.watch(&wanted(&["10.0.0.1"])), [ip("10.0.0.1")]);
+    facts.set_route(ip("10.0.0.1"), Some(hop(LAN, "10.0.0.1")));
+    facts.publish();
+    facts
+}
+
+fn resolved() -> (Facts, Network) {
+    let mut facts = lan();
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(MAC));
+    let network = facts.publish().unwrap();
+    (facts, network)
+}
+
+#[test]
+fn next_hop_is_neighbour_on_its_interface() {
+    let (_, network) = resolved();
+    let next_hop = NextHop { ifindex: LAN, destination: MAC, source: LAN_MAC };
+    assert_eq!(network.next_hops, BTreeMap::from([(ip("10.0.0.1"), next_hop)]));
+}
+
+#[test]
+fn addresses_behind_one_gateway_share_its_neighbour() {
+    let mut facts = lan();
+    facts.watch(&wanted(&["192.0.2.1", "192.0.2.2"]));
+    for address in ["192.0.2.1", "192.0.2.2"] {
+        facts.set_route(ip(address), Some(hop(WAN, "fe80::1")));
+    }
+    assert_eq!(facts.take_unasked(10), [hop(WAN, "fe80::1")]);
+    facts.set_neighbour(hop(WAN, "fe80::1"), managed(MAC));
+    let network = facts.publish().unwrap();
+    assert_eq!(network.next_hops.len(), 2);
+    assert!(network.next_hops.values().all(|next| next.ifindex == WAN && next.source == WAN_MAC));
+}
+
+#[test]
+fn first_sight_of_a_neighbour_keeps_the_epoch() {
+    let mut facts = lan();
+    facts.routes_changed();
+    let before = facts.publish().unwrap();
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(MAC));
+    assert_eq!(facts.publish().unwrap().epoch, before.epoch);
+}
+
+#[test]
+fn same_address_in_another_state_changes_nothing() {
+    let (mut facts, _) = resolved();
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(MAC));
+    assert_eq!(facts.publish(), None);
+    let unmanaged = Neighbour { managed: false, ..managed(MAC).unwrap() };
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(unmanaged));
+    assert_eq!(facts.publish(), None);
+}
+
+#[test]
+fn another_ethernet_address_is_a_new_epoch_at_once() {
+    let (mut facts, before) = resolved();
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(OTHER_MAC));
+    assert_eq!(facts.urgency(), Some(Urgency::Now));
+    let after = facts.publish().unwrap();
+    assert_eq!(after.next_hops[&ip("10.0.0.1")].destination, OTHER_MAC);
+    assert_eq!(after.epoch, before.epoch + 1);
+}
+
+#[test]
+fn failed_neighbour_takes_the_next_hop_away() {
+    let (mut facts, before) = resolved();
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), failed());
+    let after = facts.publish().unwrap();
+    assert!(after.next_hops.is_empty());
+    assert_eq!(after.epoch, before.epoch + 1);
+    assert_eq!(facts.unsettled(None, 10), [hop(LAN, "10.0.0.1")]);
+}
+
+#[test]
+fn client_that_goes_away_may_wait() {
+    let (mut facts, before) = resolved();
+    facts.set_neighbour(hop(LAN, "10.0.0.77"), managed(OTHER_MAC));
+    assert_eq!(facts.urgency(), None);
+    facts.set_neighbour(hop(LAN, "10.0.0.77"), None);
+    assert_eq!(facts.urgency(), Some(Urgency::Later));
+    assert_eq!(facts.publish().unwrap().epoch, before.epoch + 1);
+}
+
+#[test]
+fn client_that_changes_its_ethernet_address_is_a_new_epoch_at_once() {
+    let (mut facts, before) = resolved();
+    facts.set_neighbour(hop(LAN, "10.0.0.77"), managed(MAC));
+    facts.set_neighbour(hop(LAN, "10.0.0.77"), managed(OTHER_MAC));
+    assert_eq!(facts.urgency(), Some(Urgency::Now));
+    assert_eq!(facts.publish().unwrap().epoch, before.epoch + 1);
+}
+
+#[test]
+fn down_or_without_ethernet_is_unresolved() {
+    for link in
+        [Some(Link { mac: Some(LAN_MAC), up: false }), Some(Link { mac: None, up: true }), None]
+    {
+        let (mut facts, before) = resolved();
+        assert!(facts.set_link(LAN, link));
+        let after = facts.publish().unwrap();
+        assert!(after.next_hops.is_empty(), "{link:?}");
+        assert_eq!(after.epoch, before.epoch + 1, "{link:?}");
+        assert!(!facts.has_unsettled(), "{link:?}: nobody to ask");
+    }
+}
+
+#[test]
+fn link_that_comes_up_is_asked_again() {
+    let (mut facts, _) = resolved();
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: false }));
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), None);
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true }));
+    assert_eq!(facts.unsettled(None, 10), [hop(LAN, "10.0.0.1")]);
+}
+
+#[test]
+fn new_source_address_of_the_interface_reaches_the_next_hop() {
+    let (mut facts, _) = resolved();
+    facts.set_link(LAN, Some(Link { mac: Some(OTHER_MAC), up: true }));
+    assert_eq!(facts.publish().unwrap().next_hops[&ip("10.0.0.1")].source, OTHER_MAC);
+}
+
+#[test]
+fn deleted_interface_takes_all_it_had_along() {
+    let (mut facts, _) = resolved();
+    facts.set_address(ip("10.0.0.9"), LAN, true);
+    facts.set_link(LAN, None);
+    assert_eq!(facts.neighbour(hop(LAN, "10.0.0.1")), None);
+    assert!(facts.publish().unwrap().host_addresses.is_empty());
+}
+
+#[test]
+fn route_moved_to_another_interface_asks_there_and_releases_here() {
+    let (mut facts, _) = resolved();
+    facts.set_route(ip("10.0.0.1"), Some(hop(WAN, "10.0.0.1")));
+    assert!(facts.publish().unwrap().next_hops.is_empty());
+    assert_eq!(facts.take_unasked(10), [hop(WAN, "10.0.0.1")]);
+    assert_eq!(facts.unused(), [hop(LAN, "10.0.0.1")]);
+}
+
+#[test]
+fn unwatched_address_is_forgotten_and_its_entry_unused() {
+    let (mut facts, before) = resolved();
+    assert!(facts.watch(&BTreeSet::new()).is_empty());
+    let after = facts.publish().unwrap();
+    assert!(after.next_hops.is_empty());
+    assert_eq!(after.epoch, before.epoch, "nothing moved");
+    assert_eq!(facts.unused(), [hop(LAN, "10.0.0.1")]);
+    assert!(!facts.has_unsettled());
+}
+
+#[test]
+fn entries_of_others_are_never_asked_for_nor_released() {
+    let mut facts = lan();
+    let fixed = Neighbour { mac: Some(MAC), fixed: true, ..Neighbour::default() };
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(fixed));
+    assert!(!facts.has_unasked() && !facts.has_unsettled());
+    facts.watch(&BTreeSet::new());
+    assert!(facts.unused().is_empty());
+}
+
+#[test]
+fn only_watched_addresses_inside_a_prefix_are_affected() {
+    let mut facts = Facts::default();
+    facts.watch(&wanted(&["10.0.0.1", "10.0.1.0", "10.0.1.255", "10.0.2.0", "2001:db8::1"]));
+    let inside = |prefix: &str| facts.watched_in(prefix.parse().unwrap()).collect::<Vec<_>>();
+    assert_eq!(inside("10.0.1.0/24"), [ip("10.0.1.0"), ip("10.0.1.255")]);
+    assert_eq!(inside("0.0.0.0/0").len(), 4);
+    assert_eq!(inside("::/0"), [ip("2001:db8::1")]);
+}
+
+#[test]
+fn asking_again_goes_round() {
+    let mut facts = lan();
+    facts.watch(&wanted(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]));
+    for address in ["10.0.0.2", "10.0.0.3"] {
+        facts.set_route(ip(address), Some(hop(LAN, address)));
+    }
+    let first = facts.unsettled(None, 2);
+    assert_eq!(first, [hop(LAN, "10.0.0.1"), hop(LAN, "10.0.0.2")]);
+    let second = facts.unsettled(first.last().copied(), 2);
+    assert_eq!(second, [hop(LAN, "10.0.0.3"), hop(LAN, "10.0.0.1")]);
+}
+
+#[test]
+fn host_addresses_are_sorted_and_each_once() {
+    let mut facts = lan();
+    for (address, ifindex) in [("fe80::1", LAN), ("10.0.0.9", LAN), ("fe80::1", WAN)] {
+        assert!(facts.set_address(ip(address), ifindex, true));
+    }
+    assert_eq!(facts.publish().unwrap().host_addresses, [ip("10.0.0.9"), ip("fe80::1")]);
+    assert!(facts.set_address(ip("fe80::1"), WAN, false));
+    assert_eq!(facts.publish().unwrap().host_addresses, [ip("10.0.0.9"), ip("fe80::1")]);
+    assert!(!facts.set_address(ip("fe80::1"), WAN, false));
+    assert_eq!(facts.publish(), None);
+}
+
+#[test]
+fn whole_tables_learn_the_same_as_single_events() {
+    let (mut facts, _) = resolved();
+    let neighbours = HashMap::from([(hop(LAN, "10.0.0.2"), managed(MAC).unwrap())]);
+    facts.set_neighbours(&neighbours);
+    assert!(facts.publish().unwrap().next_hops.is_empty());
+    assert!(facts.set_links(&HashMap::new()));
+    assert_eq!(facts.neighbour(hop(LAN, "10.0.0.2")), None);
+    assert!(!facts.set_links(&HashMap::new()));
+}
