@@ -167,7 +167,9 @@ mod tests {
         // The low bits of an address in network order are the high bits of the word.
         let addr = |i: u32| (0x0a00_0000 | i).swap_bytes();
         spreads(|i| place(flow_key_v4(addr(i), 80, 1), SEED, u32::MAX).primary);
-        spreads(|i| place(flow_key_v4(1, i as u16, (i >> 16) as u16), SEED, u32::MAX).primary >> 12);
+        spreads(|i| {
+            place(flow_key_v4(1, i as u16, (i >> 16) as u16), SEED, u32::MAX).primary >> 12
+        });
         spreads(|i| place(flow_key_v4(addr(i), 80, 1), SEED, u32::MAX).tag >> 7);
         spreads(|i| slot_v4(addr(i), 9, ports(1024, 80), 6, SEED) >> 22);
         spreads(|i| slot_v4(7, 9, ports(i as u16, 80), (i >> 16) as u8, SEED) >> 22);

@@ -5,11 +5,14 @@ use core::ptr::{self, read_volatile, write_volatile};
 
 use lb_common::{
     config::Config,
-    flow::{Bucket, FlowState, FlowValue, SLOTS, Timeouts, claim_score},
+    flow::{Bucket, Candidate, FlowState, FlowValue, SLOTS, Timeouts, candidate},
     hash::{Place, place},
 };
 
-use crate::maps::FLOWS;
+use crate::{
+    env,
+    maps::{CONFIG, FLOWS},
+};
 
 /// Where a key belongs.
 #[derive(Clone, Copy)]
@@ -94,18 +97,37 @@ fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
 /// established flows, or another CPU took the slot; the flow stays unrecorded
 /// and its next packet tries again.
 #[inline(always)]
-pub fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
+pub fn record(at: &Position, backend: u16, timeouts: Timeouts) -> bool {
+    lb_record(at.key, u64::from(backend), timeouts.to_raw()) != 0
+}
+
+/// A global function: the verifier judges it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_record(key: u64, backend: u64, timeouts: u64) -> u64 {
+    match CONFIG.get(0) {
+        Some(config) => {
+            let at = position(config, key);
+            let timeouts = Timeouts::from_raw(timeouts);
+            u64::from(enter(&at, backend as u16, env::now(config), timeouts))
+        }
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn enter(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
     let (Some(primary), Some(alternate)) =
         (FLOWS.get_ptr_mut(at.place.primary), FLOWS.get_ptr_mut(at.place.alternate))
     else {
         return false;
     };
-    let mut best = Candidate { bucket: primary, slot: 0, key: 0, score: 0 };
-    consider(primary, at.key, now, timeouts, &mut best);
-    // A slot of the primary bucket that nobody lives in will do: hits are
-    // then found at the first probe.
-    if best.score < 2 << 16 {
-        consider(alternate, at.key, now, timeouts, &mut best);
+    let (mut bucket, mut best) = (primary, look(primary, at.key, now, timeouts));
+    if best.free < 2 && !best.is_own() {
+        let other = look(alternate, at.key, now, timeouts);
+        if other.is_better_than(&best) {
+            (bucket, best) = (alternate, other);
+        }
     }
     if best.score == 0 || best.slot >= SLOTS {
         return false;
@@ -113,47 +135,26 @@ pub fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool
     let value = FlowValue::new(backend, now, FlowState::Embryonic, at.place.tag);
     // SAFETY: map elements; the slot is in range.
     unsafe {
-        let key = ptr::addr_of_mut!((*best.bucket).keys).cast::<u64>().add(best.slot);
-        if best.key != at.key && !claim(key, best.key, at.key) {
+        let key = ptr::addr_of_mut!((*bucket).keys).cast::<u64>().add(best.slot);
+        if !best.is_own() && !claim(key, best.key, at.key) {
             return false;
         }
-        write_volatile(ptr::addr_of_mut!((*best.bucket).values).cast::<u64>().add(best.slot), value.0);
+        write_volatile(ptr::addr_of_mut!((*bucket).values).cast::<u64>().add(best.slot), value.0);
     }
     true
 }
 
-/// The slot that a newcomer would take.
-struct Candidate {
-    bucket: *mut Bucket,
-    slot: usize,
-    key: u64,
-    score: u32,
-}
-
-/// Looks for a better slot in `bucket`.
+/// Reads a bucket and finds the newcomer's place in it.
 #[inline(always)]
-fn consider(
-    bucket: *mut Bucket,
-    key: u64,
-    now: u16,
-    timeouts: Timeouts,
-    best: &mut Candidate,
-) {
-    let mut slot = 0;
-    while slot < SLOTS {
-        // SAFETY: a map element; `slot` is in range; words are read whole.
-        let (slot_key, value) = unsafe {
-            (
-                read_volatile(ptr::addr_of!((*bucket).keys).cast::<u64>().add(slot)),
-                read_volatile(ptr::addr_of!((*bucket).values).cast::<u64>().add(slot)),
-            )
-        };
-        let score = claim_score(slot_key, FlowValue(value), key, now, timeouts);
-        if score > best.score {
-            *best = Candidate { bucket, slot, key: slot_key, score };
-        }
-        slot += 1;
-    }
+fn look(bucket: *mut Bucket, key: u64, now: u16, timeouts: Timeouts) -> Candidate {
+    // SAFETY: a map element; words are read whole.
+    let (keys, values) = unsafe {
+        (
+            read_volatile(ptr::addr_of!((*bucket).keys)),
+            read_volatile(ptr::addr_of!((*bucket).values)),
+        )
+    };
+    candidate(keys, values, key, now, timeouts)
 }
 
 /// Swaps a slot's key if it is still `seen`.

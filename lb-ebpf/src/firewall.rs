@@ -93,11 +93,8 @@ const CURRENT_NETNS: u64 = u64::MAX;
 #[inline(never)]
 fn opened_by_host<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
     let ctx = XdpContext::new(env.ctx).as_ptr();
-    let mut tuple = SocketTuple {
-        source: packet.source,
-        destination: packet.destination,
-        ports: packet.ports,
-    };
+    let mut tuple =
+        SocketTuple { source: packet.source, destination: packet.destination, ports: packet.ports };
     let size = if F::EXACT { 12 } else { 36 };
     let tuple = (&raw mut tuple).cast();
     if packet.proto == TCP {
@@ -122,6 +119,5 @@ fn opened_by_host<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
     // SAFETY: acquired above.
     unsafe { helpers::bpf_sk_release(socket.cast()) };
     let port = u16::from_be(packet.destination_port());
-    connected
-        || (env.generation.ephemeral_low <= port && port <= env.generation.ephemeral_high)
+    connected || (env.generation.ephemeral_low <= port && port <= env.generation.ephemeral_high)
 }

@@ -5,13 +5,7 @@ pub mod nat;
 use lb_common::{backend::flags, stats::Counter};
 
 use crate::{
-    count,
-    env::Env,
-    family::Family,
-    nexthop,
-    parse::Packet,
-    select::Chosen,
-    service::Found,
+    count, env::Env, family::Family, nexthop, parse::Packet, select::Chosen, service::Found,
     verdict::Verdict,
 };
 

@@ -290,9 +290,7 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     translate_quote(packet, &quote, !backend.ip_delta, !backend.l4_delta, port, from_backend);
     count::replied(owner.id, packet.frame.length());
     match way {
-        Way::Hop(hop) => {
-            nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex)
-        }
+        Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
         Way::Local | Way::Kernel => Verdict::pass(Counter::HandedOver),
     }
 }

@@ -131,9 +131,8 @@ extern "C" fn lb_ask_kernel(ctx: *mut xdp_md, index: u64, source: u64, source_lo
         dmac: [0; 6],
     };
     // SAFETY: the context is valid, the parameters are ours and of this size.
-    let answer = unsafe {
-        helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), 64, 0)
-    } as i64;
+    let answer =
+        unsafe { helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), 64, 0) } as i64;
     let mut state = flags::VALID;
     match answer {
         fib::SUCCESS => {}

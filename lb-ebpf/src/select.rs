@@ -54,11 +54,7 @@ pub fn timeouts(found: &Found) -> Timeouts {
 
 /// The backend of a packet.
 #[inline(always)]
-pub fn select<F: Family>(
-    env: &Env,
-    packet: &Packet<F>,
-    found: &Found,
-) -> Result<Chosen, Verdict> {
+pub fn select<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Result<Chosen, Verdict> {
     let seed = env.config.place_seed;
     let key = F::flow_key(packet.source, packet.ports, found.id, found.one_port(), seed);
     let at = affinity::position(env.config, key);
@@ -118,7 +114,7 @@ fn new_flow<F: Family>(
     if let Some(entry) = stale {
         entry.replace(chosen.id, now, at.place.tag);
     } else if !(opens && !choice.disagree) && !tcp::closes(packet.tcp_flags) {
-        if affinity::record(at, chosen.id, now, timeouts(found)) {
+        if affinity::record(at, chosen.id, timeouts(found)) {
             count::flow(chosen.id);
         } else {
             count::event(Counter::Unrecorded as u32);

@@ -58,10 +58,8 @@ pub fn entry(env: &Env, id: u16) -> Option<&'static Service> {
 pub fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
     let (addr, port) = (packet.destination, packet.destination_port());
     let salt = env.generation.endpoint_salt;
-    let id = endpoint(
-        env,
-        F::endpoint_key(EndpointKind::Service, addr, port, packet.proto, salt),
-    )? as u16;
+    let id = endpoint(env, F::endpoint_key(EndpointKind::Service, addr, port, packet.proto, salt))?
+        as u16;
     let service = entry(env, id)?;
     (F::EXACT || F::equals(addr, &service.vip)).then_some(Found { id, service })
 }

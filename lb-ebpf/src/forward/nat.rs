@@ -71,7 +71,8 @@ fn update_checksum<F: Family>(packet: &Packet<F>, delta: u16) {
 #[inline(always)]
 pub fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -> Option<Chosen> {
     let salt = env.generation.endpoint_salt;
-    let mut id = service::endpoint(env, F::endpoint_key(EndpointKind::Reply, addr, port, proto, salt));
+    let mut id =
+        service::endpoint(env, F::endpoint_key(EndpointKind::Reply, addr, port, proto, salt));
     if id.is_none() && env.uses(features::NAT_ANY_PORT) {
         id = service::endpoint(env, F::endpoint_key(EndpointKind::Reply, addr, 0, proto, salt));
     }
@@ -105,9 +106,7 @@ pub fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     to_client(packet, owner.backend, service);
     count::replied(owner.id, packet.frame.length());
     Some(match way {
-        Way::Hop(hop) => {
-            nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex)
-        }
+        Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
         Way::Local | Way::Kernel => Verdict::pass(Counter::HandedOver),
     })
 }
@@ -149,15 +148,16 @@ const LONGEST: Timeouts =
 /// `false`: the same client port holds the endpoint for another service's
 /// flow, so replies could not be told apart.
 #[inline(always)]
-pub fn bind_reply<F: Family>(env: &Env, packet: &Packet<F>, chosen: &Chosen, found: &Found) -> bool {
+pub fn bind_reply<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    chosen: &Chosen,
+    found: &Found,
+) -> bool {
     let (ports, shared) = (u32::from(packet.source_port()), chosen.backend.shared_endpoint);
     let key = F::flow_key(packet.source, ports, shared, true, env.config.place_seed);
     let event = u64::from(packet.proto) << 8 | u64::from(packet.tcp_flags);
-    let timeouts = select::timeouts(found);
-    let timeouts = u64::from(timeouts.embryonic)
-        | u64::from(timeouts.established) << 16
-        | u64::from(timeouts.closing) << 32;
-    lb_bind_reply(key, u64::from(chosen.id), event, timeouts) != 0
+    lb_bind_reply(key, u64::from(chosen.id), event, select::timeouts(found).to_raw()) != 0
 }
 
 #[unsafe(no_mangle)]
@@ -166,15 +166,11 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     let Some(config) = CONFIG.get(0) else {
         return 0;
     };
-    let timeouts = Timeouts {
-        embryonic: timeouts as u16,
-        established: (timeouts >> 16) as u16,
-        closing: (timeouts >> 32) as u16,
-    };
+    let timeouts = Timeouts::from_raw(timeouts);
     let (backend, now) = (backend as u16, env::now(config));
     let at = affinity::position(config, key);
     let Some(entry) = affinity::find(&at, now, timeouts) else {
-        return u64::from(affinity::record(&at, backend, now, timeouts));
+        return u64::from(affinity::record(&at, backend, timeouts));
     };
     let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
     let same = entry.flow.backend() == backend;
