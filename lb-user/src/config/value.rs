@@ -245,15 +245,17 @@ fn port_range(text: &str, wrong: impl Fn() -> Wrong) -> Result<RangeInclusive<u1
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (number(first.trim())?, number(last.trim())?);
     if first > last {
-        return Err(
-            Wrong::new("must have the lower port first").hint(format!("write \"{last}-{first}\""))
-        );
+        return Err(Wrong::new("must have the lower port first")
+            .hint(format!("the range is {last}-{first}")));
     }
     Ok(first..=last)
 }
 
+/// Ports of one protocol.
+pub type PortRule = (Protocol, RangeInclusive<u16>);
+
 /// Ports of one protocol: "tcp/22", "udp/8000-8100", "tcp/any".
-pub fn port_rule(value: &DeValue<'_>) -> Result<(Protocol, RangeInclusive<u16>), Wrong> {
+pub fn port_rule(value: &DeValue<'_>) -> Result<PortRule, Wrong> {
     let wrong = || {
         Wrong::new("must be a protocol and a port or range of ports")
             .hint("such as \"tcp/22\", \"udp/8000-8100\" or \"tcp/any\"")
@@ -270,9 +272,11 @@ pub fn port_rule(value: &DeValue<'_>) -> Result<(Protocol, RangeInclusive<u16>),
 
 /// The one of `known` that `word` probably means.
 pub fn similar<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let begun = || known.iter().copied().find(|known| word.len() >= 3 && known.starts_with(word));
     let likely = known.iter().copied().min_by_key(|known| distance(word, known))?;
     // One edit, and one more for every four letters: more is another word.
-    (distance(word, likely) <= 1 + word.chars().count() / 4).then_some(likely)
+    let near = distance(word, likely) <= 1 + word.chars().count() / 4;
+    begun().or(near.then_some(likely))
 }
 
 /// Edits between two words: insertions, removals, replacements and swaps of
