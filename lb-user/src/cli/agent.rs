@@ -128,7 +128,13 @@ impl Agent {
 // moves there.
 async fn control(model: Model, options: Options) -> Result<(), Failure> {
     let Options { config, interfaces, packet_log } = options;
-    tracing::debug!(?config, ?interfaces, ?packet_log, ?model, "configuration");
+    tracing::debug!(
+        ?config,
+        ?interfaces,
+        ?packet_log,
+        services = model.services.len(),
+        "configuration"
+    );
     Err(Failure::new(Status::Refused, "`lb agent`: the agent is not built yet"))
 }
 

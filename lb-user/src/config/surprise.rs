@@ -39,8 +39,8 @@ fn replies_denied<'m>(
         let net = denying(firewall, backend.address)?;
         let (service, backend) = (&service.name, &backend.name);
         Some(format!(
-            "service `{service}`: backend `{backend}` is within `{net}` of `firewall.deny_sources`: \
-             what it sends through this host is dropped"
+            "service `{service}`: backend `{backend}` is within `{net}` of \
+             `firewall.deny_sources`: what it sends through this host is dropped"
         ))
     })
 }
@@ -51,7 +51,7 @@ fn denying(firewall: &Firewall, address: IpAddr) -> Option<&IpNet> {
 
 fn firewall(firewall: &Firewall) -> impl Iterator<Item = String> + '_ {
     let closed = (firewall.guard_host && firewall.allow.is_empty()).then(|| {
-        "`firewall.host` is \"drop\" and `firewall.allow` is empty: nobody can log in to this host"
+        "`firewall.host` is \"drop\" and `firewall.allow` is empty: no port of this host is open"
             .to_owned()
     });
     let everybody = firewall.deny_sources.iter().filter(|net| net.prefix_len() == 0);
@@ -97,10 +97,10 @@ mod tests {
         assert_eq!(
             surprises_of(&format!("{firewall}{SERVICE}{BACKEND}")),
             [
-                "service `web`: backend `b` is within `10.0.0.0/8` of `firewall.deny_sources`: what \
-                 it sends through this host is dropped",
-                "`firewall.host` is \"drop\" and `firewall.allow` is empty: nobody can log in to \
-                 this host",
+                "service `web`: backend `b` is within `10.0.0.0/8` of \
+                 `firewall.deny_sources`: what it sends through this host is dropped",
+                "`firewall.host` is \"drop\" and `firewall.allow` is empty: no port of this host is \
+                 open",
                 "`firewall.deny_sources` has `::/0`: every IPv6 client is dropped",
             ]
         );

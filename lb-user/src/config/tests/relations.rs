@@ -27,7 +27,7 @@ const B: &str = "address = \"10.0.0.2\"";
 
 fn refused(text: &str, expected: &str) {
     let mistakes = mistakes(text);
-    assert!(mistakes.contains(expected), "{mistakes}\nin\n{text}");
+    assert!(mistakes.contains(expected), "{mistakes}");
     assert_eq!(
         mistakes.lines().filter(|line| !line.starts_with("  hint")).count(),
         1,
@@ -199,7 +199,8 @@ fn replies_of_nat_backends_can_be_told_apart() {
             + &service(0, "203.0.113.10", first.0, first.1, &[A, B])
             + &service(1, "203.0.113.11", second.0, second.1, &[A])
     };
-    let rule = "service[1].backend[0].address: \"10.0.0.1\": must not be a backend of two services in mode \"nat\"";
+    let rule = "service[1].backend[0].address: \"10.0.0.1\": must not be a backend of two \
+                services in mode \"nat\" of which one has several ports";
     refused(&two(("\"80-90\"", ""), ("443", "")), rule);
     refused(&two(("443", ""), ("\"80-90\"", "")), rule);
     refused(&two(("\"80-90\"", ""), ("\"80-90\"", "")), rule);
@@ -226,6 +227,20 @@ fn sizes_of_the_maps_are_limits() {
     };
     model(&backends(limits::BACKENDS - 1));
     refused(&backends(limits::BACKENDS), "backend[16383]: must be 16383 backends at most");
+}
+
+#[test]
+fn denied_prefixes_are_limited_per_family() {
+    let deny = |count: u32| {
+        let net = |index: u32| format!("\"10.{}.{}.0/24\"", index / 256 % 256, index % 256);
+        let nets: Vec<_> = (0..count).map(net).collect();
+        node("") + &format!("[firewall]\ndeny_sources = [\"::/0\", {}]\n", nets.join(", "))
+    };
+    model(&deny(limits::DENY_PREFIXES));
+    refused(
+        &deny(limits::DENY_PREFIXES + 1),
+        "5: firewall.deny_sources: must be 65536 IPv4 prefixes at most",
+    );
 }
 
 #[test]
