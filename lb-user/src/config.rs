@@ -1,4 +1,4 @@
-//! The configuration file: [`file`] mirrors the TOML value by value, [`check`]
+//! The configuration file: [`mod@file`] mirrors the TOML value by value, [`check`]
 //! turns the mirror into a [`Model`] by the rules that hold between values.
 //! Whatever is wrong, every [`mistake`] is reported in one go.
 
