@@ -1,4 +1,4 @@
-//! The configuration file: [`file`] mirrors the TOML value by value, [`check`]
+//! The configuration file: [`mod@file`] mirrors the TOML value by value, [`check`]
 //! turns the mirror into a [`Model`] by the rules that hold between values.
 //! Whatever is wrong, every [`mistake`] is reported in one go.
 
@@ -7,6 +7,8 @@ pub mod file;
 pub mod mistake;
 pub mod read;
 pub mod surprise;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
 use std::path::Path;
@@ -51,7 +53,7 @@ pub struct Surroundings<'a> {
 pub fn parse(text: &str, surroundings: Surroundings<'_>) -> Result<Model, Vec<Mistake>> {
     let (file, mut mistakes) = file::read(text);
     let model = file.and_then(|file| check::check(file, surroundings, &mut mistakes));
-    mistakes.sort_by_key(|mistake| mistake.line);
+    mistakes.sort_by(|a, b| (a.line, &a.path).cmp(&(b.line, &b.path)));
     match model {
         Some(model) if mistakes.is_empty() => Ok(model),
         _ => Err(mistakes),

@@ -5,7 +5,11 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, util::TryInitError};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::ParseError,
+    util::{SubscriberInitExt as _, TryInitError},
+};
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

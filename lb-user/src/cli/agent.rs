@@ -127,7 +127,14 @@ impl Agent {
 // CALL SITE: becomes `agent::controller::run(model, options)`, and `Options`
 // moves there.
 async fn control(model: Model, options: Options) -> Result<(), Failure> {
-    tracing::debug!(?model, ?options, "configuration");
+    let Options { config, interfaces, packet_log } = options;
+    tracing::debug!(
+        ?config,
+        ?interfaces,
+        ?packet_log,
+        services = model.services.len(),
+        "configuration"
+    );
     Err(Failure::new(Status::Refused, "`lb agent`: the agent is not built yet"))
 }
 

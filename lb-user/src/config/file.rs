@@ -23,8 +23,8 @@ use super::{
     mistake::Mistake,
     read::{Located, Place, Section, Wrong, document},
     value::{
-        PORTS_HINT, address, duration, interface, name, number, only_empty, only_flag, only_number,
-        pin_dir, port, port_rule, ports, prefix, seed, weight, word,
+        PORTS_HINT, PortRule, address, duration, interface, name, number, only_empty, only_flag,
+        only_number, pin_dir, port, port_rule, ports, prefix, seed, weight, word,
     },
 };
 use crate::core::model::{Mode, Protocol, XdpMode};
@@ -75,7 +75,7 @@ pub struct Firewall {
     /// `host`: whether it is "drop".
     pub guard_host: Field<bool>,
     /// `allow`.
-    pub allow: Field<Vec<Located<(Protocol, RangeInclusive<u16>)>>>,
+    pub allow: Field<Vec<Located<PortRule>>>,
     /// `deny_sources`.
     pub deny_sources: Field<Vec<Located<IpNet>>>,
 }

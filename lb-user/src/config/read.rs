@@ -82,12 +82,15 @@ struct Source<'t> {
 }
 
 impl Source<'_> {
-    /// Line and column of a byte, both from 1.
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let line = self.line_starts.partition_point(|&start| start <= offset).max(1);
-        let start = self.line_starts[line - 1];
-        let before = self.text.get(start..offset).map_or(0, |text| text.chars().count());
-        (line, before + 1)
+    /// Line of a byte, from 1.
+    fn line(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|&start| start <= offset).max(1)
+    }
+
+    /// Column of a byte in characters, from 1; takes as long as the line is.
+    fn column(&self, offset: usize) -> usize {
+        let start = self.line_starts[self.line(offset) - 1];
+        self.text.get(start..offset).map_or(0, |text| text.chars().count()) + 1
     }
 
     /// The text of a value: its first line, cut where it is long.
@@ -126,7 +129,8 @@ pub fn document<'t, T>(
     // else can be checked as well; after other errors they are guesses.
     let sound = errors.iter().all(|error| error.message() == "duplicate key");
     for error in errors {
-        let (line, column) = source.position(error.span().map_or(0, |span| span.start));
+        let offset = error.span().map_or(0, |span| span.start);
+        let (line, column) = (source.line(offset), source.column(offset));
         let rule = match error.message() {
             "duplicate key" => "duplicate key, must be there once".to_owned(),
             message => message.to_owned(),
@@ -169,7 +173,7 @@ impl<'t> Section<'t> {
             }
             _ => Some(self.source.shown(value.span())),
         };
-        Place { line: self.source.position(value.span().start).0, path, written }
+        Place { line: self.source.line(value.span().start), path, written }
     }
 
     /// The place of a key that is not in the text: the table's header.
@@ -306,7 +310,7 @@ impl<'t> Section<'t> {
     /// Refuses every key that was not asked for.
     pub fn finish(self) {
         for (key, (span, _)) in &self.left {
-            let line = self.source.position(span.start).0;
+            let line = self.source.line(span.start);
             let place = Place { line, path: self.path_of(key), written: None };
             let hint = match similar(key, &self.known) {
                 Some(likely) => format!("did you mean `{likely}`?"),

@@ -39,8 +39,8 @@ fn replies_denied<'m>(
         let net = denying(firewall, backend.address)?;
         let (service, backend) = (&service.name, &backend.name);
         Some(format!(
-            "service `{service}`: backend `{backend}` is within `{net}` of `firewall.deny_sources`: \
-             what it sends through this host is dropped"
+            "service `{service}`: backend `{backend}` is within `{net}` of \
+             `firewall.deny_sources`: what it sends through this host is dropped"
         ))
     })
 }
@@ -51,7 +51,7 @@ fn denying(firewall: &Firewall, address: IpAddr) -> Option<&IpNet> {
 
 fn firewall(firewall: &Firewall) -> impl Iterator<Item = String> + '_ {
     let closed = (firewall.guard_host && firewall.allow.is_empty()).then(|| {
-        "`firewall.host` is \"drop\" and `firewall.allow` is empty: nobody can log in to this host"
+        "`firewall.host` is \"drop\" and `firewall.allow` is empty: no port of this host is open"
             .to_owned()
     });
     let everybody = firewall.deny_sources.iter().filter(|net| net.prefix_len() == 0);
@@ -60,4 +60,49 @@ fn firewall(firewall: &Firewall) -> impl Iterator<Item = String> + '_ {
         format!("`firewall.deny_sources` has `{net}`: every {family} client is dropped")
     });
     closed.into_iter().chain(everybody)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, parse};
+
+    fn surprises_of(text: &str) -> Vec<String> {
+        let interfaces = ["eth0".to_owned()];
+        let surroundings = Surroundings { host_name: "host", interfaces: &interfaces };
+        surprises(&parse(text, surroundings).expect("no mistake"))
+    }
+
+    const SERVICE: &str = "[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n";
+    const BACKEND: &str = "[[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n";
+
+    #[test]
+    fn ordinary_configuration_surprises_nobody() {
+        assert_eq!(surprises_of(&format!("{SERVICE}{BACKEND}")), [""; 0]);
+    }
+
+    #[test]
+    fn services_that_serve_nobody_are_told() {
+        assert_eq!(surprises_of(""), ["no service: nothing is balanced"]);
+        assert_eq!(surprises_of(SERVICE), ["service `web`: no backend: its packets are dropped"]);
+        assert_eq!(
+            surprises_of(&format!("{SERVICE}{BACKEND}weight = 0\n")),
+            ["service `web`: every weight is 0: new flows are dropped"]
+        );
+    }
+
+    #[test]
+    fn firewalls_that_shut_too_much_are_told() {
+        let firewall = "[firewall]\nhost = \"drop\"\ndeny_sources = [\"10.0.0.0/8\", \"::/0\"]\n";
+        assert_eq!(
+            surprises_of(&format!("{firewall}{SERVICE}{BACKEND}")),
+            [
+                "service `web`: backend `b` is within `10.0.0.0/8` of \
+                 `firewall.deny_sources`: what it sends through this host is dropped",
+                "`firewall.host` is \"drop\" and `firewall.allow` is empty: no port of this host is \
+                 open",
+                "`firewall.deny_sources` has `::/0`: every IPv6 client is dropped",
+            ]
+        );
+    }
 }

@@ -245,15 +245,17 @@ fn port_range(text: &str, wrong: impl Fn() -> Wrong) -> Result<RangeInclusive<u1
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (number(first.trim())?, number(last.trim())?);
     if first > last {
-        return Err(
-            Wrong::new("must have the lower port first").hint(format!("write \"{last}-{first}\""))
-        );
+        return Err(Wrong::new("must have the lower port first")
+            .hint(format!("the range is {last}-{first}")));
     }
     Ok(first..=last)
 }
 
+/// Ports of one protocol.
+pub type PortRule = (Protocol, RangeInclusive<u16>);
+
 /// Ports of one protocol: "tcp/22", "udp/8000-8100", "tcp/any".
-pub fn port_rule(value: &DeValue<'_>) -> Result<(Protocol, RangeInclusive<u16>), Wrong> {
+pub fn port_rule(value: &DeValue<'_>) -> Result<PortRule, Wrong> {
     let wrong = || {
         Wrong::new("must be a protocol and a port or range of ports")
             .hint("such as \"tcp/22\", \"udp/8000-8100\" or \"tcp/any\"")
@@ -270,9 +272,11 @@ pub fn port_rule(value: &DeValue<'_>) -> Result<(Protocol, RangeInclusive<u16>),
 
 /// The one of `known` that `word` probably means.
 pub fn similar<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let begun = || known.iter().copied().find(|known| word.len() >= 3 && known.starts_with(word));
     let likely = known.iter().copied().min_by_key(|known| distance(word, known))?;
     // One edit, and one more for every four letters: more is another word.
-    (distance(word, likely) <= 1 + word.chars().count() / 4).then_some(likely)
+    let near = distance(word, likely) <= 1 + word.chars().count() / 4;
+    begun().or(near.then_some(likely))
 }
 
 /// Edits between two words: insertions, removals, replacements and swaps of
@@ -295,4 +299,65 @@ fn distance(a: &str, b: &str) -> usize {
         rows.push(row);
     }
     rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T>(read: impl Fn(&DeValue<'_>) -> Result<T, Wrong>, toml: &str) -> Result<T, String> {
+        let value = DeValue::parse(toml).expect("a value").into_inner();
+        read(&value).map_err(|wrong| wrong.rule)
+    }
+
+    #[test]
+    fn ports_are_a_number_a_range_or_any() {
+        assert_eq!(read(ports, "443"), Ok(443..=443));
+        assert_eq!(read(ports, "0x1bb"), Ok(443..=443));
+        assert_eq!(read(ports, "\"8000-8100\""), Ok(8000..=8100));
+        assert_eq!(read(ports, "\"any\""), Ok(1..=65535));
+        for wrong in ["0", "65536", "-1", "\"\"", "\"-\"", "\"0-5\"", "\"1-\"", "true", "\"http\""]
+        {
+            let rule = "must be a port 1 to 65535, a range or \"any\"".to_owned();
+            assert_eq!(read(ports, wrong), Err(rule), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn port_rules_have_a_protocol() {
+        assert_eq!(read(port_rule, "\"tcp/22\""), Ok((Protocol::Tcp, 22..=22)));
+        assert_eq!(read(port_rule, "\"udp/8000-8100\""), Ok((Protocol::Udp, 8000..=8100)));
+        assert_eq!(read(port_rule, "\"tcp/any\""), Ok((Protocol::Tcp, 1..=65535)));
+        for wrong in ["22", "\"22\"", "\"icmp/8\"", "\"tcp/\"", "\"tcp/0\"", "\"tcp/22/23\""] {
+            let rule = "must be a protocol and a port or range of ports".to_owned();
+            assert_eq!(read(port_rule, wrong), Err(rule), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_those_the_kernel_takes() {
+        for name in ["eth0", "enp0s31f6", "br-0.100", "123456789012345"] {
+            assert_eq!(interface_name(name), Ok(()));
+        }
+        for name in ["", "1234567890123456", ".", "..", "a/b", "a b", "a:b", "a\n"] {
+            assert!(interface_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn likely_word_is_near_or_begins_alike() {
+        let known = ["name", "vip", "protocol", "port", "affinity_timeout"];
+        for (word, likely) in [
+            ("nmae", Some("name")),
+            ("Port", Some("port")),
+            ("ports", Some("port")),
+            ("prot", Some("protocol")),
+            ("affinity-timeout", Some("affinity_timeout")),
+            ("timeout", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(similar(word, &known), likely, "{word}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! (`NTF_EXT_MANAGED`, Linux 5.16; older kernels are asked again and again).
 //! Events come from the network namespace in which [`Watcher::start`] ran.
 
+mod chore;
 mod decode;
 mod events;
 mod follow;
@@ -117,4 +118,27 @@ pub async fn release_all() -> Result<usize, Error> {
         }
     }
     Ok(released)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn own_addresses_are_known_from_the_start() {
+        let (_watcher, network) = Watcher::start().await.unwrap();
+        let loopback = Ipv4Addr::LOCALHOST;
+        let known = network.borrow().host_addresses.contains(&loopback.into());
+        assert_eq!(known, UdpSocket::bind((loopback, 0)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn receiver_learns_that_the_watcher_is_gone() {
+        let (watcher, mut network) = Watcher::start().await.unwrap();
+        network.borrow_and_update();
+        drop(watcher);
+        while network.changed().await.is_ok() {}
+    }
 }

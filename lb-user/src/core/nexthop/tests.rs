@@ -19,12 +19,8 @@ fn wanted(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|address| ip(address)).collect()
 }
 
-fn managed(mac: [u8; 6]) -> Option<Neighbour> {
-    Some(Neighbour { mac: Some(mac), managed: true, ours: true, fixed: false })
-}
-
-fn failed() -> Option<Neighbour> {
-    Some(Neighbour { mac: None, managed: true, ours: true, fixed: false })
+fn managed(mac: [u8; 6]) -> Neighbour {
+    Neighbour { mac: Some(mac), managed: true, ours: true, fixed: false }
 }
 
 /// Two Ethernet interfaces; 10.0.0.1 watched and on link, nothing left to publish.
@@ -40,7 +36,7 @@ fn lan() -> Facts {
 
 fn resolved() -> (Facts, Network) {
     let mut facts = lan();
-    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(MAC));
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(managed(MAC)));
     let network = facts.publish().unwrap();
     (facts, network)
 }
@@ -60,7 +56,7 @@ fn addresses_behind_one_gateway_share_its_neighbour() {
         facts.set_route(ip(address), Some(hop(WAN, "fe80::1")));
     }
     assert_eq!(facts.take_unasked(10), [hop(WAN, "fe80::1")]);
-    facts.set_neighbour(hop(WAN, "fe80::1"), managed(MAC));
+    facts.set_neighbour(hop(WAN, "fe80::1"), Some(managed(MAC)));
     let network = facts.publish().unwrap();
     assert_eq!(network.next_hops.len(), 2);
     assert!(network.next_hops.values().all(|next| next.ifindex == WAN && next.source == WAN_MAC));
@@ -71,16 +67,16 @@ fn first_sight_of_a_neighbour_keeps_the_epoch() {
     let mut facts = lan();
     facts.routes_changed();
     let before = facts.publish().unwrap();
-    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(MAC));
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(managed(MAC)));
     assert_eq!(facts.publish().unwrap().epoch, before.epoch);
 }
 
 #[test]
 fn same_address_in_another_state_changes_nothing() {
     let (mut facts, _) = resolved();
-    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(MAC));
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(managed(MAC)));
     assert_eq!(facts.publish(), None);
-    let unmanaged = Neighbour { managed: false, ..managed(MAC).unwrap() };
+    let unmanaged = Neighbour { managed: false, ..managed(MAC) };
     facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(unmanaged));
     assert_eq!(facts.publish(), None);
 }
@@ -88,7 +84,7 @@ fn same_address_in_another_state_changes_nothing() {
 #[test]
 fn another_ethernet_address_is_a_new_epoch_at_once() {
     let (mut facts, before) = resolved();
-    facts.set_neighbour(hop(LAN, "10.0.0.1"), managed(OTHER_MAC));
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(managed(OTHER_MAC)));
     assert_eq!(facts.urgency(), Some(Urgency::Now));
     let after = facts.publish().unwrap();
     assert_eq!(after.next_hops[&ip("10.0.0.1")].destination, OTHER_MAC);
@@ -98,7 +94,8 @@ fn another_ethernet_address_is_a_new_epoch_at_once() {
 #[test]
 fn failed_neighbour_takes_the_next_hop_away() {
     let (mut facts, before) = resolved();
-    facts.set_neighbour(hop(LAN, "10.0.0.1"), failed());
+    let failed = Neighbour { mac: None, ..managed(MAC) };
+    facts.set_neighbour(hop(LAN, "10.0.0.1"), Some(failed));
     let after = facts.publish().unwrap();
     assert!(after.next_hops.is_empty());
     assert_eq!(after.epoch, before.epoch + 1);
@@ -108,7 +105,7 @@ fn failed_neighbour_takes_the_next_hop_away() {
 #[test]
 fn client_that_goes_away_may_wait() {
     let (mut facts, before) = resolved();
-    facts.set_neighbour(hop(LAN, "10.0.0.77"), managed(OTHER_MAC));
+    facts.set_neighbour(hop(LAN, "10.0.0.77"), Some(managed(OTHER_MAC)));
     assert_eq!(facts.urgency(), None);
     facts.set_neighbour(hop(LAN, "10.0.0.77"), None);
     assert_eq!(facts.urgency(), Some(Urgency::Later));
@@ -118,8 +115,8 @@ fn client_that_goes_away_may_wait() {
 #[test]
 fn client_that_changes_its_ethernet_address_is_a_new_epoch_at_once() {
     let (mut facts, before) = resolved();
-    facts.set_neighbour(hop(LAN, "10.0.0.77"), managed(MAC));
-    facts.set_neighbour(hop(LAN, "10.0.0.77"), managed(OTHER_MAC));
+    facts.set_neighbour(hop(LAN, "10.0.0.77"), Some(managed(MAC)));
+    facts.set_neighbour(hop(LAN, "10.0.0.77"), Some(managed(OTHER_MAC)));
     assert_eq!(facts.urgency(), Some(Urgency::Now));
     assert_eq!(facts.publish().unwrap().epoch, before.epoch + 1);
 }
@@ -232,7 +229,7 @@ fn host_addresses_are_sorted_and_each_once() {
 #[test]
 fn whole_tables_learn_the_same_as_single_events() {
     let (mut facts, _) = resolved();
-    let neighbours = HashMap::from([(hop(LAN, "10.0.0.2"), managed(MAC).unwrap())]);
+    let neighbours = HashMap::from([(hop(LAN, "10.0.0.2"), managed(MAC))]);
     facts.set_neighbours(&neighbours);
     assert!(facts.publish().unwrap().next_hops.is_empty());
     assert!(facts.set_links(&HashMap::new()));

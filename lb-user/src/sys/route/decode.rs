@@ -256,7 +256,7 @@ mod tests {
         message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
         assert!(neighbour(&message).unwrap().1.ours);
         message.attributes.retain(|a| !matches!(a, NeighbourAttribute::Protocol(_)));
-        assert_eq!(neighbour(&message).unwrap().1.managed, true);
+        assert!(neighbour(&message).unwrap().1.managed);
         assert!(!neighbour(&message).unwrap().1.ours);
     }
 

@@ -62,7 +62,8 @@ impl Events {
     /// cancelled without losing any.
     ///
     /// # Errors
-    /// `ENOBUFS`: events were lost; going on is possible. Others are final.
+    /// `ENOBUFS`: events were lost; what is read from the tables from now on is
+    /// followed again. Others are final.
     pub(super) async fn next(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
         std::future::poll_fn(|context| {
@@ -71,13 +72,34 @@ impl Events {
                 self.datagram.clear();
                 match self.socket.poll_recv_from(context, &mut self.datagram) {
                     Poll::Pending if !events.is_empty() => break,
-                    polled => ready!(polled)?,
-                };
+                    polled => match ready!(polled) {
+                        Ok(_) => {}
+                        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                            self.drain()?;
+                            return Poll::Ready(Err(error));
+                        }
+                        Err(error) => return Poll::Ready(Err(error)),
+                    },
+                }
                 read(&self.datagram, &mut events);
             }
             Poll::Ready(Ok(mem::take(&mut events)))
         })
         .await
+    }
+
+    /// Throws away what waits. After an overrun the kernel drops every further
+    /// event, without another error, until the socket was empty once.
+    fn drain(&mut self) -> io::Result<()> {
+        loop {
+            self.datagram.clear();
+            match self.socket.socket_ref().recv_from(&mut self.datagram, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     Client,
+    chore::Chore,
     decode::Event,
     events::Events,
     limit::Limit,
@@ -29,6 +30,10 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// Between two publications, so that a burst of changes costs a few only.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long a change waits for the lookups that it brought about, so that both
+/// are published together.
+const HOLD: Duration = Duration::from_millis(20);
+
 /// How long a change that misleads nobody may wait; also how often a hop that
 /// does not resolve is asked for again.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -39,40 +44,12 @@ const REOPEN: Duration = Duration::from_secs(1);
 /// Requests under way at once; also the hops asked for again in one second.
 const BATCH: usize = 256;
 
-/// A round of lookups and a reading of all tables are followed by a rest this
-/// many times as long, however often the network changes.
-const REST: u32 = 2;
+/// Nobody is asked for again for so long after the neighbour table was full:
+/// each attempt pushes somebody else's entry out.
+const FULL_TABLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Between two complaints about a full neighbour table.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Something costly that is done some time after it was found necessary.
-#[derive(Debug)]
-struct Chore {
-    due: Option<Instant>,
-    rest_until: Instant,
-}
-
-impl Chore {
-    fn new(now: Instant) -> Self {
-        Self { due: None, rest_until: now }
-    }
-
-    /// Wanted; a later wish while one is waiting adds nothing.
-    fn want(&mut self, at: Instant) {
-        self.due.get_or_insert(at.max(self.rest_until));
-    }
-
-    /// It was done, from `began` to `now`; what was wanted meanwhile waits.
-    fn done(&mut self, began: Instant, now: Instant) {
-        self.rest_until = now + (now - began) * REST;
-        self.due = self.due.map(|due| due.max(self.rest_until));
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.due.is_some_and(|due| due <= now)
-    }
-}
 
 pub(super) struct Follower {
     facts: Facts,
@@ -93,8 +70,8 @@ pub(super) struct Follower {
     /// The last hop that was asked for again.
     cursor: Option<Hop>,
     published: Instant,
-    /// When a change that may wait was seen first.
-    waiting_since: Option<Instant>,
+    /// When the first change not yet published was seen.
+    changed: Option<Instant>,
     limit: Limit,
     may_complain: Instant,
 }
@@ -119,7 +96,7 @@ impl Follower {
             ask_again: now,
             cursor: None,
             published: now,
-            waiting_since: None,
+            changed: None,
             limit: Limit::new(now),
             may_complain: now,
         }
@@ -173,13 +150,9 @@ impl Follower {
     /// When there is something to do even if nothing happens.
     fn deadline(&self) -> Instant {
         let now = Instant::now();
-        let publish = self.facts.urgency().map(|urgency| match urgency {
-            Urgency::Now => self.published + PUBLISH_INTERVAL,
-            Urgency::Later => self.waiting_since.unwrap_or(now) + PATIENCE,
-        });
         let unfinished = (self.facts.has_unasked() || !self.round.is_empty()).then_some(now);
         let again = self.facts.has_unsettled().then_some(self.ask_again);
-        [publish, unfinished, again, self.look_up.due, self.read.due]
+        [self.publish_at(now), unfinished, again, self.look_up.due(), self.read.due()]
             .into_iter()
             .flatten()
             .min()
@@ -218,6 +191,11 @@ impl Follower {
         }
     }
 
+    /// Whether lookups are under way or about to be.
+    fn looking_up(&self) -> bool {
+        !self.round.is_empty() || !self.lookups.is_empty()
+    }
+
     fn look_up_all(&mut self) {
         self.lookups.extend(self.facts.watched());
         self.look_up.want(Instant::now() + SETTLE);
@@ -227,7 +205,7 @@ impl Follower {
     async fn work(&mut self, requests: &Requests) -> io::Result<()> {
         if self.read.is_due(Instant::now()) {
             let began = Instant::now();
-            self.read.due = None;
+            self.read.begin();
             self.read_tables(requests).await?;
             self.read.done(began, Instant::now());
         }
@@ -263,7 +241,7 @@ impl Follower {
         if self.round.is_empty() {
             self.round_began = Instant::now();
             self.round = mem::take(&mut self.lookups).into_iter().collect();
-            self.look_up.due = None;
+            self.look_up.begin();
         }
         let batch = self.round.split_off(self.round.len().saturating_sub(BATCH));
         let answers = join_all(batch.iter().map(|address| requests.route(*address, None))).await;
@@ -286,7 +264,7 @@ impl Follower {
             let Err(error) = answer else { continue };
             match error.raw_os_error() {
                 None => return Err(error),
-                Some(libc::ENOBUFS) => self.complain(),
+                Some(libc::ENOBUFS) => self.table_full(),
                 // A kernel that refuses to manage entries still resolves them.
                 Some(libc::EINVAL) if order == Order::Keep => {
                     requests.neighbour(*hop, Order::Resolve).await.or_else(not_lost)?;
@@ -298,8 +276,10 @@ impl Follower {
         Ok(())
     }
 
-    fn complain(&mut self) {
+    /// The kernel has no room for another neighbour.
+    fn table_full(&mut self) {
         let now = Instant::now();
+        self.ask_again = now + FULL_TABLE_PAUSE;
         if now >= self.may_complain {
             self.may_complain = now + COMPLAINT_INTERVAL;
             tracing::warn!(
@@ -328,22 +308,28 @@ impl Follower {
         self.order(requests, &[hop], Order::Resolve).await
     }
 
-    /// Publishes if it is time to: at once when nothing was published lately.
+    /// When to publish; `None`: nothing changed.
+    fn publish_at(&self, now: Instant) -> Option<Instant> {
+        let changed = self.changed.unwrap_or(now);
+        Some(match self.facts.urgency()? {
+            Urgency::Later => changed + PATIENCE,
+            Urgency::Now if self.looking_up() => changed + HOLD,
+            Urgency::Now => self.published + PUBLISH_INTERVAL,
+        })
+    }
+
     fn publish_if_due(&mut self) {
         let now = Instant::now();
-        let due = match self.facts.urgency() {
-            None => return,
-            Some(Urgency::Now) => self.published + PUBLISH_INTERVAL,
-            Some(Urgency::Later) => *self.waiting_since.get_or_insert(now) + PATIENCE,
-        };
-        if now >= due {
+        let Some(at) = self.publish_at(now) else { return };
+        self.changed.get_or_insert(now);
+        if now >= at {
             self.publish();
         }
     }
 
     /// Publishes what changed.
     pub(super) fn publish(&mut self) {
-        self.waiting_since = None;
+        self.changed = None;
         if let Some(network) = self.facts.publish() {
             self.published = Instant::now();
             self.network.send_replace(Arc::new(network));
@@ -354,30 +340,4 @@ impl Follower {
 /// Passes over what the kernel refused; `Err`: the connection is lost.
 fn not_lost(error: io::Error) -> io::Result<()> {
     if error.raw_os_error().is_some() { Ok(()) } else { Err(error) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chore_wanted_again_and_again_is_due_as_first_wanted() {
-        let start = Instant::now();
-        let mut chore = Chore::new(start);
-        chore.want(start + SETTLE);
-        chore.want(start + SETTLE * 2);
-        assert!(!chore.is_due(start));
-        assert!(chore.is_due(start + SETTLE));
-    }
-
-    #[test]
-    fn costly_chore_rests_longer_than_it_took() {
-        let start = Instant::now();
-        let mut chore = Chore::new(start);
-        let end = start + Duration::from_millis(100);
-        chore.done(start, end);
-        chore.want(end);
-        assert!(!chore.is_due(end + Duration::from_millis(199)));
-        assert!(chore.is_due(end + Duration::from_millis(200)));
-    }
 }

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     io,
     net::IpAddr,
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
@@ -25,10 +26,13 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
     },
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::decode::{self, OUR_PROTOCOL};
 use crate::core::nexthop::{Hop, Link, Neighbour};
+
+/// The kernel answers at once; an answer for which there was no room never comes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a dump is repeated that changes of the table went into.
 const DUMP_ATTEMPTS: u32 = 4;
@@ -140,8 +144,8 @@ impl Requests {
             })),
             // No route, or one of type unreachable, prohibit or blackhole: the
             // lookup itself fails, each with its own error.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error),
-            Err(_) => Ok(None),
+            Err(error) if error.raw_os_error().is_some() => Ok(None),
+            Err(lost) => Err(lost),
         }
     }
 
@@ -182,9 +186,20 @@ impl Requests {
         }
     }
 
-    /// Sends a request and collects the answer. `BrokenPipe`: the socket is
-    /// gone; `Interrupted`: a dump is not one moment's state.
+    /// Sends a request and collects the answer. Errors without a number are
+    /// not the kernel's answer. `BrokenPipe`, `TimedOut`: the socket is of no
+    /// use any more; `Interrupted`: a dump is not one moment's state.
     async fn exchange(
+        &self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        timeout(ANSWER_TIMEOUT, self.exchange_unbounded(request, flags))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn exchange_unbounded(
         &self,
         request: RouteNetlinkMessage,
         flags: u16,

@@ -1,0 +1,64 @@
+//! `lb.example.toml` tells the truth.
+
+use std::collections::BTreeSet;
+
+use super::{ALONE, mistakes, model, parse};
+
+const EXAMPLE: &str = include_str!("../../../lb.example.toml");
+
+/// The keys without a default.
+const REQUIRED: [&str; 5] = ["interfaces", "name", "vip", "port", "address"];
+
+/// The example with every `#key = ...` and `#[table]` in force; prose has a
+/// space after its `#`.
+fn uncommented() -> String {
+    let mut inside = false;
+    let line = |line: &str| {
+        let Some(code) = line.strip_prefix('#') else { return format!("{line}\n") };
+        let prose = !inside && code.starts_with(' ') || code.is_empty();
+        inside = !prose && code.ends_with(['[', ',']);
+        format!("{}\n", if prose { line } else { code })
+    };
+    EXAMPLE.lines().map(line).collect()
+}
+
+#[test]
+fn example_has_every_default() {
+    let kept = |line: &&str| {
+        let key = line.split(" = ").next().unwrap_or_default();
+        line.starts_with('[') || REQUIRED.contains(&key)
+    };
+    let minimal: String = EXAMPLE.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+    assert_eq!(model(EXAMPLE), model(&minimal));
+    assert_eq!(model(EXAMPLE).services.len(), 1);
+    assert_eq!(model(EXAMPLE).services[0].backends.len(), 1);
+}
+
+#[test]
+fn what_the_example_has_commented_out_is_known() {
+    let mistakes = parse(&uncommented(), ALONE).expect_err("features that are not built");
+    let rules: BTreeSet<_> = mistakes.iter().map(|mistake| mistake.rule.as_str()).collect();
+    assert_eq!(rules, BTreeSet::from(["not built yet in this version"]));
+    assert_eq!(mistakes.len(), 15);
+}
+
+/// The reader lists what it knows when it meets what it does not.
+#[test]
+fn example_shows_every_key_that_is_known() {
+    for header in
+        ["", "[node]", "[firewall]", "[[service]]", "[service.health]", "[[service.backend]]"]
+    {
+        let unknown = if header.is_empty() {
+            format!("zzzzzzzzzz = 1\n{EXAMPLE}")
+        } else {
+            EXAMPLE.replace(header, &format!("{header}\nzzzzzzzzzz = 1"))
+        };
+        let mistakes = mistakes(&unknown);
+        let (_, known) = mistakes.split_once("known here: ").expect("the list of keys");
+        for key in known.trim().split(", ") {
+            let shown = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];
+            let text = uncommented();
+            assert!(shown.iter().any(|shown| text.contains(shown)), "`{key}` of `{header}`");
+        }
+    }
+}
