@@ -1,4 +1,13 @@
-//! The only code that talks to the loaded program and its maps.
+//! The only code that talks to the loaded program and its maps: carries plans
+//! out, decides nothing.
 
+pub mod attach;
+pub mod fake;
+pub mod kernel;
 pub mod load;
+pub mod mmap;
+pub mod pins;
+pub mod read;
+pub mod rings;
+pub mod sweep;
 pub mod tables;

@@ -1,1 +1,271 @@
-//! To be written.
+//! From a configuration to ordered map operations.
+//!
+//! The rule that orders them: *after any prefix* of a plan, whatever a packet
+//! can reach from the active bank exists and may serve. So entries and tables
+//! that nothing refers to yet are written first, then the other bank, then it
+//! is published by one store, and only then is taken away what the old bank
+//! used. Nothing frees the lines of an old table: lines that no table of the
+//! active bank uses are free by definition, and so are ids.
+
+pub mod arena;
+pub mod backends;
+pub mod compile;
+pub mod endpoint;
+pub mod identity;
+pub mod ids;
+pub mod tables;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::RangeInclusive,
+};
+
+use ipnet::IpNet;
+use lb_common::{
+    backend::{self, Backend},
+    config::{Config, Generation},
+    firewall::AllowWord,
+    limits,
+    service::{Address, EndpointBucket, Service},
+};
+
+use self::{
+    arena::Arena,
+    identity::{BackendIdentity, ServiceIdentity},
+};
+use crate::core::{
+    model::Model,
+    nexthop::{Network, NextHop},
+};
+
+/// Index in `BACKENDS`; stable while the backend lives, 0 is nobody.
+pub type BackendId = u16;
+/// Index in `SERVICES`; stable while the service lives, 0 is nobody.
+pub type ServiceId = u16;
+
+/// What the maps hold, as far as a plan depends on it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The entry of `CONFIG`.
+    pub config: Config,
+    /// Services of the active bank.
+    pub services: BTreeMap<ServiceId, Service>,
+    /// Every backend ever written; those without `SERVING` are retired.
+    pub backends: BTreeMap<BackendId, Backend>,
+    /// Every table that a service of the active bank names, by its first line.
+    pub tables: BTreeMap<u32, Vec<BackendId>>,
+    /// Prefixes in `DENY_V4` and `DENY_V6`.
+    pub denied: BTreeSet<IpNet>,
+}
+
+impl Snapshot {
+    /// The generation in force.
+    #[must_use]
+    pub fn generation(&self) -> &Generation {
+        &self.config.generations[(self.config.active & 1) as usize]
+    }
+
+    /// Backends that serve.
+    pub fn serving(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
+        let serves = |entry: &Backend| entry.flags & backend::flags::SERVING != 0;
+        self.backends.iter().filter(move |(_, entry)| serves(entry)).map(|(&id, entry)| (id, entry))
+    }
+}
+
+/// What a plan needs to know of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Indexes of the interfaces the data plane is attached to.
+    pub attached: BTreeSet<u32>,
+    /// Ports of the host's own connections.
+    pub ephemeral: RangeInclusive<u16>,
+}
+
+/// Everything that is switched at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bank {
+    /// Which of the two: 0 or 1.
+    pub index: u32,
+    /// Its head in `CONFIG`.
+    pub generation: Generation,
+    /// The endpoint table.
+    pub endpoints: Vec<EndpointBucket>,
+    /// Services by id; every other id is cleared.
+    pub services: BTreeMap<ServiceId, Service>,
+    /// Addresses from index 1 on.
+    pub addresses: Vec<Address>,
+    /// All [`lb_common::firewall::ALLOW_WORDS`] words of the port policy.
+    pub allow: Vec<AllowWord>,
+}
+
+/// One step. Each is harmless to packets in flight, before and after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Says where a serving backend's next hop is; `None`: not known.
+    SetNextHop(BackendId, Option<NextHop>),
+    /// Clears all flows of these retired backends, whose ids are used again.
+    Scrub(BTreeSet<BackendId>),
+    /// Writes an entry nothing refers to, and clears its counters.
+    WriteBackend(BackendId, Backend),
+    /// Sets `shared_endpoint` in place.
+    Share(BackendId, u16),
+    /// Writes a table at lines nothing refers to.
+    WriteTable(u32, Vec<BackendId>),
+    /// Writes the bank that is not active.
+    WriteBank(Box<Bank>),
+    /// Adds a denied prefix.
+    Deny(IpNet),
+    /// Makes a bank the active one.
+    Publish(u32),
+    /// Clears the flags of a backend: nothing reachable names it any more but
+    /// previous tables and old flows, which look at the flags.
+    Retire(BackendId),
+    /// Removes a denied prefix.
+    Undeny(IpNet),
+}
+
+/// Ordered operations, and what to tell about them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be carried out in this order.
+    pub operations: Vec<Operation>,
+    /// Backend addresses whose next hop is on an interface (its index) that
+    /// the data plane is not attached to.
+    pub unattached: BTreeSet<(IpAddr, u32)>,
+}
+
+/// The configuration does not fit the data plane.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CapacityError {
+    /// See [`limits::SERVICES`].
+    #[error("{0} services are configured, expected at most {max}", max = limits::SERVICES - 1)]
+    Services(usize),
+    /// See [`limits::BACKENDS`].
+    #[error(
+        "no id is left for backend `{0}`, expected at most {max} backends, old and new together",
+        max = limits::BACKENDS - 1
+    )]
+    Backends(IpAddr),
+    /// See [`limits::ADDRESSES`].
+    #[error("{0} VIPs and host addresses, expected at most {max}", max = limits::ADDRESSES - 1)]
+    Addresses(usize),
+    /// See [`lb_common::service::RANGES`].
+    #[error(
+        "VIP `{0}` has {1} services with more than one port, expected at most {max}",
+        max = lb_common::service::RANGES
+    )]
+    Ranges(IpAddr, usize),
+    /// See [`limits::ENDPOINT_BUCKETS`].
+    #[error("{0} services, addresses and reply ports do not fit the endpoint table")]
+    Endpoints(usize),
+    /// See [`limits::TABLE_LINES`].
+    #[error("no room for the lookup table of service `{0}`, old and new tables together")]
+    Tables(String),
+    /// See [`limits::DENY_PREFIXES`].
+    #[error("{0} denied prefixes of one family, expected at most {max}", max = limits::DENY_PREFIXES)]
+    Prefixes(usize),
+}
+
+/// Plans how to get from what the maps hold to `model`.
+///
+/// # Errors
+/// The model does not fit; nothing is to be done then.
+pub fn plan(
+    model: &Model,
+    network: &Network,
+    snapshot: &Snapshot,
+    host: &Host,
+) -> Result<Plan, CapacityError> {
+    check_prefixes(model)?;
+    let ids = ids::Ids::assign(model, snapshot)?;
+    let wanted = backends::wanted(model, &ids);
+    let (mut operations, unattached) = next_hops(network, snapshot, host);
+    operations.push(Operation::Scrub(ids.reused.clone()));
+    operations.retain(|operation| *operation != Operation::Scrub(BTreeSet::new()));
+    let shares = backends::changed_shares(&wanted, snapshot);
+    let mut arena = Arena::new(tables::in_use(snapshot));
+    let built = tables::build(model, &ids, snapshot, &mut arena)?;
+    let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &built.places)?;
+    let index = bank.index;
+
+    let mut unattached = unattached;
+    for (&id, want) in wanted.iter().filter(|(id, _)| ids.is_new(**id)) {
+        let hop = next_hop(network, host, want.identity.addr, &mut unattached);
+        operations.push(Operation::WriteBackend(id, want.entry(hop)));
+    }
+    let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
+    operations.extend(begin.into_iter().map(|(id, share)| Operation::Share(id, share)));
+    operations.extend(built.writes);
+    operations.push(Operation::WriteBank(Box::new(bank)));
+    let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
+    operations.extend(deny.difference(&snapshot.denied).copied().map(Operation::Deny));
+    operations.push(Operation::Publish(index));
+    operations.extend(end.into_iter().map(|(id, share)| Operation::Share(id, share)));
+    let retired = snapshot.serving().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));
+    operations.extend(retired.map(Operation::Retire));
+    operations.extend(snapshot.denied.difference(&deny).copied().map(Operation::Undeny));
+    Ok(Plan { operations, unattached })
+}
+
+/// Plans what a change of neighbours, routes or links asks for: next hops of
+/// serving backends, in place.
+#[must_use]
+pub fn follow(network: &Network, snapshot: &Snapshot, host: &Host) -> Plan {
+    let (operations, unattached) = next_hops(network, snapshot, host);
+    Plan { operations, unattached }
+}
+
+fn next_hops(
+    network: &Network,
+    snapshot: &Snapshot,
+    host: &Host,
+) -> (Vec<Operation>, BTreeSet<(IpAddr, u32)>) {
+    let mut unattached = BTreeSet::new();
+    let mut operations = Vec::new();
+    for (id, entry) in snapshot.serving() {
+        let hop = next_hop(network, host, entry.addr, &mut unattached);
+        if backends::written_hop(entry) != hop {
+            operations.push(Operation::SetNextHop(id, hop));
+        }
+    }
+    (operations, unattached)
+}
+
+/// The next hop towards a backend, if the data plane can send there.
+fn next_hop(
+    network: &Network,
+    host: &Host,
+    addr: lb_common::addr::AddrBytes,
+    unattached: &mut BTreeSet<(IpAddr, u32)>,
+) -> Option<NextHop> {
+    let addr = lb_common::addr::from_bytes(addr);
+    let hop = *network.next_hops.get(&addr)?;
+    if !host.attached.contains(&hop.ifindex) {
+        unattached.insert((addr, hop.ifindex));
+        return None;
+    }
+    Some(hop)
+}
+
+fn check_prefixes(model: &Model) -> Result<(), CapacityError> {
+    let deny = &model.firewall.deny_sources;
+    let v4 = deny.iter().filter(|net| matches!(net, IpNet::V4(_))).count();
+    let most = v4.max(deny.len() - v4);
+    if most > limits::DENY_PREFIXES as usize {
+        return Err(CapacityError::Prefixes(most));
+    }
+    Ok(())
+}
+
+/// Identity of every service of the snapshot.
+fn service_identities(snapshot: &Snapshot) -> BTreeMap<ServiceId, ServiceIdentity> {
+    snapshot.services.iter().map(|(&id, entry)| (id, ServiceIdentity::read(entry))).collect()
+}
+
+/// Identity of every backend of the model, in its order.
+fn backend_identities(model: &Model) -> impl Iterator<Item = BackendIdentity> {
+    model.services.iter().flat_map(|service| {
+        service.backends.iter().map(|backend| BackendIdentity::of(service, backend))
+    })
+}

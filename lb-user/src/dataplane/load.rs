@@ -1,1 +1,321 @@
-//! To be written.
+//! Loads the program, or adopts the maps that an earlier agent left pinned.
+
+use std::{fs, io, mem::offset_of, os::fd::AsFd as _, path::PathBuf, sync::atomic::Ordering};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::{DevMapHash, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf},
+    pin::PinError as AyaPinError,
+    programs::{ProgramError, Xdp},
+};
+use bytemuck::Pod;
+use lb_common::{config::Config, limits, maps};
+
+use super::{
+    kernel::Kernel,
+    mmap::Mapped,
+    pins::{PinDir, PinError},
+    tables::Tables,
+};
+use crate::sys::link;
+
+/// The program, built by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-xdp"));
+
+const PROGRAMS: [&str; 2] = [maps::PROGRAM, maps::CLOCK_PROGRAM];
+
+/// What the data plane is made for; it cannot change while it is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Rated concurrent flows.
+    pub flows: u32,
+    /// Seed shared by all balancers of a VIP; `None`: any.
+    pub hash_seed: Option<[u64; 2]>,
+    /// Level of the program's own log, 0 (nothing, at no cost) to 5.
+    pub log_level: u8,
+}
+
+/// The data plane cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// See [`PinError`].
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// The pinned maps are of another version.
+    #[error(
+        "the data plane pinned in `{path}` has layout {found}, expected {expected}: \
+         `lb detach` removes it and its flows"
+    )]
+    Layout {
+        /// The pin directory.
+        path: PathBuf,
+        /// [`limits::ABI_VERSION`] of its maker.
+        found: u32,
+        /// Our own.
+        expected: u32,
+    },
+    /// The affinity table has another size.
+    #[error(
+        "the data plane pinned in `{path}` was made for {found} flows, `node.flows` asks for \
+         {expected} (both rounded up): keep the number, or `lb detach` removes it and its flows"
+    )]
+    Flows {
+        /// The pin directory.
+        path: PathBuf,
+        /// Rounded flows it was made for.
+        found: u32,
+        /// Rounded flows that are asked for.
+        expected: u32,
+    },
+    /// Flows are hashed with another seed.
+    #[error(
+        "the data plane pinned in `{0}` has another `node.hash_seed`: keep the seed, or \
+         `lb detach` removes it and its flows"
+    )]
+    Seed(PathBuf),
+    /// The kernel refused the object.
+    #[error("the kernel refused the data plane")]
+    Object(#[from] EbpfError),
+    /// The kernel refused a program.
+    #[error("the kernel refused program `{0}`")]
+    Program(&'static str, #[source] ProgramError),
+    /// A program cannot be pinned.
+    #[error("cannot pin program `{0}`")]
+    Pin(&'static str, #[source] AyaPinError),
+    /// A map is not what it should be.
+    #[error("map `{0}` cannot be used")]
+    Map(&'static str, #[source] io::Error),
+    /// The host's clock cannot be measured.
+    #[error(transparent)]
+    Clock(#[from] link::Error),
+    /// No randomness for the secret of the affinity table.
+    #[error("cannot read random bytes")]
+    Random(#[source] io::Error),
+}
+
+/// The loaded data plane.
+pub struct DataPlane {
+    /// The maps that plans are about.
+    pub tables: Tables,
+    /// Interfaces to redirect to.
+    pub(super) ports: DevMapHash<MapData>,
+    /// Where it is pinned.
+    pub(super) pins: PinDir,
+    /// Whether this process made the maps.
+    pub created: bool,
+    unresolved: Option<RingBuf<MapData>>,
+    pub(super) ebpf: Ebpf,
+}
+
+impl DataPlane {
+    /// Adopts what is pinned, or loads anew; nothing is attached yet.
+    ///
+    /// # Errors
+    /// What is pinned does not fit `options`, or the kernel refuses.
+    pub fn load(pins: PinDir, options: &Options) -> Result<Self, LoadError> {
+        let created = !adoptable(&pins, options)?;
+        if created {
+            // What an agent left that died before anything was attached.
+            pins.clear()?;
+        }
+        match Self::load_programs(&pins, options) {
+            Ok((tables, ebpf)) => Self::collect(tables, ebpf, pins, created),
+            Err(error) => {
+                if created {
+                    let _ = pins.clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn load_programs(pins: &PinDir, options: &Options) -> Result<(Tables, Ebpf), LoadError> {
+        let buckets = limits::flow_buckets(options.flows);
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(maps::FLOWS, buckets);
+        loader.override_global(aya_log::LEVEL, &options.log_level, false);
+        for name in maps::PINNED {
+            loader.map_pin_path(name, pins.pin(name));
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        // Loading refers to the maps by descriptors, so they are taken after.
+        for name in PROGRAMS {
+            let program = program(&mut ebpf, name)?;
+            program.load().map_err(|error| LoadError::Program(name, error))?;
+        }
+        let tables = tables(&mut ebpf)?;
+        initialise(&tables.config, options)?;
+        for name in PROGRAMS {
+            pin(program(&mut ebpf, name)?, pins, name)?;
+        }
+        Ok((tables, ebpf))
+    }
+
+    fn collect(
+        tables: Tables,
+        mut ebpf: Ebpf,
+        pins: PinDir,
+        created: bool,
+    ) -> Result<Self, LoadError> {
+        let ports = typed(&mut ebpf, maps::PORTS, DevMapHash::try_from)?;
+        let unresolved = typed(&mut ebpf, maps::UNRESOLVED, RingBuf::try_from)?;
+        Ok(Self { tables, ports, pins, created, unresolved: Some(unresolved), ebpf })
+    }
+
+    /// The ring that asks for neighbours; once.
+    pub fn take_unresolved(&mut self) -> Option<RingBuf<MapData>> {
+        self.unresolved.take()
+    }
+
+    /// The loaded object, for the program's own log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The data plane's second, see [`lb_common::flow::second`].
+    ///
+    /// # Errors
+    /// The kernel refused to run the program.
+    pub fn now(&mut self) -> Result<u16, LoadError> {
+        let frame = [0; 64];
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+        let program = program(&mut self.ebpf, maps::CLOCK_PROGRAM)?;
+        let run = program.test_run(options);
+        let run = run.map_err(|error| LoadError::Program(maps::CLOCK_PROGRAM, error))?;
+        Ok(run.return_value as u16)
+    }
+
+    /// Removes all pins, as if it had never been loaded: for a first start
+    /// that failed half-way.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn undo(self) -> Result<(), PinError> {
+        let path = self.pins.path().to_owned();
+        self.pins.clear()?;
+        drop(self);
+        fs::remove_dir(&path).map_err(|source| PinError::io("remove", &path, source))
+    }
+}
+
+/// Whether an initialised data plane is pinned; it must fit `options`.
+fn adoptable(pins: &PinDir, options: &Options) -> Result<bool, LoadError> {
+    let pin = pins.pin(maps::CONFIG);
+    if !pin.exists() {
+        return Ok(false);
+    }
+    let path = || pins.path().to_owned();
+    let expected = limits::ABI_VERSION;
+    let layout = |found| LoadError::Layout { path: path(), found, expected };
+    let data = MapData::from_pin(&pin)
+        .map_err(|error| LoadError::Map(maps::CONFIG, io::Error::other(error)))?;
+    let config: Mapped<Config> = mapped_data(&data, maps::CONFIG).map_err(|_| layout(0))?;
+    let config = config.read(0);
+    if config.abi == 0 {
+        return Ok(false);
+    }
+    if config.abi != expected {
+        return Err(layout(config.abi));
+    }
+    let (found, expected) = (config.flow_mask + 1, limits::flow_buckets(options.flows));
+    if found != expected {
+        return Err(LoadError::Flows { path: path(), found, expected });
+    }
+    if options.hash_seed.is_some_and(|seed| seed != config.slot_seed) {
+        return Err(LoadError::Seed(path()));
+    }
+    Ok(true)
+}
+
+/// Fills in a new `CONFIG`, `abi` last: before that it counts as never made.
+fn initialise(config: &Mapped<Config>, options: &Options) -> Result<(), LoadError> {
+    if config.read(0).abi != 0 {
+        return Ok(());
+    }
+    let [a, b, c, d] = random().map_err(LoadError::Random)?;
+    let entry = Config {
+        flow_mask: limits::flow_buckets(options.flows) - 1,
+        tick_scale: link::tick_scale()?,
+        place_seed: [a, b],
+        slot_seed: options.hash_seed.unwrap_or([c, d]),
+        ..Config::ZERO
+    };
+    config.write(0, &entry);
+    config.word32(0, offset_of!(Config, abi)).store(limits::ABI_VERSION, Ordering::Release);
+    Ok(())
+}
+
+fn random() -> io::Result<[u64; 4]> {
+    let mut words = [0u64; 4];
+    // SAFETY: a buffer of exactly this size; requests up to 256 bytes are
+    // answered whole (getrandom(2)).
+    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), size_of_val(&words), 0) };
+    if got == size_of_val(&words) as isize { Ok(words) } else { Err(io::Error::last_os_error()) }
+}
+
+pub(super) fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Xdp, LoadError> {
+    let missing = LoadError::Program(name, ProgramError::NotLoaded);
+    let program = ebpf.program_mut(name).ok_or(missing)?;
+    program.try_into().map_err(|error| LoadError::Program(name, error))
+}
+
+/// Pins under another name first: the pin of an earlier program is replaced
+/// at once.
+fn pin(program: &mut Xdp, pins: &PinDir, name: &'static str) -> Result<(), LoadError> {
+    let (pin, new) = (pins.pin(name), pins.pin(&format!("{name}_new")));
+    pins.remove(&new)?;
+    program.pin(&new).map_err(|error| LoadError::Pin(name, error))?;
+    fs::rename(&new, &pin).map_err(|source| PinError::io("replace", &pin, source).into())
+}
+
+fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
+    Ok(Tables {
+        config: mapped(ebpf, maps::CONFIG)?,
+        endpoints: mapped(ebpf, maps::ENDPOINTS)?,
+        services: mapped(ebpf, maps::SERVICES)?,
+        addresses: mapped(ebpf, maps::ADDRESSES)?,
+        allow: mapped(ebpf, maps::ALLOW)?,
+        backends: mapped(ebpf, maps::BACKENDS)?,
+        lines: mapped(ebpf, maps::TABLES)?,
+        flows: mapped(ebpf, maps::FLOWS)?,
+        kernel: Box::new(Kernel {
+            deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
+            deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,
+            stats: typed(ebpf, maps::BACKEND_STATS, PerCpuArray::try_from)?,
+        }),
+    })
+}
+
+fn typed<T>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    convert: impl FnOnce(Map) -> Result<T, MapError>,
+) -> Result<T, LoadError> {
+    let map = ebpf.take_map(name).ok_or(MapError::KeyNotFound);
+    map.and_then(convert).map_err(|error| LoadError::Map(name, io::Error::other(error)))
+}
+
+fn mapped<T: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, LoadError> {
+    let array = |map| match map {
+        Map::Array(data) => Ok(data),
+        _ => Err(MapError::InvalidMapType { map_type: 0 }),
+    };
+    let data = typed(ebpf, name, array)?;
+    mapped_data(&data, name)
+}
+
+/// Maps an array after a look at what the kernel says of it: an adopted map is
+/// not what the object declares, but what its maker declared.
+fn mapped_data<T: Pod>(data: &MapData, name: &'static str) -> Result<Mapped<T>, LoadError> {
+    let info = data.info().map_err(|error| LoadError::Map(name, io::Error::other(error)))?;
+    let expected = size_of::<T>();
+    if info.value_size() as usize != expected {
+        let text = format!("entries of {} bytes, expected {expected}", info.value_size());
+        return Err(LoadError::Map(name, io::Error::new(io::ErrorKind::InvalidData, text)));
+    }
+    Mapped::of_map(data.fd().as_fd(), info.max_entries())
+        .map_err(|error| LoadError::Map(name, error))
+}

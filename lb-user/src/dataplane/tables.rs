@@ -1,1 +1,200 @@
-//! To be written.
+//! Carries out plan operations.
+
+use std::{collections::BTreeSet, io, mem::offset_of, sync::atomic::Ordering};
+
+use ipnet::IpNet;
+use lb_common::{
+    backend::{Backend, flags},
+    config::{Config, Generation},
+    firewall::{ALLOW_WORDS, AllowWord},
+    flow::{Bucket, FlowValue, SLOTS},
+    limits,
+    service::{Address, EndpointBucket, Service},
+    table::{LINE_SLOTS, Line},
+};
+
+use super::mmap::Mapped;
+use crate::core::{
+    nexthop::NextHop,
+    plan::{BackendId, Bank, Operation, backends::macs},
+};
+
+/// The maps that are reached by system calls.
+pub trait KernelMaps: Send {
+    /// Adds a prefix to the deny trie of its family.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn deny(&mut self, prefix: IpNet) -> io::Result<()>;
+
+    /// Removes a prefix from the deny trie of its family; it may be absent.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn undeny(&mut self, prefix: IpNet) -> io::Result<()>;
+
+    /// All denied prefixes.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn denied(&self) -> io::Result<BTreeSet<IpNet>>;
+
+    /// Sets the counters of a backend to zero.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn reset_stats(&mut self, id: BackendId) -> io::Result<()>;
+}
+
+/// The maps a plan is about.
+pub struct Tables {
+    /// `CONFIG`.
+    pub config: Mapped<Config>,
+    /// `ENDPOINTS`, both banks.
+    pub endpoints: Mapped<EndpointBucket>,
+    /// `SERVICES`, both banks.
+    pub services: Mapped<Service>,
+    /// `ADDRESSES`, both banks.
+    pub addresses: Mapped<Address>,
+    /// `ALLOW`, both banks.
+    pub allow: Mapped<AllowWord>,
+    /// `BACKENDS`.
+    pub backends: Mapped<Backend>,
+    /// `TABLES`.
+    pub lines: Mapped<Line>,
+    /// `FLOWS`.
+    pub flows: Mapped<Bucket>,
+    /// The others.
+    pub kernel: Box<dyn KernelMaps>,
+}
+
+impl Tables {
+    /// Carries out one operation.
+    ///
+    /// # Errors
+    /// The kernel's answer, for the maps that take a system call.
+    pub fn apply(&mut self, operation: &Operation) -> io::Result<()> {
+        match operation {
+            Operation::SetNextHop(id, hop) => self.set_next_hop(*id, *hop),
+            Operation::Scrub(ids) => self.scrub(ids),
+            Operation::WriteBackend(id, entry) => return self.write_backend(*id, entry),
+            Operation::Share(id, endpoint) => self.share(*id, *endpoint),
+            Operation::WriteTable(first, slots) => self.write_table(*first, slots),
+            Operation::WriteBank(bank) => self.write_bank(bank),
+            Operation::Deny(prefix) => return self.kernel.deny(*prefix),
+            Operation::Publish(bank) => self.publish(*bank),
+            Operation::Retire(id) => self.backend_flags(*id).store(0, Ordering::Release),
+            Operation::Undeny(prefix) => return self.kernel.undeny(*prefix),
+        }
+        Ok(())
+    }
+
+    /// Makes the packet path forget the next hops towards clients that it
+    /// asked the kernel for.
+    pub fn set_route_epoch(&self, epoch: u32) {
+        self.config.word32(0, offset_of!(Config, route_epoch)).store(epoch, Ordering::Release);
+    }
+
+    fn backend_flags(&self, id: BackendId) -> &std::sync::atomic::AtomicU32 {
+        self.backends.word32(id.into(), offset_of!(Backend, flags))
+    }
+
+    /// Where only the destination's Ethernet address moves (a neighbour with a
+    /// new card, a failover), one store of `macs_low` does it and no packet
+    /// sees anything in between. Else `RESOLVED` is taken away while the other
+    /// words change; packets take the kernel's way meanwhile.
+    fn set_next_hop(&self, id: BackendId, hop: Option<NextHop>) {
+        let index = id.into();
+        let entry = self.backends.read(index);
+        let flags = self.backend_flags(id);
+        let Some(hop) = hop else {
+            flags.fetch_and(!flags::RESOLVED, Ordering::Release);
+            return;
+        };
+        let (low, high) = macs(&hop);
+        let same_source = entry.macs_low >> 48 == low >> 48 && entry.macs_high == high;
+        if entry.flags & flags::RESOLVED == 0 || !same_source || entry.ifindex != hop.ifindex {
+            flags.fetch_and(!flags::RESOLVED, Ordering::AcqRel);
+        }
+        self.backends.word64(index, offset_of!(Backend, macs_low)).store(low, Ordering::Release);
+        self.backends.word32(index, offset_of!(Backend, macs_high)).store(high, Ordering::Release);
+        let ifindex = self.backends.word32(index, offset_of!(Backend, ifindex));
+        ifindex.store(hop.ifindex, Ordering::Release);
+        flags.fetch_or(flags::RESOLVED, Ordering::Release);
+    }
+
+    /// Writes all but the flags, which make the entry live, then these.
+    fn write_backend(&mut self, id: BackendId, entry: &Backend) -> io::Result<()> {
+        self.kernel.reset_stats(id)?;
+        self.backend_flags(id).store(0, Ordering::Release);
+        self.backends.write(id.into(), &Backend { flags: 0, ..*entry });
+        self.backend_flags(id).store(entry.flags, Ordering::Release);
+        Ok(())
+    }
+
+    /// `service` and `shared_endpoint` are the halves of one word.
+    fn share(&self, id: BackendId, endpoint: u16) {
+        let service = self.backends.read(id.into()).service;
+        let word = bytemuck::cast([service, endpoint]);
+        let at = self.backends.word32(id.into(), offset_of!(Backend, service));
+        at.store(word, Ordering::Release);
+    }
+
+    fn write_table(&self, first: u32, slots: &[BackendId]) {
+        for (line, chunk) in (first..).zip(slots.chunks(LINE_SLOTS as usize)) {
+            let mut entry = Line::ZERO;
+            entry.slots[..chunk.len()].copy_from_slice(chunk);
+            self.lines.write(line, &entry);
+        }
+    }
+
+    fn write_bank(&self, bank: &Bank) {
+        let base = |size: u32| bank.index * size;
+        for (index, bucket) in (base(limits::ENDPOINT_BUCKETS)..).zip(&bank.endpoints) {
+            self.endpoints.write(index, bucket);
+        }
+        for id in 1..limits::SERVICES {
+            let entry = bank.services.get(&(id as u16)).unwrap_or(&Service::ZERO);
+            self.services.write(base(limits::SERVICES) + id, entry);
+        }
+        for (index, address) in (base(limits::ADDRESSES) + 1..).zip(&bank.addresses) {
+            self.addresses.write(index, address);
+        }
+        for (index, word) in (base(ALLOW_WORDS)..).zip(&bank.allow) {
+            self.allow.write(index, word);
+        }
+        let generation = bytemuck::bytes_of(&bank.generation).as_chunks::<8>().0;
+        let offset =
+            offset_of!(Config, generations) + bank.index as usize * size_of::<Generation>();
+        for (word, bytes) in generation.iter().enumerate() {
+            let at = self.config.word64(0, offset + word * 8);
+            at.store(u64::from_ne_bytes(*bytes), Ordering::Release);
+        }
+    }
+
+    fn publish(&self, bank: u32) {
+        self.config.word32(0, offset_of!(Config, active)).store(bank, Ordering::SeqCst);
+    }
+
+    fn scrub(&self, ids: &BTreeSet<BackendId>) {
+        for bucket in 0..self.flows.entries() {
+            self.clear_slots(bucket, |_, value| ids.contains(&value.backend()));
+        }
+    }
+
+    /// Clears the slots of a bucket whose key and value are `spent`; a slot
+    /// that a packet claims meanwhile is left to it. Returns how many.
+    pub fn clear_slots(&self, bucket: u32, spent: impl Fn(u64, FlowValue) -> bool) -> u32 {
+        let mut cleared = 0;
+        for slot in 0..SLOTS {
+            let key = self.flows.word64(bucket, offset_of!(Bucket, keys) + slot * 8);
+            let value = self.flows.word64(bucket, offset_of!(Bucket, values) + slot * 8);
+            let owner = key.load(Ordering::Acquire);
+            if owner != 0 && spent(owner, FlowValue(value.load(Ordering::Acquire))) {
+                let swap = key.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
+                cleared += u32::from(swap.is_ok());
+            }
+        }
+        cleared
+    }
+}

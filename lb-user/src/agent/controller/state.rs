@@ -1,0 +1,347 @@
+//! What the controller holds, and the changes it makes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use lb_common::{addr, firewall::Unresolved};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::Error;
+use crate::{
+    core::{
+        model::{Model, Node},
+        nexthop::Network,
+        plan::{self, Host, Plan},
+    },
+    dataplane::{
+        attach::Attachment,
+        load::{DataPlane, Options},
+        pins::PinDir,
+        rings::{LogTask, Questions},
+    },
+    sys::{
+        link::{self, Interface},
+        route::Watcher,
+    },
+};
+
+/// How long a bank is left alone after it was in force: packets in flight may
+/// still read it for some microseconds.
+const REST: Duration = Duration::from_millis(50);
+
+/// How long new backends' next hops are waited for before publishing.
+const RESOLVING: Duration = Duration::from_secs(1);
+
+/// Ticks in which the whole affinity table is swept.
+const SWEEP_TICKS: u32 = 60;
+
+/// The agent's view of what is in force.
+pub(super) struct State {
+    model: Model,
+    network: Arc<Network>,
+    watcher: Watcher,
+    data_plane: DataPlane,
+    /// Interfaces by name, while attached.
+    attached: BTreeMap<String, u32>,
+    /// When the current bank was published.
+    published: Instant,
+    /// Added to the network's epoch: an earlier agent counted, too.
+    epoch_base: u32,
+    unattached: BTreeSet<(IpAddr, u32)>,
+    missing: BTreeSet<String>,
+    swept: u32,
+}
+
+impl State {
+    /// Loads or adopts the data plane, publishes the configuration, attaches.
+    pub(super) async fn start(
+        model: Model,
+        log_level: u8,
+    ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
+        let interfaces = look_up(&model.node).await?;
+        let pins = PinDir::open(&model.node.pin_dir)?;
+        let (watcher, mut network) = Watcher::start().await?;
+        let data_plane = DataPlane::load(pins, &options(&model.node, log_level))?;
+        let epoch_base = data_plane.tables.config.read(0).route_epoch.wrapping_add(1);
+        let mut state = Self {
+            network: network.borrow_and_update().clone(),
+            model,
+            watcher,
+            data_plane,
+            attached: BTreeMap::new(),
+            published: Instant::now(),
+            epoch_base,
+            unattached: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            swept: 0,
+        };
+        match state.bring_up(&interfaces, &mut network).await {
+            Ok(attachments) => {
+                state.announce(&attachments, "data plane ready");
+                Ok((state, network))
+            }
+            Err(error) => {
+                if state.data_plane.created {
+                    state.data_plane.undo()?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn bring_up(
+        &mut self,
+        interfaces: &[Interface],
+        network: &mut watch::Receiver<Arc<Network>>,
+    ) -> Result<Vec<Attachment>, Error> {
+        let model = self.model.clone();
+        self.attached = by_name(interfaces);
+        self.resolve_backends(&model, network).await;
+        self.publish(&model).await?;
+        let attachments = self.data_plane.attach(interfaces, model.node.xdp_mode).await?;
+        self.detach_others()?;
+        Ok(attachments)
+    }
+
+    fn announce(&self, attachments: &[Attachment], what: &str) {
+        for attachment in attachments {
+            let Attachment { interface, ifindex, mode, adopted } = attachment;
+            tracing::info!(interface, ifindex, ?mode, adopted, "attached");
+        }
+        let services = self.model.services.len();
+        let backends: usize = self.model.services.iter().map(|s| s.backends.len()).sum();
+        let config = self.data_plane.tables.config.read(0);
+        let generation = config.generations[(config.active & 1) as usize].number;
+        let adopted = !self.data_plane.created;
+        tracing::info!(generation, services, backends, adopted, "{what}");
+    }
+
+    /// Begins to listen to the packet path.
+    pub(super) fn listen(&mut self, log_level: u8) -> io::Result<(Questions, Option<LogTask>)> {
+        let questions = self.data_plane.questions()?.ok_or(io::ErrorKind::AlreadyExists)?;
+        let log = (log_level > 0).then(|| self.data_plane.forward_log()).transpose()?;
+        Ok((questions, log))
+    }
+
+    /// Puts a new configuration in force, whole or not at all.
+    pub(super) async fn reload(
+        &mut self,
+        model: Model,
+        network: &mut watch::Receiver<Arc<Network>>,
+    ) -> Result<(), Error> {
+        self.check_fixed(&model.node)?;
+        let interfaces = look_up(&model.node).await?;
+        let new: Vec<_> = interfaces
+            .iter()
+            .filter(|interface| self.attached.get(&interface.name) != Some(&interface.index))
+            .cloned()
+            .collect();
+        let attachments = self.data_plane.attach(&new, model.node.xdp_mode).await?;
+        let before = std::mem::replace(&mut self.attached, by_name(&interfaces));
+        self.resolve_backends(&model, network).await;
+        match self.publish(&model).await {
+            Ok(()) => {
+                self.model = model;
+                self.watch_backends();
+                self.detach_others()?;
+                self.announce(&attachments, "configuration in force");
+                Ok(())
+            }
+            Err(error) => {
+                self.attached = before;
+                self.watch_backends();
+                self.detach_others()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn check_fixed(&self, node: &Node) -> Result<(), Error> {
+        let config = self.data_plane.tables.config.read(0);
+        let old = &self.model.node;
+        if node.pin_dir != old.pin_dir {
+            return Err(Error::Fixed("node.pin_dir"));
+        }
+        if lb_common::limits::flow_buckets(node.flows) != config.flow_mask + 1 {
+            return Err(Error::Fixed("node.flows"));
+        }
+        if node.hash_seed.is_some_and(|seed| seed != config.slot_seed) {
+            return Err(Error::Fixed("node.hash_seed"));
+        }
+        Ok(())
+    }
+
+    /// Follows a change of neighbours, routes, links or own addresses.
+    pub(super) async fn follow(&mut self, network: Arc<Network>) -> Result<(), Error> {
+        let own_addresses = network.host_addresses != self.network.host_addresses;
+        self.network = network;
+        if own_addresses {
+            let model = self.model.clone();
+            return self.publish(&model).await;
+        }
+        let host = self.host()?;
+        let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
+        self.carry_out(plan::follow(&self.network, &snapshot, &host)).await?;
+        self.set_route_epoch();
+        Ok(())
+    }
+
+    /// Asks for the neighbours that packets did not know.
+    pub(super) fn resolve(&self, questions: &[Unresolved]) {
+        for question in questions {
+            self.watcher.resolve(addr::from_bytes(question.addr), question.ifindex);
+        }
+    }
+
+    /// Attaches again where an interface went away and came back.
+    pub(super) async fn look_after_interfaces(&mut self) -> Result<(), Error> {
+        let mut changed = false;
+        for name in self.model.node.interfaces.clone() {
+            let known = self.attached.get(&name).copied();
+            let interface = match link::by_name(&name).await {
+                Ok(interface) => interface,
+                Err(link::Error::NoSuchName(_)) => {
+                    if self.missing.insert(name.clone()) {
+                        tracing::warn!(interface = name, "the interface is gone, waiting for it");
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if known == Some(interface.index) && interface.xdp.is_some() {
+                continue;
+            }
+            self.attach_again(interface).await?;
+            changed = true;
+        }
+        if changed {
+            self.detach_others()?;
+            self.follow(self.network.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn attach_again(&mut self, interface: Interface) -> Result<(), Error> {
+        let mode = self.model.node.xdp_mode;
+        let attachments = self.data_plane.attach(std::slice::from_ref(&interface), mode).await?;
+        self.missing.remove(&interface.name);
+        for Attachment { interface, ifindex, mode, .. } in attachments {
+            tracing::info!(interface, ifindex, ?mode, "attached again");
+            self.attached.insert(interface, ifindex);
+        }
+        Ok(())
+    }
+
+    /// Sweeps this tick's share of the affinity table.
+    pub(super) fn sweep(&mut self) -> Result<(), Error> {
+        let now = self.data_plane.now()?;
+        let tables = &self.data_plane.tables;
+        let end = tables.flows.entries();
+        let start = if self.swept < end { self.swept } else { 0 };
+        let stop = end.min(start + end.div_ceil(SWEEP_TICKS));
+        let cleared = tables.sweep(start..stop, now, &tables.expiry());
+        tracing::trace!(start, stop, cleared, "swept");
+        self.swept = stop;
+        Ok(())
+    }
+
+    /// Makes `model` the generation in force.
+    async fn publish(&mut self, model: &Model) -> Result<(), Error> {
+        let host = self.host()?;
+        let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
+        let plan = plan::plan(model, &self.network, &snapshot, &host)?;
+        sleep_until(self.published + REST).await;
+        self.carry_out(plan).await?;
+        self.published = Instant::now();
+        self.set_route_epoch();
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
+        for operation in &plan.operations {
+            self.data_plane.tables.apply(operation).map_err(Error::Maps)?;
+        }
+        for (backend, ifindex) in plan.unattached.difference(&self.unattached) {
+            tracing::warn!(
+                %backend, ifindex,
+                "the way to this backend is by an interface that `node.interfaces` does not name"
+            );
+        }
+        self.unattached = plan.unattached;
+        Ok(())
+    }
+
+    fn set_route_epoch(&self) {
+        let epoch = self.epoch_base.wrapping_add(self.network.epoch);
+        self.data_plane.tables.set_route_epoch(epoch);
+    }
+
+    fn host(&self) -> Result<Host, Error> {
+        let attached = self.attached.values().copied().collect();
+        Ok(Host { attached, ephemeral: link::ephemeral_ports()? })
+    }
+
+    /// Detaches from every interface that is not to be attached.
+    fn detach_others(&mut self) -> Result<(), Error> {
+        let keep: BTreeSet<_> = self.attached.values().copied().collect();
+        for ifindex in self.data_plane.links()? {
+            if !keep.contains(&ifindex) {
+                self.data_plane.detach(ifindex)?;
+                tracing::info!(ifindex, "detached");
+            }
+        }
+        Ok(())
+    }
+
+    fn watch_backends(&self) {
+        self.watcher.watch_addresses(backend_addresses(&self.model));
+    }
+
+    /// Has the next hops of `model`'s backends resolved, beside those in
+    /// force, and waits a moment for them: what is adopted goes on without a
+    /// gap, and what is new is served from its first packet on.
+    async fn resolve_backends(
+        &mut self,
+        model: &Model,
+        network: &mut watch::Receiver<Arc<Network>>,
+    ) {
+        let wanted = backend_addresses(model);
+        self.watcher.watch_addresses(&wanted | &backend_addresses(&self.model));
+        let all = |network: &Arc<Network>| {
+            wanted.iter().all(|address| network.next_hops.contains_key(address))
+        };
+        let _ = timeout(RESOLVING, network.wait_for(all)).await;
+        self.network = network.borrow_and_update().clone();
+        for address in wanted.iter().filter(|a| !self.network.next_hops.contains_key(a)) {
+            tracing::warn!(%address, "the next hop towards this backend is not resolved yet");
+        }
+    }
+}
+
+fn backend_addresses(model: &Model) -> BTreeSet<IpAddr> {
+    model.services.iter().flat_map(|s| &s.backends).map(|backend| backend.address).collect()
+}
+
+async fn look_up(node: &Node) -> Result<Vec<Interface>, Error> {
+    let mut interfaces = Vec::new();
+    for name in &node.interfaces {
+        interfaces.push(link::by_name(name).await?);
+    }
+    Ok(interfaces)
+}
+
+fn by_name(interfaces: &[Interface]) -> BTreeMap<String, u32> {
+    interfaces.iter().map(|interface| (interface.name.clone(), interface.index)).collect()
+}
+
+fn options(node: &Node, log_level: u8) -> Options {
+    Options { flows: node.flows, hash_seed: node.hash_seed, log_level }
+}

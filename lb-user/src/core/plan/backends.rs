@@ -1,0 +1,210 @@
+//! Entries of `BACKENDS`: what they are to hold, and who shares an endpoint.
+
+use std::collections::BTreeMap;
+
+use lb_common::{
+    addr::AddrBytes,
+    backend::{Backend, SHARED_BIT, flags},
+    csum,
+};
+
+use super::{BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::Ids};
+use crate::core::{model::Model, nexthop::NextHop};
+
+/// A backend of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who.
+    pub identity: BackendIdentity,
+    /// Id of its service.
+    pub service: ServiceId,
+    /// See [`Backend::shared_endpoint`].
+    pub shared_endpoint: u16,
+}
+
+impl Wanted {
+    /// Its whole entry.
+    #[must_use]
+    pub fn entry(&self, hop: Option<NextHop>) -> Backend {
+        let who = &self.identity;
+        let (macs_low, macs_high) = hop.map_or((0, 0), |hop| macs(&hop));
+        Backend {
+            macs_low,
+            macs_high,
+            ifindex: hop.map_or(0, |hop| hop.ifindex),
+            addr: who.addr,
+            flags: self.flags(hop.is_some()),
+            port: who.port.to_be(),
+            ip_delta: if who.nat { csum::delta_addr(who.service.vip, who.addr) } else { 0 },
+            l4_delta: l4_delta(who),
+            service: self.service,
+            shared_endpoint: self.shared_endpoint,
+            ..Backend::ZERO
+        }
+    }
+
+    fn flags(&self, resolved: bool) -> u32 {
+        let who = &self.identity;
+        let varies = who.nat && who.port != 0 && who.service.single_port().is_none();
+        [
+            (true, flags::SERVING),
+            (resolved, flags::RESOLVED),
+            (who.nat, flags::NAT),
+            (varies, flags::NAT_PORT_VARIES),
+        ]
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .fold(0, |all, (_, flag)| all | flag)
+    }
+}
+
+/// What rewriting adds to a TCP or UDP checksum, which covers the address
+/// through the pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1).
+fn l4_delta(who: &BackendIdentity) -> u16 {
+    if !who.nat {
+        return 0;
+    }
+    let addr = u32::from(csum::delta_addr(who.service.vip, who.addr));
+    match who.service.single_port() {
+        Some(port) if who.port != 0 => {
+            csum::fold(addr + csum::delta16(port.to_be(), who.port.to_be()))
+        }
+        _ => addr as u16,
+    }
+}
+
+/// The words of an Ethernet header towards `hop`, without the type.
+#[must_use]
+pub fn macs(hop: &NextHop) -> (u64, u32) {
+    let (d, s) = (hop.destination, hop.source);
+    let low = u64::from_ne_bytes([d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1]]);
+    (low, u32::from_ne_bytes([s[2], s[3], s[4], s[5]]))
+}
+
+/// The next hop an entry holds.
+#[must_use]
+pub fn written_hop(entry: &Backend) -> Option<NextHop> {
+    if entry.flags & flags::RESOLVED == 0 {
+        return None;
+    }
+    let [d0, d1, d2, d3, d4, d5, s0, s1] = entry.macs_low.to_ne_bytes();
+    let [s2, s3, s4, s5] = entry.macs_high.to_ne_bytes();
+    Some(NextHop {
+        ifindex: entry.ifindex,
+        destination: [d0, d1, d2, d3, d4, d5],
+        source: [s0, s1, s2, s3, s4, s5],
+    })
+}
+
+/// Every backend of the configuration by id.
+#[must_use]
+pub fn wanted(model: &Model, ids: &Ids) -> BTreeMap<BackendId, Wanted> {
+    let mut wanted: BTreeMap<_, _> = super::backend_identities(model)
+        .map(|identity| {
+            let service = ids.services[&identity.service];
+            (ids.backends[&identity], Wanted { identity, service, shared_endpoint: 0 })
+        })
+        .collect();
+    for group in sharing(&wanted) {
+        let lowest = group.iter().copied().min().unwrap_or(0);
+        for id in group {
+            wanted.entry(id).and_modify(|w| w.shared_endpoint = SHARED_BIT | lowest);
+        }
+    }
+    wanted
+}
+
+/// Groups of `nat` backends whose replies cannot be told apart by source
+/// address, port and protocol: equal ports, and at an address where one has
+/// any port, all of them.
+fn sharing(wanted: &BTreeMap<BackendId, Wanted>) -> Vec<Vec<BackendId>> {
+    let mut hosts: BTreeMap<(AddrBytes, u8), BTreeMap<Option<u16>, Vec<BackendId>>> =
+        BTreeMap::new();
+    for (&id, want) in wanted.iter().filter(|(_, want)| want.identity.nat) {
+        let who = &want.identity;
+        let host = hosts.entry((who.addr, who.service.proto)).or_default();
+        host.entry(who.effective_port()).or_default().push(id);
+    }
+    let mut groups = Vec::new();
+    for ports in hosts.into_values() {
+        if ports.contains_key(&None) {
+            groups.push(ports.into_values().flatten().collect());
+        } else {
+            groups.extend(ports.into_values());
+        }
+    }
+    groups.retain(|group: &Vec<_>| group.len() > 1);
+    groups
+}
+
+/// Serving backends that live on with another `shared_endpoint`.
+#[must_use]
+pub fn changed_shares(
+    wanted: &BTreeMap<BackendId, Wanted>,
+    snapshot: &Snapshot,
+) -> Vec<(BackendId, u16)> {
+    let serving = snapshot.serving().filter_map(|(id, entry)| Some((id, entry, wanted.get(&id)?)));
+    serving
+        .filter(|(_, entry, want)| entry.shared_endpoint != want.shared_endpoint)
+        .map(|(id, _, want)| (id, want.shared_endpoint))
+        .collect()
+}
+
+/// Whether replies of this backend are looked for: the port they come from
+/// (0: any), unless the mode leaves them alone.
+#[must_use]
+pub fn reply_port(who: &BackendIdentity) -> Option<u16> {
+    who.nat.then(|| who.effective_port().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::addr;
+
+    use super::*;
+    use crate::core::plan::identity::ServiceIdentity;
+
+    fn wanted_one(vip: &str, addr: &str, ports: (u16, u16), port: u16) -> Wanted {
+        let bytes = |text: &str| addr::to_bytes(text.parse().unwrap());
+        let service = ServiceIdentity { vip: bytes(vip), first: ports.0, last: ports.1, proto: 6 };
+        let identity = BackendIdentity { service, addr: bytes(addr), port, nat: true };
+        Wanted { identity, service: 1, shared_endpoint: 0 }
+    }
+
+    #[test]
+    fn deltas_turn_the_checksum_of_the_old_header_into_that_of_the_new() {
+        for (vip, to) in [("192.0.2.1", "10.0.0.7"), ("2001:db8::1", "fd00::9")] {
+            let entry = wanted_one(vip, to, (80, 80), 8080).entry(None);
+            let message = |addr: &str, port: u16| {
+                let mut bytes = addr::to_bytes(addr.parse().unwrap()).to_vec();
+                bytes.extend(port.to_be_bytes());
+                bytes.extend([9, 8, 7, 6]);
+                !csum::sum(&bytes)
+            };
+            let updated = csum::update(message(vip, 80), u32::from(entry.l4_delta));
+            assert_eq!(updated, message(to, 8080));
+        }
+    }
+
+    #[test]
+    fn a_next_hop_survives_its_entry() {
+        let hop =
+            NextHop { ifindex: 3, destination: [1, 2, 3, 4, 5, 6], source: [7, 8, 9, 10, 11, 12] };
+        let entry = wanted_one("192.0.2.1", "10.0.0.7", (80, 80), 0).entry(Some(hop));
+        assert_eq!(written_hop(&entry), Some(hop));
+        assert_eq!(entry.macs_low.to_ne_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(entry.macs_high.to_ne_bytes(), [9, 10, 11, 12]);
+    }
+
+    #[test]
+    fn a_backend_with_any_port_shares_with_all_at_its_address() {
+        let one = |ports, port| wanted_one("192.0.2.1", "10.0.0.7", ports, port);
+        let wanted = BTreeMap::from([(4, one((80, 80), 0)), (2, one((443, 443), 0))]);
+        assert_eq!(sharing(&wanted), Vec::<Vec<u16>>::new());
+        let wanted = BTreeMap::from([(4, one((80, 80), 0)), (2, one((443, 443), 80))]);
+        assert_eq!(sharing(&wanted), vec![vec![2, 4]]);
+        let mut wanted = BTreeMap::from([(4, one((80, 80), 0)), (2, one((443, 443), 0))]);
+        wanted.insert(9, one((1000, 2000), 0));
+        assert_eq!(sharing(&wanted)[0].len(), 3);
+    }
+}

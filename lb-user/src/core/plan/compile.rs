@@ -1,0 +1,188 @@
+//! The bank of a generation: everything that is switched at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use lb_common::{
+    addr::{self, AddrBytes},
+    config::{Generation, features},
+    firewall::{ALLOW_WORDS, AllowWord, allow_index},
+    limits,
+    service::{Address, PortRange, RANGES, Service, address_flags, flags},
+};
+
+use super::{
+    BackendId, Bank, CapacityError, Host, Snapshot,
+    backends::{Wanted, reply_port},
+    endpoint::{Endpoint, EndpointTable, Kind},
+    identity::ServiceIdentity,
+    ids::Ids,
+    tables::Places,
+};
+use crate::core::{
+    model::{self, Firewall, Mode, Model, Protocol},
+    nexthop::Network,
+};
+
+/// Compiles the bank that is not active.
+///
+/// # Errors
+/// It does not fit.
+pub fn bank(
+    model: &Model,
+    network: &Network,
+    snapshot: &Snapshot,
+    host: &Host,
+    ids: &Ids,
+    wanted: &BTreeMap<BackendId, Wanted>,
+    places: &BTreeMap<u16, Places>,
+) -> Result<Bank, CapacityError> {
+    let services = services(model, ids, places);
+    let addresses = addresses(model, network, ids)?;
+    let number = snapshot.generation().number + 1;
+    let endpoints = endpoints(&services, &addresses, wanted);
+    let seed = snapshot.config.place_seed[0] ^ number;
+    let table =
+        EndpointTable::build(&endpoints, seed).ok_or(CapacityError::Endpoints(endpoints.len()))?;
+    let generation = Generation {
+        features: features_of(model, wanted),
+        endpoint_mask: table.mask(),
+        endpoint_salt: table.salt,
+        number,
+        ephemeral_low: *host.ephemeral.start(),
+        ephemeral_high: *host.ephemeral.end(),
+        ..Generation::ZERO
+    };
+    Ok(Bank {
+        index: (snapshot.config.active & 1) ^ 1,
+        generation,
+        endpoints: table.buckets,
+        services,
+        addresses,
+        allow: allow(&model.firewall),
+    })
+}
+
+fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMap<u16, Service> {
+    let entry = |service: &model::Service| {
+        let id = ids.services[&ServiceIdentity::of(service)];
+        (id, service_entry(service, places[&id]))
+    };
+    model.services.iter().map(entry).collect()
+}
+
+fn service_entry(service: &model::Service, places: Places) -> Service {
+    let single = service.single_port();
+    let range = if single.is_none() { flags::RANGE } else { 0 };
+    let nat = if service.mode == Mode::Nat { flags::NAT } else { 0 };
+    Service {
+        vip: addr::to_bytes(service.vip),
+        table: places.current.first,
+        table_slots: places.current.slots,
+        previous: places.previous.first,
+        previous_slots: places.previous.slots,
+        port: single.unwrap_or(0).to_be(),
+        port_last: service.ports.end().to_be(),
+        port_first: service.ports.start().to_be(),
+        proto: service.protocol.number(),
+        flags: flags::IN_USE | range | nat,
+        embryonic_timeout: service.timeouts.embryonic,
+        established_timeout: service.timeouts.established,
+        closing_timeout: service.timeouts.closing,
+        ..Service::ZERO
+    }
+}
+
+/// Addresses in ascending order: VIPs with their ranges, and the host's own.
+fn addresses(model: &Model, network: &Network, ids: &Ids) -> Result<Vec<Address>, CapacityError> {
+    let mut flags: BTreeMap<AddrBytes, u32> = BTreeMap::new();
+    for service in &model.services {
+        *flags.entry(addr::to_bytes(service.vip)).or_default() |= address_flags::VIP;
+    }
+    for &own in &network.host_addresses {
+        *flags.entry(addr::to_bytes(own)).or_default() |= address_flags::HOST;
+    }
+    if flags.len() >= limits::ADDRESSES as usize {
+        return Err(CapacityError::Addresses(flags.len()));
+    }
+    let entry = |(addr, flags)| {
+        let found = ranges(addr, ids);
+        if found.len() > RANGES {
+            return Err(CapacityError::Ranges(addr::from_bytes(addr), found.len()));
+        }
+        let mut entry = Address { addr, flags, range_count: found.len() as u32, ..Address::ZERO };
+        entry.ranges[..found.len()].copy_from_slice(&found);
+        Ok(entry)
+    };
+    flags.into_iter().map(entry).collect()
+}
+
+/// Ranges of a VIP, the narrowest first.
+fn ranges(vip: AddrBytes, ids: &Ids) -> Vec<PortRange> {
+    let ranged = ids.services.iter().filter(|(who, _)| who.vip == vip && who.first != who.last);
+    let mut ranges: Vec<_> = ranged
+        .map(|(who, &service)| PortRange {
+            first: who.first,
+            last: who.last,
+            service,
+            proto: who.proto,
+            ..PortRange::ZERO
+        })
+        .collect();
+    ranges.sort_by_key(|range| (range.last - range.first, range.first, range.proto));
+    ranges
+}
+
+fn endpoints(
+    services: &BTreeMap<u16, Service>,
+    addresses: &[Address],
+    wanted: &BTreeMap<BackendId, Wanted>,
+) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for (&id, entry) in services.iter().filter(|(_, entry)| entry.port != 0) {
+        let (addr, port) = (entry.vip, u16::from_be(entry.port));
+        let id = u32::from(id);
+        endpoints.push(Endpoint { kind: Kind::Service, addr, port, proto: entry.proto, id });
+    }
+    for (entry, id) in addresses.iter().zip(1..) {
+        endpoints.push(Endpoint { kind: Kind::Address, addr: entry.addr, port: 0, proto: 0, id });
+    }
+    // In ascending order of ids: who shares an endpoint leaves it to the lowest.
+    let mut seen = BTreeSet::new();
+    for (&id, want) in wanted {
+        let who = &want.identity;
+        let Some(port) = reply_port(who) else { continue };
+        let (addr, proto) = (who.addr, who.service.proto);
+        if seen.insert((addr, port, proto)) {
+            endpoints.push(Endpoint { kind: Kind::Reply, addr, port, proto, id: u32::from(id) });
+        }
+    }
+    endpoints
+}
+
+fn features_of(model: &Model, wanted: &BTreeMap<BackendId, Wanted>) -> u32 {
+    let replies: BTreeSet<_> =
+        wanted.values().filter_map(|want| reply_port(&want.identity)).collect();
+    let denies = |test: fn(&IpNet) -> bool| model.firewall.deny_sources.iter().any(test);
+    [
+        (!replies.is_empty(), features::NAT),
+        (replies.contains(&0), features::NAT_ANY_PORT),
+        (denies(|net| matches!(net, IpNet::V4(_))), features::DENY_V4),
+        (denies(|net| matches!(net, IpNet::V6(_))), features::DENY_V6),
+        (model.firewall.guard_host, features::GUARD_HOST),
+    ]
+    .into_iter()
+    .filter(|(on, _)| *on)
+    .fold(0, |all, (_, feature)| all | feature)
+}
+
+fn allow(firewall: &Firewall) -> Vec<AllowWord> {
+    let mut words = vec![AllowWord::ZERO; ALLOW_WORDS as usize];
+    for (protocol, ports) in &firewall.allow {
+        for port in ports.clone() {
+            let index = allow_index(0, *protocol == Protocol::Tcp, port);
+            words[index as usize].bits |= 1 << (port % 64);
+        }
+    }
+    words
+}

@@ -1,0 +1,122 @@
+//! Who is who: what makes a service or a backend the same one from one
+//! generation, agent and balancer to the next. It can be read back from the
+//! maps, so ids need no file.
+
+use std::ops::RangeInclusive;
+
+use lb_common::{
+    addr::{self, AddrBytes},
+    backend::{self, Backend},
+    service::Service,
+};
+
+use crate::core::model::{self, Mode};
+
+/// A service: address, ports, protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceIdentity {
+    /// The VIP.
+    pub vip: AddrBytes,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// IP protocol number.
+    pub proto: u8,
+}
+
+impl ServiceIdentity {
+    /// Of a configured service.
+    #[must_use]
+    pub fn of(service: &model::Service) -> Self {
+        Self {
+            vip: addr::to_bytes(service.vip),
+            first: *service.ports.start(),
+            last: *service.ports.end(),
+            proto: service.protocol.number(),
+        }
+    }
+
+    /// Of an entry of `SERVICES`.
+    #[must_use]
+    pub fn read(entry: &Service) -> Self {
+        Self {
+            vip: entry.vip,
+            first: u16::from_be(entry.port_first),
+            last: u16::from_be(entry.port_last),
+            proto: entry.proto,
+        }
+    }
+
+    /// The ports.
+    #[must_use]
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
+
+    /// The port, where there is just one.
+    #[must_use]
+    pub fn single_port(&self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+}
+
+/// A backend of a service: address, port, and whether packets are rewritten
+/// (flows do not survive a change of mode, so it makes another backend).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BackendIdentity {
+    /// Whose backend.
+    pub service: ServiceIdentity,
+    /// Its address.
+    pub addr: AddrBytes,
+    /// Port rewritten to; 0 where it stays.
+    pub port: u16,
+    /// Mode `nat`.
+    pub nat: bool,
+}
+
+impl BackendIdentity {
+    /// Of a configured backend.
+    #[must_use]
+    pub fn of(service: &model::Service, backend: &model::Backend) -> Self {
+        let nat = service.mode == Mode::Nat;
+        let port = backend.port.filter(|&port| nat && service.single_port() != Some(port));
+        Self {
+            service: ServiceIdentity::of(service),
+            addr: addr::to_bytes(backend.address),
+            port: port.unwrap_or(0),
+            nat,
+        }
+    }
+
+    /// Of an entry of `BACKENDS` that belongs to `service`.
+    #[must_use]
+    pub fn read(entry: &Backend, service: ServiceIdentity) -> Self {
+        Self {
+            service,
+            addr: entry.addr,
+            port: u16::from_be(entry.port),
+            nat: entry.flags & backend::flags::NAT != 0,
+        }
+    }
+
+    /// The port that packets arrive at; `None`: any of the service's.
+    #[must_use]
+    pub fn effective_port(&self) -> Option<u16> {
+        self.service.single_port().map(|port| if self.port == 0 { port } else { self.port })
+    }
+
+    /// As bytes that order and hash the same on every machine.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 40] {
+        let mut bytes = [0; 40];
+        bytes[..16].copy_from_slice(&self.service.vip);
+        bytes[16..18].copy_from_slice(&self.service.first.to_be_bytes());
+        bytes[18..20].copy_from_slice(&self.service.last.to_be_bytes());
+        bytes[20] = self.service.proto;
+        bytes[21..37].copy_from_slice(&self.addr);
+        bytes[37..39].copy_from_slice(&self.port.to_be_bytes());
+        bytes[39] = u8::from(self.nat);
+        bytes
+    }
+}

@@ -1,0 +1,109 @@
+//! Ids of services and backends: kept while their owner lives.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{addr, backend::flags, limits};
+
+use super::{
+    BackendId, CapacityError, ServiceId, Snapshot, backend_identities,
+    identity::{BackendIdentity, ServiceIdentity},
+    service_identities,
+};
+use crate::core::model::Model;
+
+/// Who has which id in the generation that is planned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// Services.
+    pub services: BTreeMap<ServiceIdentity, ServiceId>,
+    /// Backends.
+    pub backends: BTreeMap<BackendIdentity, BackendId>,
+    /// Backend ids that had another owner once: flows may still name them.
+    pub reused: BTreeSet<BackendId>,
+    /// Backend ids with an owner they did not have before.
+    new: BTreeSet<BackendId>,
+}
+
+impl Ids {
+    /// Keeps the ids of all that live on and finds ids for the new: the lowest
+    /// that was never used, else the lowest retired one that no reachable
+    /// table names.
+    ///
+    /// # Errors
+    /// No id is left.
+    pub fn assign(model: &Model, snapshot: &Snapshot) -> Result<Self, CapacityError> {
+        let mut ids = Self::default();
+        ids.assign_services(model, snapshot)?;
+        ids.assign_backends(model, snapshot)?;
+        Ok(ids)
+    }
+
+    /// Whether the entry of this backend is still to be written.
+    #[must_use]
+    pub fn is_new(&self, id: BackendId) -> bool {
+        self.new.contains(&id)
+    }
+
+    fn assign_services(&mut self, model: &Model, snapshot: &Snapshot) -> Result<(), CapacityError> {
+        let wanted: Vec<_> = model.services.iter().map(ServiceIdentity::of).collect();
+        if wanted.len() >= limits::SERVICES as usize {
+            return Err(CapacityError::Services(wanted.len()));
+        }
+        let present = invert(service_identities(snapshot));
+        let kept = wanted.iter().filter_map(|who| Some((*who, *present.get(who)?)));
+        self.services = kept.collect();
+        let taken: BTreeSet<_> = self.services.values().copied().collect();
+        let mut free = (1..limits::SERVICES as u16).filter(|id| !taken.contains(id));
+        for who in wanted {
+            if !self.services.contains_key(&who)
+                && let Some(id) = free.next()
+            {
+                self.services.insert(who, id);
+            }
+        }
+        Ok(())
+    }
+
+    fn assign_backends(&mut self, model: &Model, snapshot: &Snapshot) -> Result<(), CapacityError> {
+        let present = present_backends(snapshot);
+        let mut fresh =
+            (1..limits::BACKENDS as BackendId).filter(|id| !snapshot.backends.contains_key(id));
+        let mut retired = reusable(snapshot).into_iter();
+        for who in backend_identities(model) {
+            if let Some(&id) = present.get(&who) {
+                self.backends.insert(who, id);
+                continue;
+            }
+            let id = fresh.next().or_else(|| {
+                let id = retired.next()?;
+                self.reused.insert(id);
+                Some(id)
+            });
+            let id = id.ok_or_else(|| CapacityError::Backends(addr::from_bytes(who.addr)))?;
+            self.new.insert(id);
+            self.backends.insert(who, id);
+        }
+        Ok(())
+    }
+}
+
+/// Serving backends whose service is in force, by identity.
+fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId> {
+    let services = service_identities(snapshot);
+    let present = snapshot.serving().filter_map(|(id, entry)| {
+        Some((BackendIdentity::read(entry, *services.get(&entry.service)?), id))
+    });
+    present.collect()
+}
+
+/// Retired ids that no table in reach names: not even a previous table, whose
+/// slots must go on pointing at nobody.
+fn reusable(snapshot: &Snapshot) -> Vec<BackendId> {
+    let named: BTreeSet<_> = snapshot.tables.values().flatten().collect();
+    let retired = snapshot.backends.iter().filter(|(_, entry)| entry.flags & flags::SERVING == 0);
+    retired.map(|(&id, _)| id).filter(|id| !named.contains(id)).collect()
+}
+
+fn invert<K: Ord, V>(map: BTreeMap<V, K>) -> BTreeMap<K, V> {
+    map.into_iter().map(|(key, value)| (value, key)).collect()
+}

@@ -1,0 +1,65 @@
+//! A data plane in private memory: the real code of [`super::tables`] and
+//! [`super::read`] on it, without a kernel's map.
+
+use std::{collections::BTreeSet, io};
+
+use ipnet::IpNet;
+use lb_common::{config::Config, firewall::ALLOW_WORDS, limits};
+
+use super::{
+    mmap::Mapped,
+    tables::{KernelMaps, Tables},
+};
+use crate::core::plan::BackendId;
+
+/// An empty data plane with an affinity table of `buckets` buckets.
+///
+/// # Errors
+/// No memory.
+pub fn tables(buckets: u32) -> io::Result<Tables> {
+    let tables = Tables {
+        config: Mapped::anonymous(1)?,
+        endpoints: Mapped::anonymous(2 * limits::ENDPOINT_BUCKETS)?,
+        services: Mapped::anonymous(2 * limits::SERVICES)?,
+        addresses: Mapped::anonymous(2 * limits::ADDRESSES)?,
+        allow: Mapped::anonymous(2 * ALLOW_WORDS)?,
+        backends: Mapped::anonymous(limits::BACKENDS)?,
+        lines: Mapped::anonymous(limits::TABLE_LINES)?,
+        flows: Mapped::anonymous(buckets)?,
+        kernel: Box::new(FakeKernel::default()),
+    };
+    let config = Config {
+        abi: limits::ABI_VERSION,
+        flow_mask: buckets - 1,
+        place_seed: [3, 5],
+        slot_seed: [7, 11],
+        ..Config::ZERO
+    };
+    tables.config.write(0, &config);
+    Ok(tables)
+}
+
+#[derive(Default)]
+struct FakeKernel {
+    denied: BTreeSet<IpNet>,
+}
+
+impl KernelMaps for FakeKernel {
+    fn deny(&mut self, prefix: IpNet) -> io::Result<()> {
+        self.denied.insert(prefix);
+        Ok(())
+    }
+
+    fn undeny(&mut self, prefix: IpNet) -> io::Result<()> {
+        self.denied.remove(&prefix);
+        Ok(())
+    }
+
+    fn denied(&self) -> io::Result<BTreeSet<IpNet>> {
+        Ok(self.denied.clone())
+    }
+
+    fn reset_stats(&mut self, _id: BackendId) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! The directory where the data plane is pinned, and who may work in it.
+
+use std::{
+    ffi::CString,
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use lb_common::maps;
+
+/// Where BPF file systems are mounted by convention.
+const BPF_ROOT: &str = "/sys/fs/bpf";
+
+/// The directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// Another process works in it.
+    #[error(
+        "`{0}` is in use by another agent, expected one agent per `node.pin_dir`: stop it first, \
+         or give this one a directory of its own"
+    )]
+    InUse(PathBuf),
+    /// It is not where pins can live.
+    #[error(
+        "`{0}` is not on a BPF file system, expected a directory below one: \
+         `mount -t bpf bpf /sys/fs/bpf`"
+    )]
+    NotBpf(PathBuf),
+    /// The kernel refused.
+    #[error("cannot {doing} `{path}`")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl PinError {
+    pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+/// A pin directory, locked for as long as this lives.
+#[derive(Debug)]
+pub struct PinDir {
+    path: PathBuf,
+    /// The lock is on the directory itself: a BPF file system holds no files.
+    _lock: File,
+}
+
+impl PinDir {
+    /// Creates the directory where it is missing, mounts a BPF file system at
+    /// `/sys/fs/bpf` where that is missing, and locks.
+    ///
+    /// # Errors
+    /// It is in use, or not on a BPF file system.
+    pub fn open(path: &Path) -> Result<Self, PinError> {
+        ensure_bpf(path)?;
+        fs::create_dir_all(path).map_err(|source| PinError::io("create", path, source))?;
+        Self::lock(path)
+    }
+
+    fn lock(path: &Path) -> Result<Self, PinError> {
+        let lock = File::open(path).map_err(|source| PinError::io("open", path, source))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(PinError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(PinError::io("lock", path, source)),
+        }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Pin of a map or program.
+    #[must_use]
+    pub fn pin(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Pin of the link of an interface.
+    #[must_use]
+    pub fn link(&self, ifindex: u32) -> PathBuf {
+        self.path.join(format!("{}{ifindex}", maps::LINK_PREFIX))
+    }
+
+    /// Indexes of the interfaces with a pinned link.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn links(&self) -> Result<Vec<u32>, PinError> {
+        let names = self.names()?;
+        let index = |name: &String| name.strip_prefix(maps::LINK_PREFIX)?.parse().ok();
+        Ok(names.iter().filter_map(index).collect())
+    }
+
+    /// Removes a pin; one that is not there is fine.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&self, pin: &Path) -> Result<(), PinError> {
+        match fs::remove_file(pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(PinError::io("remove", pin, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes all pins of the data plane, links first: that detaches it.
+    /// Returns the indexes of the interfaces.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn clear(&self) -> Result<Vec<u32>, PinError> {
+        let links = self.links()?;
+        for &ifindex in &links {
+            self.remove(&self.link(ifindex))?;
+        }
+        let programs = [maps::PROGRAM, maps::CLOCK_PROGRAM];
+        for name in self.names()? {
+            let ours = maps::PINNED.contains(&name.as_str())
+                || programs.iter().any(|program| name.starts_with(program));
+            if ours {
+                self.remove(&self.pin(&name))?;
+            }
+        }
+        Ok(links)
+    }
+
+    fn names(&self) -> Result<Vec<String>, PinError> {
+        let read = || -> io::Result<Vec<String>> {
+            fs::read_dir(&self.path)?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        };
+        read().map_err(|source| PinError::io("read", &self.path, source))
+    }
+}
+
+/// What [`detach`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// There was nothing to do.
+    Nothing,
+    /// The data plane is gone; it was attached to interfaces with these indexes.
+    Removed(Vec<u32>),
+}
+
+/// Removes the data plane pinned in `path`: links, programs, maps, and the
+/// directory, if it is empty then.
+///
+/// # Errors
+/// An agent is at work there, or the kernel refused.
+pub fn detach(path: &Path) -> Result<Detached, PinError> {
+    if !path.is_dir() || !is_bpf(path)? {
+        return Ok(Detached::Nothing);
+    }
+    let pins = PinDir::lock(path)?;
+    if pins.names()?.is_empty() {
+        let _ = fs::remove_dir(path);
+        return Ok(Detached::Nothing);
+    }
+    let links = pins.clear()?;
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            Err(PinError::io("remove", path, error))
+        }
+        _ => Ok(Detached::Removed(links)),
+    }
+}
+
+/// Makes sure that `path` is, or will be, on a BPF file system.
+fn ensure_bpf(path: &Path) -> Result<(), PinError> {
+    let existing = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(path);
+    if is_bpf(existing)? {
+        return Ok(());
+    }
+    if !path.starts_with(BPF_ROOT) || existing != Path::new(BPF_ROOT) {
+        return Err(PinError::NotBpf(path.to_owned()));
+    }
+    mount_bpf().map_err(|source| PinError::io("mount a BPF file system at", existing, source))?;
+    tracing::info!(path = BPF_ROOT, "mounted a BPF file system");
+    Ok(())
+}
+
+fn is_bpf(path: &Path) -> Result<bool, PinError> {
+    let read = || -> io::Result<bool> {
+        let c_path = CString::new(path.as_os_str().as_bytes())?;
+        let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
+        // SAFETY: a C string and room for the answer, both alive.
+        if unsafe { libc::statfs(c_path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call succeeded and filled it in.
+        Ok(unsafe { stat.assume_init() }.f_type == libc::BPF_FS_MAGIC)
+    };
+    read().map_err(|source| PinError::io("look at", path, source))
+}
+
+fn mount_bpf() -> io::Result<()> {
+    // SAFETY: C strings that live forever; the data of this file system is a C string.
+    let done = unsafe {
+        libc::mount(
+            c"bpf".as_ptr(),
+            c"/sys/fs/bpf".as_ptr(),
+            c"bpf".as_ptr(),
+            0,
+            c"mode=0700".as_ptr().cast(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

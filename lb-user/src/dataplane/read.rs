@@ -1,0 +1,61 @@
+//! Reads back what the maps hold.
+
+use std::{collections::BTreeMap, io};
+
+use lb_common::{
+    backend::Backend,
+    limits,
+    service::{Service, flags},
+    table::{LINE_SLOTS, lines},
+};
+
+use super::tables::Tables;
+use crate::core::plan::{BackendId, ServiceId, Snapshot, tables};
+
+impl Tables {
+    /// What a plan has to start from.
+    ///
+    /// # Errors
+    /// The kernel's answer, for the maps that take a system call.
+    pub fn snapshot(&self) -> io::Result<Snapshot> {
+        let config = self.config.read(0);
+        let mut snapshot = Snapshot {
+            config,
+            services: self.services_of(config.active & 1),
+            backends: self.backends(),
+            tables: BTreeMap::new(),
+            denied: self.kernel.denied()?,
+        };
+        snapshot.tables = tables::in_use(&snapshot)
+            .filter(|&(_, slots)| slots > 0)
+            .map(|(first, slots)| (first, self.table(first, slots)))
+            .collect();
+        Ok(snapshot)
+    }
+
+    /// Services in use of a bank.
+    #[must_use]
+    pub fn services_of(&self, bank: u32) -> BTreeMap<ServiceId, Service> {
+        (1..limits::SERVICES)
+            .map(|id| (id as ServiceId, self.services.read(bank * limits::SERVICES + id)))
+            .filter(|(_, entry)| entry.flags & flags::IN_USE != 0)
+            .collect()
+    }
+
+    fn backends(&self) -> BTreeMap<BackendId, Backend> {
+        (1..limits::BACKENDS)
+            .map(|id| (id as BackendId, self.backends.read(id)))
+            .filter(|(_, entry)| *entry != Backend::ZERO)
+            .collect()
+    }
+
+    /// The table of `slots` slots from line `first` on.
+    #[must_use]
+    pub fn table(&self, first: u32, slots: u32) -> Vec<BackendId> {
+        let end = (first + lines(slots)).min(self.lines.entries());
+        let mut table: Vec<_> = (first..end).flat_map(|line| self.lines.read(line).slots).collect();
+        debug_assert!(table.len() <= (slots + LINE_SLOTS) as usize);
+        table.truncate(slots as usize);
+        table
+    }
+}

@@ -1,0 +1,75 @@
+//! What the packet path tells the agent.
+
+use std::{io, os::fd::AsRawFd};
+
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use lb_common::firewall::Unresolved;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::JoinHandle,
+};
+
+use super::load::DataPlane;
+
+/// Questions for neighbours, as packets meet them.
+pub struct Questions(AsyncFd<RingBuf<MapData>>);
+
+impl Questions {
+    /// Waits for questions and takes all there are.
+    pub async fn next(&mut self) -> Vec<Unresolved> {
+        let Ok(mut guard) = self.0.readable_mut().await else {
+            // The descriptor has left the event loop: nothing will come.
+            return std::future::pending().await;
+        };
+        let ring = guard.get_inner_mut();
+        let mut questions = Vec::new();
+        while let Some(item) = ring.next() {
+            questions.extend(bytemuck::try_pod_read_unaligned::<Unresolved>(&item));
+        }
+        guard.clear_ready();
+        questions
+    }
+}
+
+/// Forwards the program's own log until dropped.
+pub struct LogTask(JoinHandle<()>);
+
+impl Drop for LogTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl DataPlane {
+    /// Begins to listen; `None` the second time.
+    ///
+    /// # Errors
+    /// The descriptor cannot be waited for.
+    pub fn questions(&mut self) -> io::Result<Option<Questions>> {
+        let ring = self.take_unresolved();
+        Ok(ring.map(readable).transpose()?.map(Questions))
+    }
+
+    /// Begins to forward the program's own log to the agent's.
+    ///
+    /// # Errors
+    /// The program has none, or its descriptor cannot be waited for.
+    pub fn forward_log(&mut self) -> io::Result<LogTask> {
+        let logger = EbpfLogger::init(self.ebpf_mut()).map_err(io::Error::other)?;
+        let mut logger = readable(logger)?;
+        Ok(LogTask(tokio::spawn(async move {
+            while let Ok(mut guard) = logger.readable_mut().await {
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        })))
+    }
+}
+
+fn readable<T: AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: both of our sources own their descriptor for as long as they
+    // live and always answer with the same one.
+    let registered = unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) };
+    registered.map_err(Into::into)
+}
