@@ -139,6 +139,12 @@ fn needed() -> String {
     Capability::ALL.map(|capability| capability.to_string()).join(", ")
 }
 
+/// An error and its causes, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Writes a line to standard output; a reader who has gone is no failure.
 fn say(line: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");

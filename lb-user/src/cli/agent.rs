@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{Failure, Status, require_capabilities};
+use super::{Failure, Status, require_capabilities, with_causes};
 use crate::{
-    agent::log::{self, Format, PacketLog},
+    agent::{
+        controller,
+        log::{self, Format, PacketLog},
+    },
     config,
-    core::model::Model,
 };
 
 /// Attach the balancer and keep it up to date
@@ -89,17 +91,6 @@ impl From<Level> for PacketLog {
     }
 }
 
-/// What the agent needs besides the model.
-#[derive(Clone, Debug)]
-pub(super) struct Options {
-    /// The file to read again at SIGHUP, with [`config::load`].
-    pub(super) config: PathBuf,
-    /// The command line's interfaces, for the same.
-    pub(super) interfaces: Vec<String>,
-    /// Level of the data plane's log channel.
-    pub(super) packet_log: PacketLog,
-}
-
 impl Agent {
     pub(super) fn run(self) -> Result<(), Failure> {
         let model = config::load(&self.config, &self.interface)?;
@@ -111,31 +102,21 @@ impl Agent {
         for surprise in config::surprise::surprises(&model) {
             tracing::warn!("{surprise}");
         }
-        let options = Options {
-            config: self.config,
-            interfaces: self.interface,
-            packet_log: self.packet_log.into(),
-        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(Status::Refused, error))?;
-        runtime.block_on(control(model, options))
+        let reload =
+            || config::load(&self.config, &self.interface).map_err(|errors| errors.to_string());
+        let level = PacketLog::from(self.packet_log).number();
+        Ok(runtime.block_on(controller::run(model, reload, level))?)
     }
 }
 
-// CALL SITE: becomes `agent::controller::run(model, options)`, and `Options`
-// moves there.
-async fn control(model: Model, options: Options) -> Result<(), Failure> {
-    let Options { config, interfaces, packet_log } = options;
-    tracing::debug!(
-        ?config,
-        ?interfaces,
-        ?packet_log,
-        services = model.services.len(),
-        "configuration"
-    );
-    Err(Failure::new(Status::Refused, "`lb agent`: the agent is not built yet"))
+impl From<controller::Error> for Failure {
+    fn from(error: controller::Error) -> Self {
+        Self::new(Status::Refused, with_causes(&error))
+    }
 }
 
 /// The name of an interface on the command line.

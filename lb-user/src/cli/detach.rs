@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Failure, Status, require_capabilities, say};
-use crate::config;
+use super::{Failure, Status, count, require_capabilities, say, with_causes};
+use crate::{
+    config,
+    dataplane::pins::{self, Detached, PinError},
+};
 
 /// Remove the data plane: links, programs and maps
 ///
@@ -28,8 +31,11 @@ impl Detach {
             (None, None) => config::file::PIN_DIR.into(),
         };
         require_capabilities()?;
-        detach(&pin_dir)?;
-        say(format!("{}: detached", pin_dir.display()));
+        let outcome = match pins::detach(&pin_dir)? {
+            Detached::Nothing => "nothing was attached".to_owned(),
+            Detached::Removed(links) => format!("detached from {}", count(links.len(), "interface")),
+        };
+        say(format!("{}: {outcome}", pin_dir.display()));
         Ok(())
     }
 }
@@ -41,8 +47,8 @@ fn configured(file: &Path) -> Result<PathBuf, Failure> {
     Ok(config::load(file, &[interface])?.node.pin_dir)
 }
 
-// CALL SITE: becomes `dataplane::load::detach(pin_dir)`.
-fn detach(pin_dir: &Path) -> Result<(), Failure> {
-    let pin_dir = pin_dir.display();
-    Err(Failure::new(Status::Refused, format!("`{pin_dir}`: detaching is not built yet")))
+impl From<PinError> for Failure {
+    fn from(error: PinError) -> Self {
+        Self::new(Status::Refused, with_causes(&error))
+    }
 }
