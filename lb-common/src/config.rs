@@ -6,7 +6,7 @@ map_type! {
     /// Global state of the data plane. The agent writes the inactive
     /// [`Generation`] and everything it refers to, then publishes all of it by
     /// storing `active`, one aligned word.
-    pub struct Config: 192 {
+    pub struct Config: 320 {
         /// Index of the generation in force: 0 or 1.
         0 => pub active: u32,
         /// [`crate::limits::ABI_VERSION`] of whoever created the maps.
@@ -29,7 +29,7 @@ map_type! {
 
 map_type! {
     /// What is switched at once with [`Config::active`].
-    pub struct Generation: 64 {
+    pub struct Generation: 128 {
         /// Which features are in use, bits of [`features`].
         0 => pub features: u32,
         /// Mask of the endpoint table: buckets - 1.
@@ -42,8 +42,26 @@ map_type! {
         24 => pub ephemeral_low: u16,
         /// Last local port for the host's own connections (host order).
         26 => pub ephemeral_high: u16,
-        28 => pub _pad: [u32; 9],
+        28 => pub _pad: u32,
+        32 => pub _pad2: [u64; 4],
+        /// [`Filter`] of all addresses of `ADDRESSES`.
+        64 => pub addresses: Filter,
+        /// [`Filter`] of the addresses that replies come from.
+        96 => pub repliers: Filter,
     }
+}
+
+/// A set of addresses with false positives, one bit per address: says of most
+/// packets that are not ours that they are not, without a look at a table.
+pub type Filter = [u64; 4];
+
+/// Word and bit of an address in a [`Filter`]; `words` as loaded from a frame,
+/// IPv4 as the first word and 0.
+#[inline(always)]
+#[must_use]
+pub const fn filter_bit(words: [u64; 2]) -> (usize, u64) {
+    let h = (words[0] ^ words[1].rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((h >> 62) as usize, 1 << (h >> 56 & 63))
 }
 
 /// Bits of [`Generation::features`]; what is off costs a packet one test.

@@ -74,7 +74,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in bytes.chunks(2) {
         let word = if let [a, b] = *pair { [a, b] } else { [pair[0], 0] };
-        sum = fold(sum + u16::from_ne_bytes(word) as u32) as u32;
+        sum = u32::from(fold(sum + u32::from(u16::from_ne_bytes(word))));
     }
     sum as u16
 }

@@ -9,10 +9,7 @@ use lb_common::{
     hash::{Place, place},
 };
 
-use crate::{
-    env,
-    maps::{CONFIG, FLOWS},
-};
+use crate::maps::FLOWS;
 
 /// Where a key belongs.
 #[derive(Clone, Copy)]
@@ -97,34 +94,31 @@ fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
 /// established flows, or another CPU took the slot; the flow stays unrecorded
 /// and its next packet tries again.
 #[inline(always)]
-pub fn record(at: &Position, backend: u16, timeouts: Timeouts) -> bool {
-    lb_record(at.key, u64::from(backend), timeouts.to_raw()) != 0
+pub fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
+    let buckets = u64::from(at.place.primary) | u64::from(at.place.alternate) << 32;
+    let value = FlowValue::new(backend, now, FlowState::Embryonic, at.place.tag);
+    lb_record(at.key, buckets, value.0, timeouts.to_raw()) != 0
 }
 
 /// A global function: the verifier judges it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_record(key: u64, backend: u64, timeouts: u64) -> u64 {
-    match CONFIG.get(0) {
-        Some(config) => {
-            let at = position(config, key);
-            let timeouts = Timeouts::from_raw(timeouts);
-            u64::from(enter(&at, backend as u16, env::now(config), timeouts))
-        }
-        None => 0,
-    }
+extern "C" fn lb_record(key: u64, buckets: u64, value: u64, timeouts: u64) -> u64 {
+    let timeouts = Timeouts::from_raw(timeouts);
+    u64::from(enter(key, buckets as u32, (buckets >> 32) as u32, FlowValue(value), timeouts))
 }
 
 #[inline(always)]
-fn enter(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
+fn enter(key: u64, primary: u32, alternate: u32, value: FlowValue, timeouts: Timeouts) -> bool {
     let (Some(primary), Some(alternate)) =
-        (FLOWS.get_ptr_mut(at.place.primary), FLOWS.get_ptr_mut(at.place.alternate))
+        (FLOWS.get_ptr_mut(primary), FLOWS.get_ptr_mut(alternate))
     else {
         return false;
     };
-    let (mut bucket, mut best) = (primary, look(primary, at.key, now, timeouts));
+    let now = value.seen();
+    let (mut bucket, mut best) = (primary, look(primary, key, now, timeouts));
     if best.free < 2 && !best.is_own() {
-        let other = look(alternate, at.key, now, timeouts);
+        let other = look(alternate, key, now, timeouts);
         if other.is_better_than(&best) {
             (bucket, best) = (alternate, other);
         }
@@ -132,11 +126,10 @@ fn enter(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
     if best.score == 0 || best.slot >= SLOTS {
         return false;
     }
-    let value = FlowValue::new(backend, now, FlowState::Embryonic, at.place.tag);
     // SAFETY: map elements; the slot is in range.
     unsafe {
-        let key = ptr::addr_of_mut!((*bucket).keys).cast::<u64>().add(best.slot);
-        if !best.is_own() && !claim(key, best.key, at.key) {
+        let slot_key = ptr::addr_of_mut!((*bucket).keys).cast::<u64>().add(best.slot);
+        if !best.is_own() && !claim(slot_key, best.key, key) {
             return false;
         }
         write_volatile(ptr::addr_of_mut!((*bucket).values).cast::<u64>().add(best.slot), value.0);

@@ -1,9 +1,9 @@
 //! What every step needs: the frame's context and the configuration in force.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use lb_common::config::{Config, Generation};
+use lb_common::config::{Config, Filter, Generation, filter_bit};
 
-use crate::maps::CONFIG;
+use crate::{family::Family, maps::CONFIG};
 
 /// The surroundings of one run.
 #[derive(Clone, Copy)]
@@ -40,6 +40,13 @@ impl Env {
     #[inline(always)]
     pub fn now(&self) -> u16 {
         now(self.config)
+    }
+
+    /// Whether a filter of addresses may contain one.
+    #[inline(always)]
+    pub fn may_contain<F: Family>(filter: &Filter, addr: F::Addr) -> bool {
+        let (word, bit) = filter_bit(F::filter_words(addr));
+        filter[word & 3] & bit != 0
     }
 
     /// Whether a feature is in use, a bit of [`lb_common::config::features`].

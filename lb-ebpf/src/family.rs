@@ -32,6 +32,8 @@ pub trait Family: Copy {
 
     /// Two words that tell addresses apart, of both families.
     fn words(addr: Self::Addr) -> [u64; 2];
+    /// The words that a filter of addresses hashes.
+    fn filter_words(addr: Self::Addr) -> [u64; 2];
     /// Whether `bytes` is this address.
     fn equals(addr: Self::Addr, bytes: &AddrBytes) -> bool;
     /// Whether endpoint keys are exact, so that a hit needs no comparison.
@@ -118,6 +120,10 @@ impl Family for V4 {
         [u64::from(addr), lb_common::nexthop::V4_MARK]
     }
     #[inline(always)]
+    fn filter_words(addr: u32) -> [u64; 2] {
+        [u64::from(addr), 0]
+    }
+    #[inline(always)]
     fn equals(addr: u32, bytes: &AddrBytes) -> bool {
         addr == v4_word(bytes)
     }
@@ -200,6 +206,10 @@ impl Family for V6 {
     }
     #[inline(always)]
     fn words(addr: [u64; 2]) -> [u64; 2] {
+        addr
+    }
+    #[inline(always)]
+    fn filter_words(addr: [u64; 2]) -> [u64; 2] {
         addr
     }
     #[inline(always)]

@@ -114,7 +114,7 @@ fn new_flow<F: Family>(
     if let Some(entry) = stale {
         entry.replace(chosen.id, now, at.place.tag);
     } else if !(opens && !choice.disagree) && !tcp::closes(packet.tcp_flags) {
-        if affinity::record(at, chosen.id, timeouts(found)) {
+        if affinity::record(at, chosen.id, now, timeouts(found)) {
             count::flow(chosen.id);
         } else {
             count::event(Counter::Unrecorded as u32);

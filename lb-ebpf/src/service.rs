@@ -67,6 +67,9 @@ pub fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
 /// The address entry of a destination: a VIP or one of the host's own.
 #[inline(always)]
 pub fn address<F: Family>(env: &Env, addr: F::Addr) -> Option<&'static Address> {
+    if !Env::may_contain::<F>(&env.generation.addresses, addr) {
+        return None;
+    }
     let key = F::endpoint_key(EndpointKind::Address, addr, 0, 0, env.generation.endpoint_salt);
     let entry = ADDRESSES.get(env.bank * limits::ADDRESSES + endpoint(env, key)?)?;
     (F::EXACT || F::equals(addr, &entry.addr)).then_some(entry)

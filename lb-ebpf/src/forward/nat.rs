@@ -70,6 +70,9 @@ fn update_checksum<F: Family>(packet: &Packet<F>, delta: u16) {
 /// The backend whose packet this would be, by its source.
 #[inline(always)]
 pub fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -> Option<Chosen> {
+    if !Env::may_contain::<F>(&env.generation.repliers, addr) {
+        return None;
+    }
     let salt = env.generation.endpoint_salt;
     let mut id =
         service::endpoint(env, F::endpoint_key(EndpointKind::Reply, addr, port, proto, salt));
@@ -170,7 +173,7 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     let (backend, now) = (backend as u16, env::now(config));
     let at = affinity::position(config, key);
     let Some(entry) = affinity::find(&at, now, timeouts) else {
-        return u64::from(affinity::record(&at, backend, timeouts));
+        return u64::from(affinity::record(&at, backend, now, timeouts));
     };
     let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
     let same = entry.flow.backend() == backend;

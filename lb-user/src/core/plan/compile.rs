@@ -1,11 +1,14 @@
 //! The bank of a generation: everything that is switched at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use lb_common::{
     addr::{self, AddrBytes},
-    config::{Generation, features},
+    config::{Filter, Generation, features, filter_bit},
     firewall::{ALLOW_WORDS, AllowWord, allow_index},
     limits,
     service::{Address, PortRange, RANGES, Service, address_flags, flags},
@@ -51,6 +54,8 @@ pub fn bank(
         number,
         ephemeral_low: *host.ephemeral.start(),
         ephemeral_high: *host.ephemeral.end(),
+        addresses: filter(addresses.iter().map(|entry| entry.addr)),
+        repliers: filter(repliers(wanted)),
         ..Generation::ZERO
     };
     Ok(Bank {
@@ -61,6 +66,25 @@ pub fn bank(
         addresses,
         allow: allow(&model.firewall),
     })
+}
+
+/// Addresses of backends whose replies are rewritten.
+fn repliers(wanted: &BTreeMap<BackendId, Wanted>) -> impl Iterator<Item = AddrBytes> {
+    let replying = wanted.values().filter(|want| reply_port(&want.identity).is_some());
+    replying.map(|want| want.identity.addr)
+}
+
+fn filter(addrs: impl Iterator<Item = AddrBytes>) -> Filter {
+    let mut filter = Filter::default();
+    for bytes in addrs {
+        let words = match addr::from_bytes(bytes) {
+            IpAddr::V4(v4) => [u64::from(addr::v4_word(v4)), 0],
+            IpAddr::V6(_) => addr::words(bytes),
+        };
+        let (word, bit) = filter_bit(words);
+        filter[word] |= bit;
+    }
+    filter
 }
 
 fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMap<u16, Service> {
@@ -99,7 +123,8 @@ fn addresses(model: &Model, network: &Network, ids: &Ids) -> Result<Vec<Address>
     for service in &model.services {
         *flags.entry(addr::to_bytes(service.vip)).or_default() |= address_flags::VIP;
     }
-    for &own in &network.host_addresses {
+    // Loopback addresses are on no wire.
+    for &own in network.host_addresses.iter().filter(|own| !own.is_loopback()) {
         *flags.entry(addr::to_bytes(own)).or_default() |= address_flags::HOST;
     }
     if flags.len() >= limits::ADDRESSES as usize {
