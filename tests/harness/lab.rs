@@ -13,7 +13,7 @@
 //! their loopback interface, it is the client's second interface.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::Command,
@@ -103,6 +103,7 @@ impl Lab {
     /// # Errors
     /// We are not privileged, or a tool is missing.
     pub fn new(backends: usize) -> Result<Self> {
+        allow_files()?;
         let claim = Claim::new()?;
         let netns = |role: &str| -> Result<Netns> {
             let netns = Netns::create(format!("{}-{role}", claim.name))?;
@@ -175,6 +176,7 @@ impl Lab {
             interfaces: vec!["l0".into(), "l1".into()],
             pin_dir: self.claim.pin_dir.clone(),
             flows: 65_536,
+            firewall: String::new(),
             services: services.into_iter().collect(),
         }
     }
@@ -243,6 +245,23 @@ impl Backend {
         let echo = Echo::start(&netns, &name, &[v4.into(), v6.into(), DSR_V4, DSR_V6], ECHO_PORT)?;
         Ok(Self { name, _nginx: nginx, _echo: echo, netns, v4, v6 })
     }
+}
+
+/// Lets us and the servers open as many files as the system allows: tests hold
+/// thousands of connections.
+fn allow_files() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let failed = || Error::io("raise the limit of open files");
+    // SAFETY: `limit` is a valid place for the answer.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(failed()(io::Error::last_os_error()));
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is valid; the call changes nothing but the limit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(failed()(io::Error::last_os_error()));
+    }
+    Ok(())
 }
 
 /// Addresses that the client may use for many flows, of one family.
