@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use lb_common::stats::Counter;
 use lb_tests::harness::{
     Flows, Lab, Load, Result, ask_udp, curl, eventually, run, source_addresses,
 };
@@ -14,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Waits until `packets` more have been forwarded.
 fn forwards(lab: &Lab, packets: u64) -> bool {
-    let forwarded = || lab.pins().counter(Counter::Forwarded).unwrap_or(0);
+    let forwarded = || lab.pins().traffic().map_or(0, |traffic| traffic.packets);
     let enough = forwarded() + packets;
     eventually(PATIENCE, || forwarded() >= enough)
 }
