@@ -332,7 +332,10 @@ fn make_client(client: &Netns) -> Result<()> {
          -6 route add 2001:db8::/64 via fd00:1::1\n"
     );
     for (v4, v6) in source_addresses(true).into_iter().zip(source_addresses(false)) {
-        lines += &format!("addr add {v4}/24 dev c0\naddr add {v6}/64 dev c0 nodad\n");
+        // Deprecated addresses are not chosen for connections that name none
+        // (RFC 6724, section 5, rule 3), nor are an IPv4 network's later ones.
+        lines += &format!("addr add {v4}/24 dev c0\n");
+        lines += &format!("addr add {v6}/64 dev c0 nodad preferred_lft 0\n");
     }
     client.ip(&lines)
 }
