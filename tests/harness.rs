@@ -35,7 +35,7 @@ pub use lab::{
 pub use netns::Netns;
 pub use nginx::Nginx;
 pub use owner::sweep;
-pub use pins::Pins;
+pub use pins::{Pins, Traffic};
 pub use process::Process;
 pub use wait::eventually;
 pub use xdp_pass::XdpPass;

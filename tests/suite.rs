@@ -1,3 +1,5 @@
 //! All tests that need root, in one binary.
 
+mod cli;
+mod regression;
 mod traffic;

@@ -46,6 +46,8 @@ pub struct Config {
     pub pin_dir: PathBuf,
     /// `node.flows`.
     pub flows: u32,
+    /// Lines of `[firewall]`.
+    pub firewall: String,
     /// The services.
     pub services: Vec<Service>,
 }
@@ -100,6 +102,9 @@ impl Display for Config {
         writeln!(f, "[node]\nname = \"lab\"")?;
         writeln!(f, "interfaces = {:?}\nxdp_mode = \"native\"", self.interfaces)?;
         writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
+        if !self.firewall.is_empty() {
+            writeln!(f, "\n[firewall]\n{}", self.firewall)?;
+        }
         self.services.iter().try_for_each(|service| service.fmt(f))
     }
 }

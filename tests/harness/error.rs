@@ -1,12 +1,18 @@
 //! What can go wrong in a lab.
 
-use std::{io, process::ExitStatus, time::Duration};
+use std::{
+    error::Error as _,
+    fmt::{self, Debug},
+    io,
+    process::ExitStatus,
+    time::Duration,
+};
 
 /// Shorthand.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a lab, a server or a client did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A program could not be started.
     #[error("cannot start `{command}`")]
@@ -35,7 +41,7 @@ pub enum Error {
         limit: Duration,
     },
     /// A system call failed.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What was tried.
         what: String,
@@ -65,5 +71,18 @@ impl Error {
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
+    }
+}
+
+/// What a failed test shows: the message and its causes, lines unescaped.
+impl Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

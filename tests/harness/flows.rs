@@ -46,7 +46,6 @@ impl Flows {
     /// # Errors
     /// One cannot be opened or is not answered.
     pub fn open(netns: &Netns, sources: &[IpAddr], to: SocketAddr, count: usize) -> Result<Self> {
-        allow_files(count)?;
         let sources = sources.iter().cycle().take(count);
         let streams = netns
             .within(|| sources.map(|&source| connect(source, to)).collect::<io::Result<Vec<_>>>())?
@@ -140,25 +139,4 @@ fn connect(source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// Makes room for `count` more open files than a process commonly has.
-fn allow_files(count: usize) -> Result<()> {
-    let needed = count as libc::rlim_t + 1024;
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place for the answer.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(Error::io("read the limit of open files")(io::Error::last_os_error()));
-    }
-    if limit.rlim_cur >= needed {
-        return Ok(());
-    }
-    limit.rlim_cur = needed;
-    limit.rlim_max = limit.rlim_max.max(needed);
-    // SAFETY: `limit` is valid; the call changes nothing but the limit.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
-        let what = format!("raise the limit of open files to {needed}");
-        return Err(Error::io(what)(io::Error::last_os_error()));
-    }
-    Ok(())
 }

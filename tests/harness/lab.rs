@@ -13,7 +13,7 @@
 //! their loopback interface, it is the client's second interface.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::Command,
@@ -103,6 +103,7 @@ impl Lab {
     /// # Errors
     /// We are not privileged, or a tool is missing.
     pub fn new(backends: usize) -> Result<Self> {
+        allow_files()?;
         let claim = Claim::new()?;
         let netns = |role: &str| -> Result<Netns> {
             let netns = Netns::create(format!("{}-{role}", claim.name))?;
@@ -175,6 +176,7 @@ impl Lab {
             interfaces: vec!["l0".into(), "l1".into()],
             pin_dir: self.claim.pin_dir.clone(),
             flows: 65_536,
+            firewall: String::new(),
             services: services.into_iter().collect(),
         }
     }
@@ -245,6 +247,23 @@ impl Backend {
     }
 }
 
+/// Lets us and the servers open as many files as the system allows: tests hold
+/// thousands of connections.
+fn allow_files() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let failed = || Error::io("raise the limit of open files");
+    // SAFETY: `limit` is a valid place for the answer.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(failed()(io::Error::last_os_error()));
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is valid; the call changes nothing but the limit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(failed()(io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
 /// Addresses that the client may use for many flows, of one family.
 #[must_use]
 pub fn source_addresses(v4: bool) -> Vec<IpAddr> {
@@ -313,7 +332,10 @@ fn make_client(client: &Netns) -> Result<()> {
          -6 route add 2001:db8::/64 via fd00:1::1\n"
     );
     for (v4, v6) in source_addresses(true).into_iter().zip(source_addresses(false)) {
-        lines += &format!("addr add {v4}/24 dev c0\naddr add {v6}/64 dev c0 nodad\n");
+        // Deprecated addresses are not chosen for connections that name none
+        // (RFC 6724, section 5, rule 3), nor are an IPv4 network's later ones.
+        lines += &format!("addr add {v4}/24 dev c0\n");
+        lines += &format!("addr add {v6}/64 dev c0 nodad preferred_lft 0\n");
     }
     client.ip(&lines)
 }

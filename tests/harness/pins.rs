@@ -17,6 +17,15 @@ pub struct Pins {
     dir: PathBuf,
 }
 
+/// Packets to backends and back through the balancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Sent to backends.
+    pub packets: u64,
+    /// Replies that were rewritten (mode `nat`).
+    pub replies: u64,
+}
+
 impl Pins {
     /// Those in `dir`.
     #[must_use]
@@ -55,18 +64,19 @@ impl Pins {
         Ok(all?.into_iter().filter(|&(_, packets)| packets != 0).collect())
     }
 
-    /// Traffic of all backends, over all CPUs: packets and replies.
+    /// Traffic of all backends, over all CPUs.
     ///
     /// # Errors
     /// The map is not pinned.
-    pub fn traffic(&self) -> Result<(u64, u64)> {
+    pub fn traffic(&self) -> Result<Traffic> {
         let stats = self.open(maps::BACKEND_STATS, |data| {
             let map = PerCpuArray::<_, BackendStats>::try_from(Map::PerCpuArray(data))?;
             map.iter().collect::<Result<Vec<_>, _>>()
         })?;
         let entries = stats.iter().flat_map(|values| values.iter());
-        Ok(entries.fold((0, 0), |(packets, replies), entry| {
-            (packets + entry.packets, replies + entry.reply_packets)
+        Ok(entries.fold(Traffic::default(), |sum, entry| Traffic {
+            packets: sum.packets + entry.packets,
+            replies: sum.replies + entry.reply_packets,
         }))
     }
 

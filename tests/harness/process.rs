@@ -21,6 +21,7 @@ pub struct Process {
     child: Child,
     name: String,
     log: Arc<Mutex<String>>,
+    reader: Option<thread::JoinHandle<()>>,
 }
 
 impl Process {
@@ -39,11 +40,11 @@ impl Process {
             .spawn()
             .map_err(|source| Error::Start { command: name.clone(), source })?;
         let log = Arc::new(Mutex::new(String::new()));
-        if let Some(stderr) = child.stderr.take() {
+        let reader = child.stderr.take().map(|stderr| {
             let log = Arc::clone(&log);
-            thread::spawn(move || copy(stderr, &log));
-        }
-        Ok(Self { child, name, log })
+            thread::spawn(move || copy(stderr, &log))
+        });
+        Ok(Self { child, name, log, reader })
     }
 
     /// What it wrote to its standard error so far.
@@ -71,6 +72,8 @@ impl Process {
         match (is_ready, ended) {
             (true, _) => Ok(()),
             (false, Some(status)) => {
+                // Its last words may still be in the pipe.
+                self.reader.take().map(thread::JoinHandle::join);
                 let output = self.log();
                 Err(Error::Failed { command: self.name.clone(), status, output })
             }

@@ -9,7 +9,7 @@ mod setup;
 mod shell;
 mod test;
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -32,8 +32,19 @@ enum Command {
     Lint,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse_from(words(env::args_os())).command {
+fn main() -> ExitCode {
+    let arguments = Arguments::parse_from(words(env::args_os()));
+    match execute(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Setup => setup::setup(setup::Purpose::Test).map(drop),
         Command::Run(arguments) => run::run(&arguments),
         Command::Test => test::test(),

@@ -1,0 +1,73 @@
+//! Outputs, exit codes, bad input.
+
+use std::{fs, time::Duration};
+
+use lb_tests::harness::{Lab, Output, Result, finish};
+
+/// How long a command may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Exit status of a bad configuration.
+const BAD_CONFIGURATION: i32 = 64;
+/// Two mistakes: a port that is none and a key that is none.
+const BAD: &str = "
+[node]
+interfaces = [\"l0\"]
+colour = \"red\"
+
+[[service]]
+name = \"web\"
+vip = \"203.0.113.10\"
+protocol = \"tcp\"
+port = 70000
+mode = \"nat\"
+";
+
+fn lb(lab: &Lab, words: &[&str]) -> Result<Output> {
+    finish(lab.lb().args(words), PATIENCE)
+}
+
+#[test]
+fn check_accepts_a_good_file_and_names_every_mistake_of_a_bad_one() -> Result<()> {
+    let lab = Lab::new(0)?;
+    let file = lab.write(&lab.config([]))?;
+    let name = file.display().to_string();
+    assert_eq!(lb(&lab, &["check", &name])?.status.code(), Some(0));
+
+    fs::write(&file, BAD).unwrap();
+    let output = lb(&lab, &["check", &name])?;
+    assert_eq!(output.status.code(), Some(BAD_CONFIGURATION));
+    let text = output.stdout + &output.stderr;
+    assert!(["colour", "70000"].iter().all(|mistake| text.contains(mistake)), "{text}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_with_a_bad_file_attaches_nothing() -> Result<()> {
+    let lab = Lab::new(0)?;
+    let file = lab.write(&lab.config([]))?;
+    fs::write(&file, BAD).unwrap();
+    let output = lb(&lab, &["agent", "--config", &file.display().to_string()])?;
+    assert_eq!(output.status.code(), Some(BAD_CONFIGURATION));
+    assert!(lab.pins().names().is_empty());
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_named() -> Result<()> {
+    let lab = Lab::new(0)?;
+    let mut config = lab.config([]);
+    config.interfaces = vec!["nowhere".into()];
+    let file = lab.write(&config)?;
+    let output = lb(&lab, &["agent", "--config", &file.display().to_string()])?;
+    assert!(!output.status.success());
+    assert!(output.stderr.contains("nowhere"), "{}", output.stderr);
+    assert!(lab.pins().names().is_empty());
+    Ok(())
+}
+
+#[test]
+fn wrong_usage_is_told_apart() -> Result<()> {
+    let lab = Lab::new(0)?;
+    assert_eq!(lb(&lab, &["frobnicate"])?.status.code(), Some(2));
+    Ok(())
+}

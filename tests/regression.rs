@@ -1,0 +1,1 @@
+//! One test for each bug that got past the others, named after what it broke.
