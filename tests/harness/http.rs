@@ -37,6 +37,8 @@ pub fn spread(netns: &Netns, url: &str, requests: usize) -> Result<BTreeMap<Stri
 pub struct Load {
     /// Where to.
     pub url: String,
+    /// Threads of wrk.
+    pub threads: u32,
     /// Connections at once.
     pub connections: u32,
     /// For how long.
@@ -72,12 +74,19 @@ impl Load {
     /// 32 kept connections for two seconds.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), connections: 32, duration: Duration::from_secs(2), close: false }
+        Self {
+            url: url.into(),
+            threads: 1,
+            connections: 32,
+            duration: Duration::from_secs(2),
+            close: false,
+        }
     }
 
     fn command(&self, netns: &Netns) -> std::process::Command {
         let mut command = netns.command("wrk");
-        command.args(["--threads", "1", "--timeout", "5s"]);
+        command.args(["--timeout", "5s"]);
+        command.arg("--threads").arg(self.threads.to_string());
         command.arg("--connections").arg(self.connections.to_string());
         command.arg("--duration").arg(format!("{}s", self.duration.as_secs()));
         if self.close {

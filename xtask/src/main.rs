@@ -3,6 +3,7 @@
 //! Each command sets up what it needs first, works from any directory of the
 //! repository, and cleans up after itself and after a run that could not.
 
+mod bench;
 mod lint;
 mod run;
 mod setup;
@@ -28,6 +29,8 @@ enum Command {
     Run(run::Arguments),
     /// Set up, build, lint and run every test; nothing is skipped
     Test,
+    /// Measure the packet path beside what it is compared with
+    Bench(bench::Arguments),
     /// Check formatting, lints and documentation
     Lint,
 }
@@ -48,6 +51,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Setup => setup::setup(setup::Purpose::Test).map(drop),
         Command::Run(arguments) => run::run(&arguments),
         Command::Test => test::test(),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Lint => {
             let world = setup::setup(setup::Purpose::Build)?;
             lint::lint(world)

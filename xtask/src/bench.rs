@@ -1,0 +1,157 @@
+//! `cargo xtask bench`: figures, each beside what it is compared with.
+
+mod baseline;
+mod driver;
+mod frame;
+mod link;
+mod object;
+mod os;
+mod packet;
+mod wrk;
+
+use std::{
+    env, fs,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::{
+    setup::{Purpose, setup},
+    shell, test,
+};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// What to measure
+    #[arg(value_enum, default_value_t = Subject::All)]
+    subject: Subject,
+    /// Write the figures to this file too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Fewer and shorter runs: figures for a look, not for publishing
+    #[arg(long)]
+    quick: bool,
+    /// Everything is installed and built: the balancer's binary and the
+    /// bench's eBPF programs
+    #[arg(long, value_names = ["LB", "OBJECT"], num_args = 2, hide = true)]
+    built: Option<Vec<PathBuf>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Subject {
+    /// Nanoseconds per packet
+    Packet,
+    /// Only what `packet` compares the balancer with
+    Baselines,
+    /// Requests per second
+    Wrk,
+    /// Only what `wrk` compares the balancer with
+    Rivals,
+    /// `packet` and `wrk`
+    All,
+}
+
+impl Subject {
+    fn needs_balancer(self) -> bool {
+        !matches!(self, Self::Baselines | Self::Rivals)
+    }
+}
+
+/// What was measured.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packet: Option<packet::Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrk: Option<wrk::Report>,
+}
+
+/// Measures, prints tables, writes the file.
+///
+/// # Errors
+/// A lab or a program cannot be made, or what was measured did not do what it
+/// is there for: a figure of that is none. A missed limit is a figure.
+pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
+    let (binary, object) = match arguments.built.as_deref() {
+        Some([binary, object]) => (binary.clone(), object.clone()),
+        _ => build(arguments.subject)?,
+    };
+    if !shell::is_root() {
+        return again_as_root(arguments, &binary, &object);
+    }
+    os::catch_interrupts();
+    for lab in lb_tests::harness::sweep()? {
+        eprintln!("removed what an earlier run left: {lab}");
+    }
+    let object = fs::read(&object).with_context(|| format!("read `{}`", object.display()))?;
+    let figures = measure(arguments, &binary, &object)?;
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&figures)?;
+        fs::write(path, text + "\n").with_context(|| format!("write `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+fn measure(arguments: &Arguments, binary: &Path, object: &[u8]) -> Result<Figures> {
+    let quick = arguments.quick;
+    let mut figures = Figures::default();
+    let effort = if quick { packet::Effort::QUICK } else { packet::Effort::FULL };
+    figures.packet = match arguments.subject {
+        Subject::Packet | Subject::All => Some(packet::run(object, binary, effort)?),
+        Subject::Baselines => Some(packet::baselines(object, effort)?),
+        Subject::Wrk | Subject::Rivals => None,
+    };
+    // At once: the rest takes its time.
+    if let Some(report) = &figures.packet {
+        println!("{report}");
+    }
+    let effort = if quick { wrk::Effort::QUICK } else { wrk::Effort::FULL };
+    figures.wrk = match arguments.subject {
+        Subject::Wrk | Subject::All => Some(wrk::run(object, binary, effort)?),
+        Subject::Rivals => Some(wrk::rivals(object, effort)?),
+        Subject::Packet | Subject::Baselines => None,
+    };
+    if let Some(report) = &figures.wrk {
+        println!("{report}");
+    }
+    Ok(figures)
+}
+
+/// Sets up and builds the balancer, if it is measured, and the programs.
+fn build(subject: Subject) -> Result<(PathBuf, PathBuf)> {
+    let world = setup(Purpose::Test)?;
+    let binary = if subject.needs_balancer() { test::build()? } else { PathBuf::new() };
+    Ok((binary, object::build(world)?))
+}
+
+/// Runs this program again with root's rights for what needs them, so that
+/// whatever was built belongs to the user.
+fn again_as_root(arguments: &Arguments, binary: &Path, object: &Path) -> Result<()> {
+    let mut words = shell::as_root(&[])?;
+    words.extend([env::current_exe().context("cannot find this program")?.into(), "bench".into()]);
+    let subject = clap::ValueEnum::to_possible_value(&arguments.subject);
+    words.extend(subject.map(|subject| subject.get_name().into()));
+    if let Some(json) = &arguments.json {
+        words.extend(["--json".into(), std::path::absolute(json)?.into()]);
+    }
+    if arguments.quick {
+        words.push("--quick".into());
+    }
+    words.extend(["--built".into(), binary.into(), object.into()]);
+    let mut command = shell::command(&words[0]);
+    Err(command.args(&words[1..]).exec()).context("cannot start sudo")
+}
+
+/// The median of what it sorts; of an even number of values the mean of the
+/// middle two.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
