@@ -2,6 +2,7 @@
 //! out, decides nothing.
 
 pub mod attach;
+#[cfg(test)]
 pub mod fake;
 pub mod kernel;
 pub mod load;

@@ -79,6 +79,7 @@ pub async fn run(
     let (mut state, mut network) = State::start(model, log_level).await?;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     let mut following = true;
+    let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -90,12 +91,15 @@ pub async fn run(
             changed = network.changed(), if following => {
                 following = changed.is_ok();
                 let now = network.borrow_and_update().clone();
+                let done = state.look_after_interfaces().await;
+                attaching.report(done, "cannot look after the interfaces");
                 report(state.follow(now).await, "cannot follow a change of the network");
             }
             asked = questions.next() => state.resolve(&asked),
             _ = ticks.tick() => {
-                report(state.look_after_interfaces().await, "cannot attach again");
-                report(state.sweep(), "cannot sweep the affinity table");
+                let done = state.look_after_interfaces().await;
+                attaching.report(done, "cannot look after the interfaces");
+                sweeping.report(state.sweep(), "cannot sweep the affinity table");
             }
         }
     }
@@ -118,6 +122,21 @@ async fn reload_once(
 fn report(done: Result<(), Error>, what: &str) {
     if let Err(error) = done {
         tracing::error!(error = chain(&error), "{what}");
+    }
+}
+
+/// The last failure of something that is tried at every tick: told when it
+/// begins or changes, not once a second.
+#[derive(Default)]
+struct Complaint(Option<String>);
+
+impl Complaint {
+    fn report(&mut self, done: Result<(), Error>, what: &str) {
+        let error = done.err().map(|error| chain(&error));
+        if let Some(error) = error.as_ref().filter(|_| error != self.0) {
+            tracing::error!(error, "{what}");
+        }
+        self.0 = error;
     }
 }
 

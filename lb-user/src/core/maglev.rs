@@ -228,5 +228,5 @@ mod tests {
         assert_eq!(table, PINNED_TABLE);
     }
 
-    const PINNED_TABLE: [u16; 13] = [0; 13];
+    const PINNED_TABLE: [u16; 13] = [1, 2, 1, 2, 3, 3, 1, 3, 2, 3, 3, 2, 3];
 }

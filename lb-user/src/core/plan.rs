@@ -23,6 +23,7 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::{
+    addr::{self, AddrBytes},
     backend::{self, Backend},
     config::{Config, Generation},
     firewall::AllowWord,
@@ -68,9 +69,13 @@ impl Snapshot {
 
     /// Backends that serve.
     pub fn serving(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
-        let serves = |entry: &Backend| entry.flags & backend::flags::SERVING != 0;
-        self.backends.iter().filter(move |(_, entry)| serves(entry)).map(|(&id, entry)| (id, entry))
+        serving(&self.backends)
     }
+}
+
+fn serving(entries: &BTreeMap<BackendId, Backend>) -> impl Iterator<Item = (BackendId, &Backend)> {
+    let serves = |entry: &Backend| entry.flags & backend::flags::SERVING != 0;
+    entries.iter().filter(move |(_, entry)| serves(entry)).map(|(&id, entry)| (id, entry))
 }
 
 /// What a plan needs to know of this host.
@@ -179,67 +184,57 @@ pub fn plan(
 ) -> Result<Plan, CapacityError> {
     check_prefixes(model)?;
     let ids = ids::Ids::assign(model, snapshot)?;
-    let wanted = backends::wanted(model, &ids);
-    let (mut operations, unattached) = next_hops(network, snapshot, host);
-    operations.push(Operation::Scrub(ids.reused.clone()));
-    operations.retain(|operation| *operation != Operation::Scrub(BTreeSet::new()));
+    let wanted = backends::wanted(model, &ids, snapshot);
     let shares = backends::changed_shares(&wanted, snapshot);
+    let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
     let mut arena = Arena::new(tables::in_use(snapshot));
     let built = tables::build(model, &ids, snapshot, &mut arena)?;
     let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &built.places)?;
     let index = bank.index;
+    let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
+    let retired = snapshot.serving().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));
 
-    let mut unattached = unattached;
+    let Plan { mut operations, mut unattached } = follow(network, &snapshot.backends, host);
+    if !ids.reused.is_empty() {
+        operations.push(Operation::Scrub(ids.reused.clone()));
+    }
     for (&id, want) in wanted.iter().filter(|(id, _)| ids.is_new(**id)) {
         let hop = next_hop(network, host, want.identity.addr, &mut unattached);
         operations.push(Operation::WriteBackend(id, want.entry(hop)));
     }
-    let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
     operations.extend(begin.into_iter().map(|(id, share)| Operation::Share(id, share)));
     operations.extend(built.writes);
     operations.push(Operation::WriteBank(Box::new(bank)));
-    let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
     operations.extend(deny.difference(&snapshot.denied).copied().map(Operation::Deny));
     operations.push(Operation::Publish(index));
     operations.extend(end.into_iter().map(|(id, share)| Operation::Share(id, share)));
-    let retired = snapshot.serving().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));
     operations.extend(retired.map(Operation::Retire));
     operations.extend(snapshot.denied.difference(&deny).copied().map(Operation::Undeny));
     Ok(Plan { operations, unattached })
 }
 
 /// Plans what a change of neighbours, routes or links asks for: next hops of
-/// serving backends, in place.
+/// those of `backends` that serve, in place.
 #[must_use]
-pub fn follow(network: &Network, snapshot: &Snapshot, host: &Host) -> Plan {
-    let (operations, unattached) = next_hops(network, snapshot, host);
-    Plan { operations, unattached }
-}
-
-fn next_hops(
-    network: &Network,
-    snapshot: &Snapshot,
-    host: &Host,
-) -> (Vec<Operation>, BTreeSet<(IpAddr, u32)>) {
-    let mut unattached = BTreeSet::new();
-    let mut operations = Vec::new();
-    for (id, entry) in snapshot.serving() {
-        let hop = next_hop(network, host, entry.addr, &mut unattached);
+pub fn follow(network: &Network, backends: &BTreeMap<BackendId, Backend>, host: &Host) -> Plan {
+    let mut plan = Plan::default();
+    for (id, entry) in serving(backends) {
+        let hop = next_hop(network, host, entry.addr, &mut plan.unattached);
         if backends::written_hop(entry) != hop {
-            operations.push(Operation::SetNextHop(id, hop));
+            plan.operations.push(Operation::SetNextHop(id, hop));
         }
     }
-    (operations, unattached)
+    plan
 }
 
 /// The next hop towards a backend, if the data plane can send there.
 fn next_hop(
     network: &Network,
     host: &Host,
-    addr: lb_common::addr::AddrBytes,
+    addr: AddrBytes,
     unattached: &mut BTreeSet<(IpAddr, u32)>,
 ) -> Option<NextHop> {
-    let addr = lb_common::addr::from_bytes(addr);
+    let addr = addr::from_bytes(addr);
     let hop = *network.next_hops.get(&addr)?;
     if !host.attached.contains(&hop.ifindex) {
         unattached.insert((addr, hop.ifindex));

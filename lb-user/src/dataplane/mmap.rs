@@ -41,6 +41,7 @@ impl<T: Pod> Mapped<T> {
     ///
     /// # Errors
     /// The kernel's answer to `mmap`.
+    #[cfg(test)]
     pub fn anonymous(entries: u32) -> io::Result<Self> {
         Self::map(-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, entries)
     }

@@ -220,3 +220,33 @@ fn mount_bpf() -> io::Result<()> {
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_live_on_a_bpf_file_system_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = PinDir::open(&directory.path().join("lb")).unwrap_err();
+        assert!(matches!(error, PinError::NotBpf(_)), "{error}");
+        assert!(!directory.path().join("lb").exists(), "a refusal leaves nothing behind");
+    }
+
+    #[test]
+    fn detaching_where_nothing_is_pinned_is_no_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(detach(directory.path()).unwrap(), Detached::Nothing);
+        assert_eq!(detach(&directory.path().join("lb")).unwrap(), Detached::Nothing);
+    }
+
+    #[test]
+    fn one_agent_works_in_a_pin_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = PinDir::lock(directory.path()).unwrap();
+        let error = PinDir::lock(directory.path()).unwrap_err();
+        assert!(matches!(error, PinError::InUse(_)), "{error}");
+        drop(first);
+        assert!(PinDir::lock(directory.path()).is_ok());
+    }
+}

@@ -22,7 +22,7 @@ impl Tables {
         let mut snapshot = Snapshot {
             config,
             services: self.services_of(config.active & 1),
-            backends: self.backends(),
+            backends: self.all_backends(),
             tables: BTreeMap::new(),
             denied: self.kernel.denied()?,
         };
@@ -42,7 +42,9 @@ impl Tables {
             .collect()
     }
 
-    fn backends(&self) -> BTreeMap<BackendId, Backend> {
+    /// Every backend ever written, retired ones included.
+    #[must_use]
+    pub fn all_backends(&self) -> BTreeMap<BackendId, Backend> {
         (1..limits::BACKENDS)
             .map(|id| (id as BackendId, self.backends.read(id)))
             .filter(|(_, entry)| *entry != Backend::ZERO)

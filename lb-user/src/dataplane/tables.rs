@@ -198,3 +198,6 @@ impl Tables {
         cleared
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -188,8 +188,8 @@ impl State {
             return self.publish(&model).await;
         }
         let host = self.host()?;
-        let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
-        self.carry_out(plan::follow(&self.network, &snapshot, &host)).await?;
+        let backends = self.data_plane.tables.all_backends();
+        self.carry_out(plan::follow(&self.network, &backends, &host))?;
         self.set_route_epoch();
         Ok(())
     }
@@ -259,13 +259,13 @@ impl State {
         let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
         let plan = plan::plan(model, &self.network, &snapshot, &host)?;
         sleep_until(self.published + REST).await;
-        self.carry_out(plan).await?;
+        self.carry_out(plan)?;
         self.published = Instant::now();
         self.set_route_epoch();
         Ok(())
     }
 
-    async fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
+    fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
         for operation in &plan.operations {
             self.data_plane.tables.apply(operation).map_err(Error::Maps)?;
         }

@@ -1,6 +1,6 @@
 //! Entries of `BACKENDS`: what they are to hold, and who shares an endpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
     addr::AddrBytes,
@@ -98,20 +98,43 @@ pub fn written_hop(entry: &Backend) -> Option<NextHop> {
 
 /// Every backend of the configuration by id.
 #[must_use]
-pub fn wanted(model: &Model, ids: &Ids) -> BTreeMap<BackendId, Wanted> {
+pub fn wanted(model: &Model, ids: &Ids, snapshot: &Snapshot) -> BTreeMap<BackendId, Wanted> {
     let mut wanted: BTreeMap<_, _> = super::backend_identities(model)
         .map(|identity| {
             let service = ids.services[&identity.service];
             (ids.backends[&identity], Wanted { identity, service, shared_endpoint: 0 })
         })
         .collect();
+    let mut taken = BTreeSet::new();
     for group in sharing(&wanted) {
-        let lowest = group.iter().copied().min().unwrap_or(0);
+        let endpoint = endpoint_of(&group, &wanted, snapshot, &taken);
+        taken.insert(endpoint);
         for id in group {
-            wanted.entry(id).and_modify(|w| w.shared_endpoint = SHARED_BIT | lowest);
+            wanted.entry(id).and_modify(|want| want.shared_endpoint = endpoint);
         }
     }
     wanted
+}
+
+/// The endpoint's number: the one it has, so that replies of live flows go on
+/// being found when another of its backends leaves; else of the lowest id. It
+/// must not be, or become, that of another group.
+fn endpoint_of(
+    group: &[BackendId],
+    wanted: &BTreeMap<BackendId, Wanted>,
+    snapshot: &Snapshot,
+    taken: &BTreeSet<u16>,
+) -> u16 {
+    let lowest = group.iter().copied().min().unwrap_or(0);
+    let fits = |endpoint: &u16| {
+        let id = endpoint & !SHARED_BIT;
+        *endpoint != 0
+            && !taken.contains(endpoint)
+            && (group.contains(&id) || !wanted.contains_key(&id))
+    };
+    let kept = group.iter().filter_map(|id| snapshot.backends.get(id));
+    let kept = kept.filter(|entry| entry.flags & flags::SERVING != 0);
+    kept.map(|entry| entry.shared_endpoint).filter(fits).min().unwrap_or(SHARED_BIT | lowest)
 }
 
 /// Groups of `nat` backends whose replies cannot be told apart by source
