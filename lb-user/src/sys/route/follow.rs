@@ -1,12 +1,6 @@
 //! The task behind a [`Watcher`](super::Watcher): wait, learn, ask, publish.
 
-use std::{
-    collections::BTreeSet,
-    io, mem,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, mem, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -24,14 +18,15 @@ use super::{
 };
 use crate::core::nexthop::{Facts, Hop, Network, Urgency};
 
-/// Changes of routes and links come in bursts: the lookups wait this long.
+/// Changes of routes and links come in bursts: the lookups wait this long. So
+/// do next hops for a neighbour to answer, which takes a fraction of it.
 const SETTLE: Duration = Duration::from_millis(5);
 
 /// Between two publications, so that a burst of changes costs a few only.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a change waits for the lookups that it brought about, so that both
-/// are published together.
+/// How long a change waits at most for the lookups and the first answers of
+/// neighbours that it brought about, so that all is published together.
 const HOLD: Duration = Duration::from_millis(20);
 
 /// How long a change that misleads nobody may wait; also how often a hop that
@@ -46,7 +41,7 @@ const BATCH: usize = 256;
 
 /// Nobody is asked for again for so long after the neighbour table was full:
 /// each attempt pushes somebody else's entry out.
-const FULL_TABLE_PAUSE: Duration = Duration::from_secs(10);
+const FULL_TABLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Between two complaints about a full neighbour table.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -54,6 +49,9 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Follower {
     facts: Facts,
     wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    /// Whether anybody said what is wanted: before, entries left by an earlier
+    /// agent are not known to be of no use.
+    told: bool,
     clients: mpsc::Receiver<Client>,
     network: watch::Sender<Arc<Network>>,
     /// Watched addresses whose route is to be looked up.
@@ -70,6 +68,8 @@ pub(super) struct Follower {
     /// The last hop that was asked for again.
     cursor: Option<Hop>,
     published: Instant,
+    /// Until when a neighbour asked for the first time is expected to answer.
+    answer_until: Instant,
     /// When the first change not yet published was seen.
     changed: Option<Instant>,
     limit: Limit,
@@ -86,6 +86,7 @@ impl Follower {
         Self {
             facts: Facts::default(),
             wanted,
+            told: false,
             clients,
             network,
             lookups: BTreeSet::new(),
@@ -96,6 +97,7 @@ impl Follower {
             ask_again: now,
             cursor: None,
             published: now,
+            answer_until: now,
             changed: None,
             limit: Limit::new(now),
             may_complain: now,
@@ -135,6 +137,7 @@ impl Follower {
                     if changed.is_err() {
                         return Ok(());
                     }
+                    self.told = true;
                     let wanted = Arc::clone(&self.wanted.borrow_and_update());
                     let new = self.facts.watch(&wanted);
                     self.lookups.extend(new);
@@ -215,6 +218,9 @@ impl Follower {
         let unasked = self.facts.take_unasked(BATCH);
         self.order(requests, &unasked, Order::Keep).await?;
         let now = Instant::now();
+        if !unasked.is_empty() {
+            self.answer_until = now + SETTLE;
+        }
         if now >= self.ask_again && self.facts.has_unsettled() {
             let again = self.facts.unsettled(self.cursor, BATCH);
             self.cursor = again.last().copied();
@@ -250,6 +256,8 @@ impl Follower {
         }
         if self.round.is_empty() {
             self.look_up.done(self.round_began, Instant::now());
+        }
+        if self.told && !self.looking_up() {
             for hops in self.facts.unused().chunks(BATCH) {
                 self.order(requests, hops, Order::Release).await?;
             }
@@ -295,7 +303,7 @@ impl Follower {
             return Ok(());
         }
         // A link-local address means nothing without its interface.
-        let link_local = matches!(client.address, IpAddr::V6(address) if Ipv6Addr::is_unicast_link_local(&address));
+        let link_local = matches!(client.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
         let oif = link_local.then_some(client.ifindex);
         let Some(hop) = requests.route(client.address, oif).await? else { return Ok(()) };
         let known = self.facts.neighbour(hop);
@@ -314,7 +322,10 @@ impl Follower {
         Some(match self.facts.urgency()? {
             Urgency::Later => changed + PATIENCE,
             Urgency::Now if self.looking_up() => changed + HOLD,
-            Urgency::Now => self.published + PUBLISH_INTERVAL,
+            Urgency::Now => {
+                let answered = self.answer_until.min(changed + HOLD);
+                answered.max(self.published + PUBLISH_INTERVAL)
+            }
         })
     }
 
