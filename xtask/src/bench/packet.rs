@@ -173,7 +173,7 @@ impl Bench {
         let Some(pins) = self.subject.as_ref().map(|subject| subject.pins.clone()) else {
             return work(self).map(drop);
         };
-        let forwarded = || pins.traffic().map(|(packets, replies)| packets + replies);
+        let forwarded = || pins.traffic().map(|traffic| traffic.packets + traffic.replies);
         let before = forwarded()?;
         let sent = work(self)?;
         let expected = if cell.row.verdict() == verdict::TX { sent } else { 0 };
