@@ -8,9 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use lb_tests::harness::{
-    Config, DSR_V4, Lab, Mode, NAT_V4, NAT_V6, Protocol, Service, spread, sweep,
-};
+use lb_tests::harness::{DSR_V4, Lab, Mode, NAT_V4, NAT_V6, Protocol, Service, spread, sweep};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -97,7 +95,7 @@ fn demonstrate(binary: &Path) -> anyhow::Result<()> {
     let agent = lab.start_agent(&config)?;
     println!("\nlb is attached to l0 and l1 of the balancer, in native mode.\n");
     send(&lab).with_context(|| format!("the agent says:\n{}", agent.log()))?;
-    suggest(&lab, &config);
+    suggest(&lab, &lab.write(&config)?, binary);
     interruption.wait();
 
     println!("\nremoving the lab");
@@ -123,9 +121,9 @@ fn send(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn suggest(lab: &Lab, config: &Config) {
+fn suggest(lab: &Lab, config: &Path, binary: &Path) {
     let (client, balancer) = (lab.client.enter(), lab.balancer.enter());
-    let pins = config.pin_dir.display();
+    let (config, lb) = (config.display(), binary.display());
     println!(
         "
 Try, in another terminal (as root):
@@ -135,8 +133,10 @@ Try, in another terminal (as root):
   {client} wrk -c 64 -d 5 -H 'Connection: close' {dsr}1k
   {client} ping -c 3 {vip}
   {balancer} ip link show l0
-  {balancer} bpftool net
-  bpftool map dump pinned {pins}/COUNTERS
+
+  cat {config}
+  {lb} check {config}
+  {balancer} {lb} detach --config {config}
 
 Ctrl-C ends the lab and removes all of it.",
         nat = url(NAT_V4),
