@@ -49,8 +49,6 @@ pub mod flags {
     pub const RESOLVED: u32 = 1 << 1;
     /// Rewrites addresses (mode `nat`); else only the Ethernet header (`dsr`).
     pub const NAT: u32 = 1 << 2;
-    /// Rewrites the port of a service that has more than one.
-    pub const NAT_PORT_VARIES: u32 = 1 << 3;
 }
 
 /// Set in the "service" part of an affinity key that is a reply entry for a

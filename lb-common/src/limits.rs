@@ -12,12 +12,12 @@ pub const ADDRESSES: u32 = 4096;
 /// Buckets of the endpoint table per generation (two of 64 B: 4 MiB).
 pub const ENDPOINT_BUCKETS: u32 = 32_768;
 /// Lines of `TABLES` (64 B, 32 slots each: 32 MiB), room for 256 tables of
-/// 65537 slots or 4096 of 4093.
+/// 65537 slots or 4095 of 4093 (line 0 is nobody's).
 pub const TABLE_LINES: u32 = 1 << 19;
 /// Interfaces at most.
 pub const PORTS: u32 = 64;
-/// Cached next hops towards clients, per CPU (64 B: 256 KiB per CPU).
-pub const NEXT_HOPS: u32 = 4096;
+/// Cached next hops towards clients, per CPU (64 B: 1 MiB per CPU).
+pub const NEXT_HOPS: u32 = 16_384;
 /// Prefixes of `firewall.deny_sources` per family (kernel trie, grows with use).
 pub const DENY_PREFIXES: u32 = 65_536;
 /// Bytes of the ring that asks the agent to resolve a neighbour.

@@ -40,7 +40,8 @@ pub trait Family: Copy {
     const EXACT: bool;
     /// Key into the endpoint table.
     fn endpoint_key(kind: EndpointKind, addr: Self::Addr, port: u16, proto: u8, salt: u64) -> u64;
-    /// Key into the affinity table; `exact`: the ports but the source's are implied.
+    /// Key into the affinity table; `exact`: the owner implies the destination
+    /// port, so that an IPv4 flow fits the key as it is.
     fn flow_key(source: Self::Addr, ports: u32, owner: u16, exact: bool, seed: [u64; 2]) -> u64;
     /// Slot hash of a flow.
     fn slot_hash(
@@ -222,10 +223,7 @@ impl Family for V6 {
         service::endpoint_key_v6(kind, addr, port, proto, salt)
     }
     #[inline(always)]
-    fn flow_key(source: [u64; 2], ports: u32, owner: u16, exact: bool, seed: [u64; 2]) -> u64 {
-        // The destination port of a service with one port is the same in all
-        // its flows; masking it keeps reply entries of shared endpoints alike.
-        let ports = if exact { ports & 0xffff } else { ports };
+    fn flow_key(source: [u64; 2], ports: u32, owner: u16, _exact: bool, seed: [u64; 2]) -> u64 {
         hash::flow_key_hashed(source, ports, owner, seed)
     }
     #[inline(always)]

@@ -259,11 +259,10 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     };
     let shared = owner.backend.shared_endpoint;
     if shared != 0 {
-        let client = u32::from(quote.source_port());
-        owner = match nat::bound_backend(nat::bound::<F>(env, quote.source, client, shared)) {
-            Some(exact) => exact,
-            None => return PASS,
-        };
+        // As the quoted packet has them: the client's, the backend's.
+        if let Some(exact) = nat::bound::<F>(env, quote.source, quote.ports, shared) {
+            owner = exact;
+        }
     }
     let backend = owner.backend;
     let Some(service) = service::entry(env, backend.service) else {

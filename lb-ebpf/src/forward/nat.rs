@@ -11,6 +11,7 @@ use lb_common::{
     config::features,
     csum,
     flow::{FlowState, MAX_TIMEOUT, Timeouts},
+    hash,
     service::{EndpointKind, Service, flags as service_flags},
     stats::Counter,
 };
@@ -89,12 +90,12 @@ pub fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -> Optio
 pub fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     let mut owner = owner::<F>(env, packet.source, packet.source_port(), packet.proto)?;
     if owner.backend.shared_endpoint != 0 {
-        let ports = u32::from(packet.destination_port());
-        let id = bound::<F>(env, packet.destination, ports, owner.backend.shared_endpoint);
-        owner = match bound_backend(id) {
-            Some(exact) => exact,
-            None => return Some(PASS),
-        };
+        let ports = hash::ports(packet.destination_port(), packet.source_port());
+        let shared = owner.backend.shared_endpoint;
+        // A flow that is older than the sharing is the first owner's.
+        if let Some(exact) = bound::<F>(env, packet.destination, ports, shared) {
+            owner = exact;
+        }
     }
     let service = service::entry(env, owner.backend.service)?;
     // Before anything is rewritten: an answer to this host's own connection
@@ -114,13 +115,23 @@ pub fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     })
 }
 
-/// Id of the backend that a client's flow has bound at a shared endpoint, 0
-/// for none. `ports`: the client's port in the low half.
+/// The backend that a client's flow has bound at a shared endpoint. `ports`:
+/// the client's in the low, the backend's in the high half.
 #[inline(always)]
-pub fn bound<F: Family>(env: &Env, client: F::Addr, ports: u32, shared_endpoint: u16) -> u16 {
-    lb_bound(F::flow_key(client, ports, shared_endpoint, true, env.config.place_seed)) as u16
+pub fn bound<F: Family>(
+    env: &Env,
+    client: F::Addr,
+    ports: u32,
+    shared_endpoint: u16,
+) -> Option<Chosen> {
+    let key = F::flow_key(client, ports, shared_endpoint, false, env.config.place_seed);
+    let id = lb_bound(key);
+    let backend = BACKENDS.get(id as u32)?;
+    let serves = backend.flags & flags::SERVING != 0 && backend.shared_endpoint == shared_endpoint;
+    serves.then_some(Chosen { id: id as u16, backend })
 }
 
+/// Id of the backend bound under `key`, 0 for none.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_bound(key: u64) -> u64 {
@@ -136,14 +147,6 @@ extern "C" fn lb_bound(key: u64) -> u64 {
     }
 }
 
-/// The backend that [`bound`] named.
-#[inline(always)]
-pub fn bound_backend(id: u16) -> Option<Chosen> {
-    let backend = BACKENDS.get(u32::from(id))?;
-    let serves = backend.flags & flags::SERVING != 0 && backend.shared_endpoint != 0;
-    serves.then_some(Chosen { id, backend })
-}
-
 const LONGEST: Timeouts =
     Timeouts { embryonic: MAX_TIMEOUT, established: MAX_TIMEOUT, closing: MAX_TIMEOUT };
 
@@ -157,8 +160,11 @@ pub fn bind_reply<F: Family>(
     chosen: &Chosen,
     found: &Found,
 ) -> bool {
-    let (ports, shared) = (u32::from(packet.source_port()), chosen.backend.shared_endpoint);
-    let key = F::flow_key(packet.source, ports, shared, true, env.config.place_seed);
+    let backend = chosen.backend;
+    let port = if backend.port != 0 { backend.port } else { packet.destination_port() };
+    let ports = hash::ports(packet.source_port(), port);
+    let shared = backend.shared_endpoint;
+    let key = F::flow_key(packet.source, ports, shared, false, env.config.place_seed);
     let event = u64::from(packet.proto) << 8 | u64::from(packet.tcp_flags);
     lb_bind_reply(key, u64::from(chosen.id), event, select::timeouts(found).to_raw()) != 0
 }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Failure, Status, count, require_capabilities, say, with_causes};
+use super::{Failure, Status, count, require_capabilities, say, warn, with_causes};
 use crate::{
     config,
     dataplane::pins::{self, Detached, PinError},
+    sys::route,
 };
 
 /// Remove the data plane: links, programs and maps
@@ -33,10 +34,26 @@ impl Detach {
         require_capabilities()?;
         let outcome = match pins::detach(&pin_dir)? {
             Detached::Nothing => "nothing was attached".to_owned(),
-            Detached::Removed(links) => format!("detached from {}", count(links.len(), "interface")),
+            Detached::Removed(links) => {
+                format!("detached from {}", count(links.len(), "interface"))
+            }
         };
         say(format!("{}: {outcome}", pin_dir.display()));
+        forget_neighbours();
         Ok(())
+    }
+}
+
+/// The kernel need not keep the backends' neighbours resolved any more. That
+/// it does is harmless, so a failure is only told.
+fn forget_neighbours() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let released = match runtime {
+        Ok(runtime) => runtime.block_on(route::release_all()).map_err(|error| with_causes(&error)),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = released {
+        warn(format!("the kernel goes on looking after the backends' neighbours: {error}"));
     }
 }
 

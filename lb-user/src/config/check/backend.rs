@@ -1,4 +1,4 @@
-//! Where a service's packets go, and that replies find their way back.
+//! Where a service's packets go.
 
 use std::{collections::HashMap, net::IpAddr, ops::RangeInclusive};
 
@@ -11,7 +11,7 @@ use crate::{
         file::{Backend, Service},
         read::{Located, Place, Wrong},
     },
-    core::model::{self, Mode, Protocol},
+    core::model::{self, Mode},
 };
 
 pub(super) fn check(services: &[Service], report: &mut Report<'_>) {
@@ -27,7 +27,6 @@ pub(super) fn check(services: &[Service], report: &mut Report<'_>) {
         }
         destinations(service, report);
     }
-    replies(services, report);
 }
 
 /// The rules about one backend's address.
@@ -88,45 +87,6 @@ fn destinations(service: &Service, report: &mut Report<'_>) {
 /// The port packets are rewritten to; `None` where they keep theirs.
 fn changed_port(port: Option<u16>, ports: &RangeInclusive<u16>) -> Option<u16> {
     port.filter(|port| is_range(ports) || port != ports.start())
-}
-
-/// Replies in mode `nat` are told apart by the backend's address, port and
-/// protocol; where two services share all three, by an exact entry for each
-/// flow. A service with several ports has no such entries, so it does not
-/// share a backend's address with another service of mode `nat`.
-fn replies(services: &[Service], report: &mut Report<'_>) {
-    let mut users: HashMap<(Protocol, IpAddr), Users<'_>> = HashMap::new();
-    for (index, service) in services.iter().enumerate() {
-        let (Some(protocol), Some(ports)) = (&service.protocol, &service.ports) else { continue };
-        if service.mode.as_ref().is_none_or(|mode| mode.value != Mode::Nat) {
-            continue;
-        }
-        let ranged = is_range(&ports.value);
-        for address in service.backends.iter().filter_map(|backend| backend.address.as_ref()) {
-            let users = users.entry((protocol.value, address.value)).or_default();
-            let other = if ranged { users.first } else { users.first_ranged };
-            if let Some((_, Place { line, path, .. })) = other.filter(|other| other.0 != index) {
-                let rule = "must not be a backend of two services in mode \"nat\" of which one \
-                            has several ports";
-                let hint = format!(
-                    "replies could not be told apart from those of `{path}` in line {line}: \
-                     give the server a second address, or use mode \"dsr\""
-                );
-                report.add(&address.place, Wrong::new(rule).hint(hint));
-            }
-            users.first = users.first.or(Some((index, &address.place)));
-            if ranged {
-                users.first_ranged = users.first_ranged.or(Some((index, &address.place)));
-            }
-        }
-    }
-}
-
-/// Who uses an address as a backend in mode `nat`: the index of a service, and where.
-#[derive(Default)]
-struct Users<'f> {
-    first: Option<(usize, &'f Place)>,
-    first_ranged: Option<(usize, &'f Place)>,
 }
 
 pub(super) fn model(backend: Backend, ports: &RangeInclusive<u16>) -> Option<model::Backend> {

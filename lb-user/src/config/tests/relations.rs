@@ -193,19 +193,16 @@ fn backend_port_that_is_the_services_own_is_no_rewrite() {
 }
 
 #[test]
-fn replies_of_nat_backends_can_be_told_apart() {
+fn services_may_share_backends() {
     let two = |first: (&str, &str), second: (&str, &str)| {
         node("")
             + &service(0, "203.0.113.10", first.0, first.1, &[A, B])
             + &service(1, "203.0.113.11", second.0, second.1, &[A])
     };
-    let rule = "service[1].backend[0].address: \"10.0.0.1\": must not be a backend of two \
-                services in mode \"nat\" of which one has several ports";
-    refused(&two(("\"80-90\"", ""), ("443", "")), rule);
-    refused(&two(("443", ""), ("\"80-90\"", "")), rule);
-    refused(&two(("\"80-90\"", ""), ("\"80-90\"", "")), rule);
     model(&two(("443", ""), ("443", "")));
     model(&two(("\"80-90\"", ""), ("443", "protocol = \"udp\"")));
+    model(&two(("\"80-90\"", ""), ("443", "")));
+    model(&two(("\"80-90\"", ""), ("\"80-90\"", "")));
     model(&two(("\"80-90\"", ""), ("443", "mode = \"dsr\"")));
     model(&two(("\"80-90\"", "mode = \"dsr\""), ("\"80-90\"", "mode = \"dsr\"")));
 }

@@ -45,16 +45,10 @@ impl Wanted {
 
     fn flags(&self, resolved: bool) -> u32 {
         let who = &self.identity;
-        let varies = who.nat && who.port != 0 && who.service.single_port().is_none();
-        [
-            (true, flags::SERVING),
-            (resolved, flags::RESOLVED),
-            (who.nat, flags::NAT),
-            (varies, flags::NAT_PORT_VARIES),
-        ]
-        .into_iter()
-        .filter(|(on, _)| *on)
-        .fold(0, |all, (_, flag)| all | flag)
+        [(true, flags::SERVING), (resolved, flags::RESOLVED), (who.nat, flags::NAT)]
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .fold(0, |all, (_, flag)| all | flag)
     }
 }
 
