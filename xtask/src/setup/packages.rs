@@ -21,14 +21,21 @@ pub(super) fn ensure(packages: &[&str]) -> anyhow::Result<()> {
         return Ok(());
     }
     eprintln!("installing Debian packages: {}", missing.join(" "));
-    if !available(&missing) {
-        shell::run(apt()?.arg("update"))?;
+    let listed = available(&missing);
+    if !listed {
+        update()?;
     }
     // nginx and haproxy would start as services of this machine.
     let _policy = NoServices::new()?;
     let mut install = apt()?;
     install.args(["install", "--yes", "--no-install-recommends"]).args(&missing);
-    shell::run(&mut install).with_context(|| format!("cannot install {}", missing.join(", ")))
+    let mut installed = shell::run(&mut install);
+    if installed.is_err() && listed {
+        // The lists may be of versions that the archive has replaced since.
+        update()?;
+        installed = shell::run(&mut install);
+    }
+    installed.with_context(|| format!("cannot install {}", missing.join(", ")))
 }
 
 /// Whether packages can be had, after a look at the lists that are here.
