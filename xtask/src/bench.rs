@@ -86,6 +86,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     for lab in lb_tests::harness::sweep()? {
         eprintln!("removed what an earlier run left: {lab}");
     }
+    warn_if_busy()?;
     let object = fs::read(&object).with_context(|| format!("read `{}`", object.display()))?;
     let figures = measure(arguments, &binary, &object)?;
     if let Some(path) = &arguments.json {
@@ -118,6 +119,18 @@ fn measure(arguments: &Arguments, binary: &Path, object: &[u8]) -> Result<Figure
         println!("{report}");
     }
     Ok(figures)
+}
+
+/// Tells that others use the machine: what stands side by side remains so,
+/// but all of it is slower, and under load unevenly.
+fn warn_if_busy() -> Result<()> {
+    let text = fs::read_to_string("/proc/loadavg").context("read `/proc/loadavg`")?;
+    let load: f64 = text.split(' ').next().unwrap_or_default().parse()?;
+    // Building may well have kept one processor busy just before.
+    if load > 1.5 {
+        eprintln!("warning: the machine is busy (load {load}): do not publish these figures");
+    }
+    Ok(())
 }
 
 /// Sets up and builds the balancer, if it is measured, and the programs.

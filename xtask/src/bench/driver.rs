@@ -11,7 +11,10 @@ use aya::{
 use bytemuck::Zeroable as _;
 use lb_bench::{Control, FRAME, Order};
 
-use super::os::CpuTime;
+use super::{
+    frame::is_valid,
+    os::{CpuTime, go_on},
+};
 
 /// A sequence of packets.
 #[derive(Clone, Debug)]
@@ -85,6 +88,39 @@ impl Driver {
 
     /// Sends `packets` packets of `stream` through `target`.
     pub(super) fn run(&mut self, stream: &Stream, target: &ProgramFd, packets: u32) -> Result<Run> {
+        self.send(stream, target, packets, None)
+    }
+
+    /// The driver's own cost: a run through a program that does nothing.
+    pub(super) fn idle(&mut self, stream: &Stream, packets: u32) -> Result<Run> {
+        let bounce = self.bounce.try_clone()?;
+        self.run(stream, &bounce, packets)
+    }
+
+    /// Sends every flow of `stream` once, in order of their numbers.
+    pub(super) fn visit_all(&mut self, stream: &Stream, target: &ProgramFd) -> Result<()> {
+        let stream = Stream { order: Order::Walk, ..stream.clone() };
+        self.run(&stream, target, stream.flows).map(drop)
+    }
+
+    /// Fails unless the driver makes valid frames of `stream`.
+    pub(super) fn check(&mut self, stream: &Stream) -> Result<()> {
+        let bounce = self.bounce.try_clone()?;
+        for _ in 0..100 {
+            let mut frame = [0; FRAME];
+            self.send(stream, &bounce, 1, Some(&mut frame))?;
+            ensure!(is_valid(&frame), "`{}`: bad checksum in {frame:02x?}", stream.driver);
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        stream: &Stream,
+        target: &ProgramFd,
+        packets: u32,
+        last: Option<&mut [u8]>,
+    ) -> Result<Run> {
         let Stream { driver, template, order, flows, first_address, other_port } = *stream;
         self.target.set(0, target, 0).with_context(|| {
             let fd = target.as_fd().as_raw_fd();
@@ -110,26 +146,18 @@ impl Driver {
         let program: &Xdp = self.ebpf.program(driver).context("no such driver")?.try_into()?;
         let options = TestRunOptions {
             data_in: Some(&template),
+            data_out: last,
             ctx_in: Some(bytemuck::bytes_of(&md)),
             repeat: packets,
             ..TestRunOptions::new()
         };
         let start = CpuTime::now()?;
-        let result = program.test_run(options).with_context(|| format!("run `{driver}`"))?;
+        let result = program.test_run(options);
         let elapsed = start.elapsed()?;
+        // An interrupted run fails too, but that is not what is to be told.
+        go_on()?;
+        let result = result.with_context(|| format!("run `{driver}`"))?;
         Ok(Run { verdict: result.return_value, ns: elapsed.as_nanos() as f64 / f64::from(packets) })
-    }
-
-    /// The driver's own cost: a run through a program that does nothing.
-    pub(super) fn idle(&mut self, stream: &Stream, packets: u32) -> Result<Run> {
-        let bounce = self.bounce.try_clone()?;
-        self.run(stream, &bounce, packets)
-    }
-
-    /// Sends every flow of `stream` once, in order of their numbers.
-    pub(super) fn visit_all(&mut self, stream: &Stream, target: &ProgramFd) -> Result<()> {
-        let stream = Stream { order: Order::Walk, ..stream.clone() };
-        self.run(&stream, target, stream.flows).map(drop)
     }
 }
 
@@ -147,7 +175,7 @@ fn step(flows: u32) -> u32 {
     fn gcd(a: u32, b: u32) -> u32 {
         if b == 0 { a } else { gcd(b, a % b) }
     }
-    let golden = (f64::from(flows) * 0.618_033_988_75) as u32;
+    let golden = (f64::from(flows) * 0.618) as u32;
     (golden.max(1)..).find(|&step| gcd(step, flows.max(1)) == 1).unwrap_or(1)
 }
 
@@ -168,4 +196,21 @@ pub(super) fn expect_verdict(what: &str, verdict: u32, expected: u32) -> Result<
         name(expected)
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_visits_every_flow() {
+        for flows in [1, 2, 3, 1_000, 100_000] {
+            let step = u64::from(step(flows));
+            let mut seen = vec![false; flows as usize];
+            for i in 0..u64::from(flows) {
+                seen[(i * step % u64::from(flows)) as usize] = true;
+            }
+            assert!(seen.into_iter().all(|seen| seen), "{flows} flows");
+        }
+    }
 }

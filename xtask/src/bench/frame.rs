@@ -113,6 +113,24 @@ pub(super) fn arp(macs: Macs, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; FRAME]
     frame
 }
 
+/// Whether a frame's checksums are right; those of anything but IP are.
+pub(super) fn is_valid(frame: &[u8; FRAME]) -> bool {
+    let (l4, addresses, protocol) = match [frame[12], frame[13]] {
+        [0x08, 0x00] => (34, 26..34, frame[23]),
+        [0x86, 0xdd] => (54, 22..54, frame[20]),
+        _ => return true,
+    };
+    let ip = l4 == 54 || csum::sum(&frame[14..34]) == 0xffff;
+    let length = FRAME as u16 - l4 as u16;
+    let parts = [
+        csum::sum(&frame[addresses]),
+        csum::sum(&frame[l4..]),
+        u16::from(protocol).to_be(),
+        length.to_be(),
+    ];
+    ip && csum::fold(parts.into_iter().map(u32::from).sum()) == 0xffff
+}
+
 fn ipv4(frame: &mut [u8; FRAME], client: Client, other: Ipv4Addr, protocol: u8) {
     frame[12..14].copy_from_slice(&0x0800_u16.to_be_bytes());
     let header = &mut frame[14..34];
@@ -139,4 +157,40 @@ fn ipv6(frame: &mut [u8; FRAME], client: Client, network: Ipv6Addr, other: Ipv6A
         if client == Client::Source { (8..24, 24..40) } else { (24..40, 8..24) };
     header[client_side].copy_from_slice(&network.octets());
     header[other_side].copy_from_slice(&other.octets());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does what the driver does.
+    fn complete(frame: &mut [u8; FRAME], client: [u8; 4], at: usize, sums: &[(usize, bool)]) {
+        let port = 4242_u16;
+        let (words, port_at) = (u32::from(csum::sum(&client)), if at == 34 { 54 } else { 34 });
+        frame[at..at + 4].copy_from_slice(&client);
+        frame[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
+        for &(at, with_port) in sums {
+            let sum = u32::from(u16::from_ne_bytes([frame[at], frame[at + 1]])) + words;
+            let sum = sum + if with_port { u32::from(port.to_be()) } else { 0 };
+            frame[at..at + 2].copy_from_slice(&(!csum::fold(sum)).to_ne_bytes());
+        }
+    }
+
+    #[test]
+    fn templates_become_valid_frames() {
+        let macs = Macs { to: [2; 6], from: [4; 6] };
+        let v4 = (IpAddr::from([203, 0, 113, 10]), 80);
+        let v6 = ("2001:db8::10".parse().unwrap(), 80);
+        let network = "fd00:64::".parse().unwrap();
+        for (transport, at) in [(Transport::DATA, 16), (Transport::SYN, 16), (Transport::Udp, 6)] {
+            let mut frame = template(macs, Client::Source, network, v4, transport);
+            assert!(!is_valid(&frame));
+            complete(&mut frame, [10, 64, 3, 7], 26, &[(24, false), (34 + at, true)]);
+            assert!(is_valid(&frame), "{transport:?} over IPv4");
+
+            let mut frame = template(macs, Client::Source, network, v6, transport);
+            complete(&mut frame, [0, 0, 3, 7], 34, &[(54 + at, true)]);
+            assert!(is_valid(&frame), "{transport:?} over IPv6");
+        }
+    }
 }
