@@ -13,7 +13,7 @@ use crate::maps::FLOWS;
 
 /// Where a key belongs.
 #[derive(Clone, Copy)]
-pub struct Position {
+pub(crate) struct Position {
     /// The key.
     pub key: u64,
     /// Its two buckets and tag.
@@ -22,7 +22,7 @@ pub struct Position {
 
 /// A live entry.
 #[derive(Clone, Copy)]
-pub struct Entry {
+pub(crate) struct Entry {
     value: *mut u64,
     /// What it said when it was read.
     pub flow: FlowValue,
@@ -32,7 +32,7 @@ impl Entry {
     /// Notes a packet: the second, and perhaps another state. The line stays
     /// clean where nothing changed, so within a second CPUs share it.
     #[inline(always)]
-    pub fn touch(&self, now: u16, state: u8) {
+    pub(crate) fn touch(&self, now: u16, state: u8) {
         let new = self.flow.touched(now, state);
         if new != self.flow {
             // SAFETY: a map element; aligned words are written whole.
@@ -42,7 +42,7 @@ impl Entry {
 
     /// Gives the flow to another backend, as if it were new.
     #[inline(always)]
-    pub fn replace(&self, backend: u16, now: u16, tag: u32) {
+    pub(crate) fn replace(&self, backend: u16, now: u16, tag: u32) {
         let new = FlowValue::new(backend, now, FlowState::Embryonic, tag);
         // SAFETY: as above.
         unsafe { write_volatile(self.value, new.0) };
@@ -51,13 +51,13 @@ impl Entry {
 
 /// Places a key.
 #[inline(always)]
-pub fn position(config: &Config, key: u64) -> Position {
+pub(crate) fn position(config: &Config, key: u64) -> Position {
     Position { key, place: place(key, config.place_seed, config.flow_mask) }
 }
 
 /// The live entry of a key: in the primary bucket as a rule, else in the alternate.
 #[inline(always)]
-pub fn find(at: &Position, now: u16, timeouts: Timeouts) -> Option<Entry> {
+pub(crate) fn find(at: &Position, now: u16, timeouts: Timeouts) -> Option<Entry> {
     let value = match key_in(at.place.primary, at.key) {
         Some(value) => value,
         None => key_in(at.place.alternate, at.key)?,
@@ -94,7 +94,7 @@ fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
 /// established flows, or another CPU took the slot; the flow stays unrecorded
 /// and its next packet tries again.
 #[inline(always)]
-pub fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
+pub(crate) fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
     let buckets = u64::from(at.place.primary) | u64::from(at.place.alternate) << 32;
     let value = FlowValue::new(backend, now, FlowState::Embryonic, at.place.tag);
     lb_record(at.key, buckets, value.0, timeouts.to_raw()) != 0

@@ -17,7 +17,7 @@ use crate::{
 
 /// Decides about the frame.
 #[inline(always)]
-pub fn decide(ctx: *mut xdp_md) -> Verdict {
+pub(crate) fn decide(ctx: *mut xdp_md) -> Verdict {
     Verdict::from_raw(lb_control(ctx))
 }
 

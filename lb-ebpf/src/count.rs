@@ -4,7 +4,7 @@ use crate::maps::{BACKEND_STATS, COUNTERS};
 
 /// Counts an event, by the number of a [`lb_common::stats::Counter`].
 #[inline(always)]
-pub fn event(counter: u32) {
+pub(crate) fn event(counter: u32) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: this CPU's element.
         unsafe { *value += 1 };
@@ -13,7 +13,7 @@ pub fn event(counter: u32) {
 
 /// Counts a frame sent to a backend.
 #[inline(always)]
-pub fn forwarded(backend: u16, bytes: u64) {
+pub(crate) fn forwarded(backend: u16, bytes: u64) {
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend)) {
         // SAFETY: this CPU's element.
         unsafe {
@@ -25,7 +25,7 @@ pub fn forwarded(backend: u16, bytes: u64) {
 
 /// Counts a reply that was rewritten.
 #[inline(always)]
-pub fn replied(backend: u16, bytes: u64) {
+pub(crate) fn replied(backend: u16, bytes: u64) {
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend)) {
         // SAFETY: this CPU's element.
         unsafe {
@@ -37,7 +37,7 @@ pub fn replied(backend: u16, bytes: u64) {
 
 /// Counts a flow entered into the affinity table.
 #[inline(always)]
-pub fn flow(backend: u16) {
+pub(crate) fn flow(backend: u16) {
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend)) {
         // SAFETY: this CPU's element.
         unsafe { (*stats).flows += 1 };

@@ -7,7 +7,7 @@ use crate::{family::Family, maps::CONFIG};
 
 /// The surroundings of one run.
 #[derive(Clone, Copy)]
-pub struct Env {
+pub(crate) struct Env {
     /// The kernel's context.
     pub ctx: *mut xdp_md,
     /// Global state.
@@ -21,7 +21,7 @@ pub struct Env {
 impl Env {
     /// Reads the generation in force, once for the whole run.
     #[inline(always)]
-    pub fn new(ctx: &XdpContext) -> Option<Self> {
+    pub(crate) fn new(ctx: &XdpContext) -> Option<Self> {
         let config = CONFIG.get(0)?;
         let bank = config.active & 1;
         // The mask is all the verifier needs to see that the index is in range.
@@ -31,34 +31,34 @@ impl Env {
 
     /// Interface the packet came in by.
     #[inline(always)]
-    pub fn ingress(&self) -> u32 {
+    pub(crate) fn ingress(&self) -> u32 {
         // SAFETY: the context is valid for the whole run.
         unsafe { (*self.ctx).ingress_ifindex }
     }
 
     /// The current second, see [`now`].
     #[inline(always)]
-    pub fn now(&self) -> u16 {
+    pub(crate) fn now(&self) -> u16 {
         now(self.config)
     }
 
     /// Whether a filter of addresses may contain one.
     #[inline(always)]
-    pub fn may_contain<F: Family>(filter: &Filter, addr: F::Addr) -> bool {
+    pub(crate) fn may_contain<F: Family>(filter: &Filter, addr: F::Addr) -> bool {
         let (word, bit) = filter_bit(F::filter_words(addr));
         filter[word & 3] & bit != 0
     }
 
     /// Whether a feature is in use, a bit of [`lb_common::config::features`].
     #[inline(always)]
-    pub fn uses(&self, feature: u32) -> bool {
+    pub(crate) fn uses(&self, feature: u32) -> bool {
         self.generation.features & feature != 0
     }
 }
 
 /// The current second, see [`lb_common::flow::second`].
 #[inline(always)]
-pub fn now(config: &Config) -> u16 {
+pub(crate) fn now(config: &Config) -> u16 {
     // SAFETY: no arguments; since Linux 5.5. Inlined by the kernel, unlike the
     // clocks in nanoseconds.
     let jiffies = unsafe { aya_ebpf::helpers::generated::bpf_jiffies64() };

@@ -21,12 +21,12 @@ const DESTINATION: u8 = 60;
 
 /// Whether a next-header value is an extension that is walked.
 #[inline(always)]
-pub fn is_extension(proto: u8) -> bool {
+pub(crate) fn is_extension(proto: u8) -> bool {
     matches!(proto, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
 /// What follows the extension headers.
-pub struct Walked {
+pub(crate) struct Walked {
     /// Protocol number.
     pub proto: u8,
     /// Bytes of extension headers.
@@ -35,7 +35,7 @@ pub struct Walked {
 
 /// Walks the headers of type `proto` and on, `offset` bytes into the frame.
 #[inline(always)]
-pub fn skip(ctx: *mut xdp_md, offset: usize, proto: u8) -> Result<Walked, Counter> {
+pub(crate) fn skip(ctx: *mut xdp_md, offset: usize, proto: u8) -> Result<Walked, Counter> {
     let walked = lb_skip_extensions(ctx, offset as u64, u64::from(proto));
     match walked as u32 {
         0 => Ok(Walked { proto: (walked >> 56) as u8, length: (walked >> 32) as usize & BYTES }),

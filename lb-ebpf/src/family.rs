@@ -9,7 +9,7 @@ use lb_common::{
 use crate::packet::{load, store};
 
 /// An IP version: header layout and keys. Addresses are as loaded from the frame.
-pub trait Family: Copy {
+pub(crate) trait Family: Copy {
     /// An address.
     type Addr: Copy + PartialEq;
     /// Protocol number of its ICMP.
@@ -65,10 +65,10 @@ const HOPS: u8 = 64;
 
 /// IPv4 (RFC 791).
 #[derive(Clone, Copy)]
-pub struct V4;
+pub(crate) struct V4;
 /// IPv6 (RFC 8200).
 #[derive(Clone, Copy)]
-pub struct V6;
+pub(crate) struct V6;
 
 /// The last word of `bytes`, where the mapped form has the IPv4 address.
 #[inline(always)]

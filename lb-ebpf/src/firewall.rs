@@ -18,7 +18,7 @@ use crate::{
 
 /// Whether `firewall.deny_sources` contains the source.
 #[inline(always)]
-pub fn denied<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
+pub(crate) fn denied<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
     let feature = if F::EXACT { features::DENY_V4 } else { features::DENY_V6 };
     env.uses(feature) && in_trie::<F>(F::words(packet.source))
 }
@@ -44,7 +44,7 @@ fn allowed<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
 
 /// A packet to an address of ours that no service wants.
 #[inline(always)]
-pub fn unclaimed<F: Family>(env: &Env, packet: &Packet<F>, address: &Address) -> Verdict {
+pub(crate) fn unclaimed<F: Family>(env: &Env, packet: &Packet<F>, address: &Address) -> Verdict {
     if address.flags & address_flags::VIP == 0 && !env.uses(features::GUARD_HOST) {
         return PASS;
     }
@@ -66,7 +66,7 @@ pub fn unclaimed<F: Family>(env: &Env, packet: &Packet<F>, address: &Address) ->
 /// nothing without its first, which is checked, and protocols other than TCP,
 /// UDP and ICMP cannot be named in `firewall.allow`.
 #[inline(always)]
-pub fn portless(address: Option<&Address>, reason: Counter) -> Verdict {
+pub(crate) fn portless(address: Option<&Address>, reason: Counter) -> Verdict {
     match address {
         Some(address) if address.flags & address_flags::VIP != 0 => Verdict::drop(reason),
         _ => PASS,

@@ -1,6 +1,6 @@
 //! Sends a packet to its backend: rewritten as its mode says, one hop older.
 
-pub mod nat;
+pub(crate) mod nat;
 
 use lb_common::{backend::flags, stats::Counter};
 
@@ -12,7 +12,7 @@ use crate::{
 /// Forwards to the chosen backend. Mode `dsr` rewrites only the Ethernet
 /// header: the backend holds the VIP and answers the client itself.
 #[inline(always)]
-pub fn to_backend<F: Family>(
+pub(crate) fn to_backend<F: Family>(
     env: &Env,
     packet: &Packet<F>,
     found: &Found,

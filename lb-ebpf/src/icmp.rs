@@ -63,7 +63,7 @@ fn kind<F: Family>(message: u8, code: u8) -> Kind {
 /// Decides about an ICMP message: a global function for each family, which
 /// the verifier judges once, and which parses the frame anew.
 #[inline(always)]
-pub fn handle<F: Family>(ctx: *mut xdp_md) -> Verdict {
+pub(crate) fn handle<F: Family>(ctx: *mut xdp_md) -> Verdict {
     Verdict::from_raw(if F::EXACT { lb_icmp_v4(ctx) } else { lb_icmp_v6(ctx) })
 }
 

@@ -9,7 +9,7 @@ use crate::verdict::{Action, Verdict};
 
 /// Logs drops at `info`, everything else at `trace`.
 #[inline(always)]
-pub fn verdict(ctx: &XdpContext, verdict: Verdict) {
+pub(crate) fn verdict(ctx: &XdpContext, verdict: Verdict) {
     if level_enabled(Level::Info) {
         write(ctx, verdict);
     }

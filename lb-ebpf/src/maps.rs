@@ -28,68 +28,75 @@ const NO_PREALLOC: usize = 1;
 
 /// One entry. Written by the agent; read first by every packet.
 #[btf_map]
-pub static CONFIG: Array<Config, 1, MMAPABLE> = Array::new();
+pub(crate) static CONFIG: Array<Config, 1, MMAPABLE> = Array::new();
 
 /// Banked: services, addresses and reply endpoints by hash. Written by the agent.
 #[btf_map]
-pub static ENDPOINTS: Array<EndpointBucket, { 2 * limits::ENDPOINT_BUCKETS as usize }, MMAPABLE> =
-    Array::new();
+pub(crate) static ENDPOINTS: Array<
+    EndpointBucket,
+    { 2 * limits::ENDPOINT_BUCKETS as usize },
+    MMAPABLE,
+> = Array::new();
 
 /// Banked: by service id. Written by the agent.
 #[btf_map]
-pub static SERVICES: Array<Service, { 2 * limits::SERVICES as usize }, MMAPABLE> = Array::new();
+pub(crate) static SERVICES: Array<Service, { 2 * limits::SERVICES as usize }, MMAPABLE> =
+    Array::new();
 
 /// Banked: VIPs and host addresses. Written by the agent.
 #[btf_map]
-pub static ADDRESSES: Array<Address, { 2 * limits::ADDRESSES as usize }, MMAPABLE> = Array::new();
+pub(crate) static ADDRESSES: Array<Address, { 2 * limits::ADDRESSES as usize }, MMAPABLE> =
+    Array::new();
 
 /// Banked: bits of `firewall.allow`. Written by the agent.
 #[btf_map]
-pub static ALLOW: Array<AllowWord, { 2 * ALLOW_WORDS as usize }, MMAPABLE> = Array::new();
+pub(crate) static ALLOW: Array<AllowWord, { 2 * ALLOW_WORDS as usize }, MMAPABLE> = Array::new();
 
 /// By backend id. Written by the agent, in place.
 #[btf_map]
-pub static BACKENDS: Array<Backend, { limits::BACKENDS as usize }, MMAPABLE> = Array::new();
+pub(crate) static BACKENDS: Array<Backend, { limits::BACKENDS as usize }, MMAPABLE> = Array::new();
 
 /// Lines of Maglev tables. Written by the agent where no service refers to.
 #[btf_map]
-pub static TABLES: Array<Line, { limits::TABLE_LINES as usize }, MMAPABLE> = Array::new();
+pub(crate) static TABLES: Array<Line, { limits::TABLE_LINES as usize }, MMAPABLE> = Array::new();
 
 /// The affinity table; as many buckets as rated flows, set at load. Written by
 /// packets; swept by the agent.
 #[btf_map]
-pub static FLOWS: Array<Bucket, 1024, MMAPABLE> = Array::new();
+pub(crate) static FLOWS: Array<Bucket, 1024, MMAPABLE> = Array::new();
 
 /// Interface index -> interface. Written by the agent.
 #[btf_map]
-pub static PORTS: DevMapHash<{ limits::PORTS as usize }> = DevMapHash::new();
+pub(crate) static PORTS: DevMapHash<{ limits::PORTS as usize }> = DevMapHash::new();
 
 /// Denied IPv4 prefixes. Written by the agent.
 #[btf_map]
-pub static DENY_V4: LpmTrie<u32, u32, { limits::DENY_PREFIXES as usize }, NO_PREALLOC> =
+pub(crate) static DENY_V4: LpmTrie<u32, u32, { limits::DENY_PREFIXES as usize }, NO_PREALLOC> =
     LpmTrie::new();
 
 /// Denied IPv6 prefixes. Written by the agent.
 #[btf_map]
-pub static DENY_V6: LpmTrie<[u64; 2], u32, { limits::DENY_PREFIXES as usize }, NO_PREALLOC> =
+pub(crate) static DENY_V6: LpmTrie<[u64; 2], u32, { limits::DENY_PREFIXES as usize }, NO_PREALLOC> =
     LpmTrie::new();
 
 /// By backend id and CPU. Written by packets, read by the agent.
 #[btf_map]
-pub static BACKEND_STATS: PerCpuArray<BackendStats, { limits::BACKENDS as usize }> =
+pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { limits::BACKENDS as usize }> =
     PerCpuArray::new();
 
 /// By `Counter` and CPU. Written by packets, read by the agent.
 #[btf_map]
-pub static COUNTERS: PerCpuArray<u64, { stats::COUNTERS as usize }> = PerCpuArray::new();
+pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNTERS as usize }> = PerCpuArray::new();
 
 /// Next hops towards clients by CPU. Written and read by packets only.
 #[btf_map]
-pub static NEXT_HOPS: PerCpuArray<CachedHop, { limits::NEXT_HOPS as usize }> = PerCpuArray::new();
+pub(crate) static NEXT_HOPS: PerCpuArray<CachedHop, { limits::NEXT_HOPS as usize }> =
+    PerCpuArray::new();
 
 /// Neighbours for the agent to resolve. Written by packets.
 #[btf_map]
-pub static UNRESOLVED: RingBuf<Unresolved, { limits::UNRESOLVED_BYTES as usize }> = RingBuf::new();
+pub(crate) static UNRESOLVED: RingBuf<Unresolved, { limits::UNRESOLVED_BYTES as usize }> =
+    RingBuf::new();
 
 /// A full-length key for a trie lookup.
-pub type TrieKey<T> = Key<T>;
+pub(crate) type TrieKey<T> = Key<T>;

@@ -25,14 +25,20 @@ use crate::{
 
 /// Writes the Ethernet addresses and sends the frame.
 #[inline(always)]
-pub fn send(env: &Env, frame: Frame, macs_low: u64, macs_high: u32, ifindex: u32) -> Verdict {
+pub(crate) fn send(
+    env: &Env,
+    frame: Frame,
+    macs_low: u64,
+    macs_high: u32,
+    ifindex: u32,
+) -> Verdict {
     store(frame.start, macs_low);
     store(frame.start + 8, macs_high);
     if ifindex == env.ingress() { Verdict::transmit() } else { Verdict::redirect(ifindex) }
 }
 
 /// The way to a client.
-pub enum Way {
+pub(crate) enum Way {
     /// Send it there.
     Hop(&'static CachedHop),
     /// It is for this host itself.
@@ -44,7 +50,7 @@ pub enum Way {
 /// Finds the way to the packet's destination. `vip`: the source it will have,
 /// for routing by source.
 #[inline(always)]
-pub fn towards_client<F: Family>(env: &Env, packet: &Packet<F>, vip: &AddrBytes) -> Way {
+pub(crate) fn towards_client<F: Family>(env: &Env, packet: &Packet<F>, vip: &AddrBytes) -> Way {
     let key = F::words(packet.destination);
     let index = cache_index(key) & (limits::NEXT_HOPS - 1);
     let Some(hop) = NEXT_HOPS.get_ptr_mut(index) else {

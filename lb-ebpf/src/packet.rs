@@ -9,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 
 /// Where the frame lies.
 #[derive(Clone, Copy)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// First byte.
     pub start: usize,
     /// One past the last byte.
@@ -19,25 +19,25 @@ pub struct Frame {
 impl Frame {
     /// The frame of this run.
     #[inline(always)]
-    pub fn new(ctx: &XdpContext) -> Self {
+    pub(crate) fn new(ctx: &XdpContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end() }
     }
 
     /// Whether `length` bytes from `at` are in the frame.
     #[inline(always)]
-    pub fn holds(&self, at: usize, length: usize) -> bool {
+    pub(crate) fn holds(&self, at: usize, length: usize) -> bool {
         at + length <= self.end
     }
 
     /// Bytes from `at` to the end of the frame.
     #[inline(always)]
-    pub fn left(&self, at: usize) -> usize {
+    pub(crate) fn left(&self, at: usize) -> usize {
         self.end - at
     }
 
     /// Length in bytes.
     #[inline(always)]
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         (self.end - self.start) as u64
     }
 }
@@ -48,20 +48,20 @@ impl Frame {
 /// verifier would refuse it where it could not. `read_unaligned` would become
 /// one load per byte.
 #[inline(always)]
-pub fn load<T: Copy>(at: usize) -> T {
+pub(crate) fn load<T: Copy>(at: usize) -> T {
     // SAFETY: the verifier proves that the range is inside the frame.
     unsafe { *(at as *const T) }
 }
 
 /// Stores a value as it lies in memory.
 #[inline(always)]
-pub fn store<T: Copy>(at: usize, value: T) {
+pub(crate) fn store<T: Copy>(at: usize, value: T) {
     // SAFETY: as for `load`.
     unsafe { *(at as *mut T) = value }
 }
 
 /// Loads a 16-bit number in host byte order.
 #[inline(always)]
-pub fn number16(at: usize) -> u16 {
+pub(crate) fn number16(at: usize) -> u16 {
     u16::from_be(load(at))
 }

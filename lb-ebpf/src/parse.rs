@@ -14,20 +14,20 @@ use crate::{
 };
 
 /// EtherTypes as they lie in the frame.
-pub const IPV4: u16 = 0x0800u16.to_be();
+pub(crate) const IPV4: u16 = 0x0800u16.to_be();
 /// See [`IPV4`].
-pub const IPV6: u16 = 0x86ddu16.to_be();
+pub(crate) const IPV6: u16 = 0x86ddu16.to_be();
 const VLAN: u16 = 0x8100u16.to_be();
 const QINQ: u16 = 0x88a8u16.to_be();
 
 /// Protocol numbers.
-pub const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 /// See [`TCP`].
-pub const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 
 /// A packet with its headers found.
 #[derive(Clone, Copy)]
-pub struct Packet<F: Family> {
+pub(crate) struct Packet<F: Family> {
     /// The frame it lies in.
     pub frame: Frame,
     /// Position of the IP header.
@@ -50,25 +50,25 @@ pub struct Packet<F: Family> {
 impl<F: Family> Packet<F> {
     /// Source port, network byte order.
     #[inline(always)]
-    pub fn source_port(&self) -> u16 {
+    pub(crate) fn source_port(&self) -> u16 {
         self.ports as u16
     }
 
     /// Destination port, network byte order.
     #[inline(always)]
-    pub fn destination_port(&self) -> u16 {
+    pub(crate) fn destination_port(&self) -> u16 {
         (self.ports >> 16) as u16
     }
 
     /// Bytes of the IP packet.
     #[inline(always)]
-    pub fn ip_length(&self) -> u32 {
+    pub(crate) fn ip_length(&self) -> u32 {
         self.frame.left(self.l3) as u32
     }
 }
 
 /// Why a frame has no ports to balance by.
-pub enum Unusable<F: Family> {
+pub(crate) enum Unusable<F: Family> {
     /// No valid IP packet; nobody can want it.
     Invalid(Counter),
     /// An IP packet; should it be ours, it is dropped for this.
@@ -79,7 +79,7 @@ pub enum Unusable<F: Family> {
 /// EtherType as it lies in the frame and the position behind. `None`: the
 /// frame ends first.
 #[inline(always)]
-pub fn link(frame: Frame) -> Option<(u16, usize)> {
+pub(crate) fn link(frame: Frame) -> Option<(u16, usize)> {
     let mut l3 = frame.start + EthHdr::LEN;
     if !frame.holds(frame.start, EthHdr::LEN) {
         return None;
@@ -105,7 +105,7 @@ pub fn link(frame: Frame) -> Option<(u16, usize)> {
 /// IPv4, options accepted (RFC 791, section 3.1): the packet and the bytes of
 /// its payload.
 #[inline(always)]
-pub fn ipv4(frame: Frame, l3: usize) -> Result<(Packet<V4>, usize), Unusable<V4>> {
+pub(crate) fn ipv4(frame: Frame, l3: usize) -> Result<(Packet<V4>, usize), Unusable<V4>> {
     if !frame.holds(l3, V4::HEADER) {
         return Err(Unusable::Invalid(Counter::Truncated));
     }
@@ -138,7 +138,7 @@ pub fn ipv4(frame: Frame, l3: usize) -> Result<(Packet<V4>, usize), Unusable<V4>
 /// IPv6, extension headers walked (RFC 8200, section 4): the packet and the
 /// bytes behind its extension headers.
 #[inline(always)]
-pub fn ipv6(
+pub(crate) fn ipv6(
     ctx: *mut xdp_md,
     frame: Frame,
     l3: usize,
@@ -179,7 +179,7 @@ pub fn ipv6(
 
 /// Reads the ports and flags of TCP. `length`: bytes of the IP payload.
 #[inline(always)]
-pub fn tcp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
+pub(crate) fn tcp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
     if !packet.frame.holds(packet.l4, TcpHdr::LEN) || length < TcpHdr::LEN {
         return Err(Counter::Truncated);
     }
@@ -194,7 +194,7 @@ pub fn tcp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Cou
 
 /// Reads the ports of UDP. `length`: bytes of the IP payload.
 #[inline(always)]
-pub fn udp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
+pub(crate) fn udp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
     if !packet.frame.holds(packet.l4, UdpHdr::LEN) || length < UdpHdr::LEN {
         return Err(Counter::Truncated);
     }
@@ -207,6 +207,6 @@ pub fn udp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Cou
 
 /// Whether the fixed part of an ICMP message is there.
 #[inline(always)]
-pub fn icmp<F: Family>(packet: &Packet<F>, length: usize) -> bool {
+pub(crate) fn icmp<F: Family>(packet: &Packet<F>, length: usize) -> bool {
     packet.frame.holds(packet.l4, 8) && length >= 8
 }

@@ -27,7 +27,7 @@ use crate::{
 
 /// A backend and its id.
 #[derive(Clone, Copy)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     /// Number of the backend.
     pub id: u16,
     /// Its entry.
@@ -36,7 +36,7 @@ pub struct Chosen {
 
 /// Entry of a backend, if it may serve packets of this service.
 #[inline(always)]
-pub fn serving(id: u16, service: u16) -> Option<Chosen> {
+pub(crate) fn serving(id: u16, service: u16) -> Option<Chosen> {
     let backend = BACKENDS.get(u32::from(id))?;
     let serves = backend.flags & flags::SERVING != 0 && backend.service == service;
     serves.then_some(Chosen { id, backend })
@@ -44,7 +44,7 @@ pub fn serving(id: u16, service: u16) -> Option<Chosen> {
 
 /// How long flows of this service live.
 #[inline(always)]
-pub fn timeouts(found: &Found) -> Timeouts {
+pub(crate) fn timeouts(found: &Found) -> Timeouts {
     Timeouts {
         embryonic: found.service.embryonic_timeout,
         established: found.service.established_timeout,
@@ -54,7 +54,11 @@ pub fn timeouts(found: &Found) -> Timeouts {
 
 /// The backend of a packet.
 #[inline(always)]
-pub fn select<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Result<Chosen, Verdict> {
+pub(crate) fn select<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    found: &Found,
+) -> Result<Chosen, Verdict> {
     let seed = env.config.place_seed;
     let key = F::flow_key(packet.source, packet.ports, found.id, found.one_port(), seed);
     let at = affinity::position(env.config, key);
@@ -72,7 +76,7 @@ pub fn select<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Result
 
 /// The state of a flow after a packet; `None`: the packet begins another flow.
 #[inline(always)]
-pub fn next_state(proto: u8, tcp_flags: u8, state: u8) -> Option<u8> {
+pub(crate) fn next_state(proto: u8, tcp_flags: u8, state: u8) -> Option<u8> {
     const ESTABLISHED: u8 = FlowState::Established as u8;
     const CLOSING: u8 = FlowState::Closing as u8;
     if proto == TCP && tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
@@ -113,7 +117,7 @@ fn new_flow<F: Family>(
     };
     if let Some(entry) = stale {
         entry.replace(chosen.id, now, at.place.tag);
-    } else if !(opens && !choice.disagree) && !tcp::closes(packet.tcp_flags) {
+    } else if (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags) {
         if affinity::record(at, chosen.id, now, timeouts(found)) {
             count::flow(chosen.id);
         } else {
@@ -124,7 +128,7 @@ fn new_flow<F: Family>(
 }
 
 /// What the lookup tables say about a flow.
-pub struct Choice {
+pub(crate) struct Choice {
     /// The backend for a new flow.
     pub current: Option<Chosen>,
     /// Another one, that the previous table gave and that still serves.
@@ -135,7 +139,7 @@ pub struct Choice {
 
 /// Looks a flow up in the current and the previous table.
 #[inline(always)]
-pub fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Choice {
+pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Choice {
     let hash = F::slot_hash(
         packet.source,
         packet.destination,

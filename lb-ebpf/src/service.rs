@@ -14,7 +14,7 @@ use crate::{
 
 /// A service and its id.
 #[derive(Clone, Copy)]
-pub struct Found {
+pub(crate) struct Found {
     /// Number of the service.
     pub id: u16,
     /// Its entry.
@@ -24,14 +24,14 @@ pub struct Found {
 impl Found {
     /// Whether an affinity key need not contain the destination port.
     #[inline(always)]
-    pub fn one_port(&self) -> bool {
+    pub(crate) fn one_port(&self) -> bool {
         self.service.flags & flags::RANGE == 0
     }
 }
 
 /// Looks an endpoint key up in the bank in force: one probe of one line.
 #[inline(always)]
-pub fn endpoint(env: &Env, key: u64) -> Option<u32> {
+pub(crate) fn endpoint(env: &Env, key: u64) -> Option<u32> {
     let bucket = endpoint_bucket(key, env.generation.endpoint_salt) & env.generation.endpoint_mask;
     let line = ENDPOINTS.get(env.bank * limits::ENDPOINT_BUCKETS + bucket)?;
     if line.keys[0] == key {
@@ -49,13 +49,13 @@ pub fn endpoint(env: &Env, key: u64) -> Option<u32> {
 
 /// The entry of a service.
 #[inline(always)]
-pub fn entry(env: &Env, id: u16) -> Option<&'static Service> {
+pub(crate) fn entry(env: &Env, id: u16) -> Option<&'static Service> {
     SERVICES.get(env.bank * limits::SERVICES + u32::from(id))
 }
 
 /// The service of exactly this address, port and protocol.
 #[inline(always)]
-pub fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
+pub(crate) fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
     let (addr, port) = (packet.destination, packet.destination_port());
     let salt = env.generation.endpoint_salt;
     let id = endpoint(env, F::endpoint_key(EndpointKind::Service, addr, port, packet.proto, salt))?
@@ -66,7 +66,7 @@ pub fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
 
 /// The address entry of a destination: a VIP or one of the host's own.
 #[inline(always)]
-pub fn address<F: Family>(env: &Env, addr: F::Addr) -> Option<&'static Address> {
+pub(crate) fn address<F: Family>(env: &Env, addr: F::Addr) -> Option<&'static Address> {
     if !Env::may_contain::<F>(&env.generation.addresses, addr) {
         return None;
     }
@@ -77,7 +77,7 @@ pub fn address<F: Family>(env: &Env, addr: F::Addr) -> Option<&'static Address> 
 
 /// The service of a VIP whose range of ports contains the packet's.
 #[inline(always)]
-pub fn ranged(env: &Env, address: &Address, proto: u8, port: u16) -> Option<Found> {
+pub(crate) fn ranged(env: &Env, address: &Address, proto: u8, port: u16) -> Option<Found> {
     let port = u16::from_be(port);
     let mut i = 0;
     while i < lb_common::service::RANGES {

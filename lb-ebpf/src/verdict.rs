@@ -8,12 +8,12 @@ use lb_common::stats::Counter;
 /// One word, because a BPF function that is not inlined returns one register.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct Verdict(u64);
+pub(crate) struct Verdict(u64);
 
 /// What a [`Verdict`] says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Action {
+pub(crate) enum Action {
     /// To the kernel.
     Pass,
     /// Nowhere.
@@ -32,49 +32,49 @@ impl Verdict {
 
     /// To the kernel, counted.
     #[inline(always)]
-    pub const fn pass(counter: Counter) -> Self {
+    pub(crate) const fn pass(counter: Counter) -> Self {
         Self::new(Action::Pass, counter as u32)
     }
 
     /// Nowhere, for this reason.
     #[inline(always)]
-    pub const fn drop(reason: Counter) -> Self {
+    pub(crate) const fn drop(reason: Counter) -> Self {
         Self::new(Action::Drop, reason as u32)
     }
 
     /// Back out of the interface it came in by; counted with its backend.
     #[inline(always)]
-    pub const fn transmit() -> Self {
+    pub(crate) const fn transmit() -> Self {
         Self::new(Action::Transmit, 0)
     }
 
     /// The same, an answer of our own.
     #[inline(always)]
-    pub const fn answer(counter: Counter) -> Self {
+    pub(crate) const fn answer(counter: Counter) -> Self {
         Self::new(Action::Transmit, counter as u32)
     }
 
     /// Out of the interface with this index; counted with its backend.
     #[inline(always)]
-    pub const fn redirect(ifindex: u32) -> Self {
+    pub(crate) const fn redirect(ifindex: u32) -> Self {
         Self::new(Action::Redirect, ifindex)
     }
 
     /// As one register.
     #[inline(always)]
-    pub const fn to_raw(self) -> u64 {
+    pub(crate) const fn to_raw(self) -> u64 {
         self.0
     }
 
     /// From what [`Self::to_raw`] gave.
     #[inline(always)]
-    pub const fn from_raw(raw: u64) -> Self {
+    pub(crate) const fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
 
     /// What to do.
     #[inline(always)]
-    pub const fn action(self) -> Action {
+    pub(crate) const fn action(self) -> Action {
         match self.0 >> 32 {
             0 => Action::Pass,
             1 => Action::Drop,
@@ -85,10 +85,10 @@ impl Verdict {
 
     /// Number of the counter (0: none but for [`Action::Pass`]), or interface index.
     #[inline(always)]
-    pub const fn value(self) -> u32 {
+    pub(crate) const fn value(self) -> u32 {
         self.0 as u32
     }
 }
 
 /// Not ours: the kernel gets it untouched.
-pub const PASS: Verdict = Verdict::pass(Counter::Passed);
+pub(crate) const PASS: Verdict = Verdict::pass(Counter::Passed);

@@ -30,6 +30,7 @@ fn data_plane(world: World) -> anyhow::Result<()> {
             clippy.args(["run", "nightly", "cargo", "clippy", "-Z", "build-std=core"]);
         }
     }
-    clippy.args(["--package", "lb-ebpf", "--target", "bpfel-unknown-none"]);
+    let crates = ["--package", "lb-ebpf", "--package", "lb-bench-ebpf"];
+    clippy.args(crates).args(["--target", "bpfel-unknown-none"]);
     shell::run(clippy.args(["--", "-D", "warnings"]))
 }

@@ -30,13 +30,13 @@ use crate::{
 };
 
 /// Position of the checksum in a TCP or UDP header.
-pub const TCP_CHECKSUM: usize = 16;
+pub(crate) const TCP_CHECKSUM: usize = 16;
 /// See [`TCP_CHECKSUM`].
-pub const UDP_CHECKSUM: usize = 6;
+pub(crate) const UDP_CHECKSUM: usize = 6;
 
 /// Rewrites the destination of a client's packet.
 #[inline(always)]
-pub fn to_backend<F: Family>(packet: &Packet<F>, backend: &Backend) {
+pub(crate) fn to_backend<F: Family>(packet: &Packet<F>, backend: &Backend) {
     F::set_destination(packet.l3, &backend.addr);
     F::update_header_checksum(packet.l3, backend.ip_delta);
     if backend.port != 0 {
@@ -70,7 +70,7 @@ fn update_checksum<F: Family>(packet: &Packet<F>, delta: u16) {
 
 /// The backend whose packet this would be, by its source.
 #[inline(always)]
-pub fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -> Option<Chosen> {
+pub(crate) fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -> Option<Chosen> {
     if !Env::may_contain::<F>(&env.generation.repliers, addr) {
         return None;
     }
@@ -87,7 +87,7 @@ pub fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -> Optio
 
 /// Rewrites and forwards a reply; `None`: not from a backend of ours.
 #[inline(always)]
-pub fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
+pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     let mut owner = owner::<F>(env, packet.source, packet.source_port(), packet.proto)?;
     if owner.backend.shared_endpoint != 0 {
         let ports = hash::ports(packet.destination_port(), packet.source_port());
@@ -118,7 +118,7 @@ pub fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
 /// The backend that a client's flow has bound at a shared endpoint. `ports`:
 /// the client's in the low, the backend's in the high half.
 #[inline(always)]
-pub fn bound<F: Family>(
+pub(crate) fn bound<F: Family>(
     env: &Env,
     client: F::Addr,
     ports: u32,
@@ -154,7 +154,7 @@ const LONGEST: Timeouts =
 /// `false`: the same client port holds the endpoint for another service's
 /// flow, so replies could not be told apart.
 #[inline(always)]
-pub fn bind_reply<F: Family>(
+pub(crate) fn bind_reply<F: Family>(
     env: &Env,
     packet: &Packet<F>,
     chosen: &Chosen,
