@@ -1,5 +1,6 @@
 //! All tests that need root, in one binary.
 
 mod cli;
+mod packet;
 mod regression;
 mod traffic;

@@ -1,0 +1,26 @@
+//! One frame through the loaded program: its verdict, the whole frame that
+//! comes out, what was counted, and what the affinity table holds then.
+//!
+//! The program is the one that a real agent loaded, configured and pinned in a
+//! lab's balancer. Expected frames are built from scratch by [`frame`], never
+//! by updating what went in.
+
+mod affinity;
+mod case;
+mod check;
+mod damage;
+mod expiry;
+mod forward;
+mod frame;
+mod headers;
+mod host;
+mod icmp;
+mod network;
+mod next_hop;
+mod policy;
+mod races;
+mod reload;
+mod setup;
+mod shared;
+mod subject;
+mod table;

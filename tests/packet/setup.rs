@@ -1,0 +1,111 @@
+//! Configurations of the balancer under test, with everything that packets
+//! can notice.
+
+use std::{
+    fmt::{self, Display, Write as _},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use lb_tests::harness::{Mode, Protocol};
+
+/// A configuration; its `Display` is the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// `node.flows`.
+    pub(crate) flows: u32,
+    /// Lines of `[firewall]`.
+    pub(crate) firewall: String,
+    pub(crate) services: Vec<Service>,
+    /// `node.pin_dir`, set by the lab.
+    pub(crate) pin_dir: PathBuf,
+}
+
+/// One `[[service]]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) vip: IpAddr,
+    pub(crate) protocol: Protocol,
+    /// As in the file: `80`, `"8000-8100"`, `"any"`.
+    pub(crate) port: String,
+    pub(crate) mode: Mode,
+    /// `affinity_timeout`, if any.
+    pub(crate) timeout: Option<String>,
+    pub(crate) backends: Vec<Backend>,
+}
+
+/// One `[[service.backend]]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Backend {
+    pub(crate) address: IpAddr,
+    pub(crate) port: Option<u16>,
+    pub(crate) weight: u16,
+}
+
+impl Setup {
+    pub(crate) fn new(services: impl IntoIterator<Item = Service>) -> Self {
+        Self {
+            flows: 65_536,
+            firewall: String::new(),
+            services: services.into_iter().collect(),
+            pin_dir: PathBuf::new(),
+        }
+    }
+
+    pub(crate) fn flows(self, flows: u32) -> Self {
+        Self { flows, ..self }
+    }
+
+    /// Adds a line to `[firewall]`.
+    pub(crate) fn firewall(mut self, line: &str) -> Self {
+        self.firewall += line;
+        self.firewall.push('\n');
+        self
+    }
+}
+
+impl Service {
+    pub(crate) fn new(mode: Mode, vip: IpAddr, protocol: Protocol, port: impl Display) -> Self {
+        let (port, backends) = (port.to_string(), Vec::new());
+        Self { vip, protocol, port, mode, timeout: None, backends }
+    }
+
+    /// Adds a backend of weight 100.
+    pub(crate) fn to(mut self, address: IpAddr, port: Option<u16>) -> Self {
+        self.backends.push(Backend { address, port, weight: 100 });
+        self
+    }
+}
+
+impl Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "[node]\nname = \"lab\"\ninterfaces = [\"l0\", \"l1\"]\nxdp_mode = \"native\""
+        )?;
+        writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
+        writeln!(f, "\n[firewall]\n{}", self.firewall)?;
+        let mut services = self.services.iter().enumerate();
+        services.try_for_each(|(number, service)| service.write(f, number))
+    }
+}
+
+impl Service {
+    fn write(&self, f: &mut fmt::Formatter<'_>, number: usize) -> fmt::Result {
+        let Self { vip, protocol, port, mode, timeout, backends } = self;
+        writeln!(f, "\n[[service]]\nname = \"s{number}\"\nvip = \"{vip}\"")?;
+        writeln!(f, "protocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"")?;
+        if let Some(timeout) = timeout {
+            writeln!(f, "affinity_timeout = \"{timeout}\"")?;
+        }
+        for (number, backend) in backends.iter().enumerate() {
+            let Backend { address, port, weight } = backend;
+            writeln!(f, "\n[[service.backend]]\nname = \"b{number}\"\naddress = \"{address}\"")?;
+            writeln!(f, "weight = {weight}")?;
+            if let Some(port) = port {
+                writeln!(f, "port = {port}")?;
+            }
+        }
+        f.write_char('\n')
+    }
+}

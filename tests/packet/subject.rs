@@ -1,0 +1,368 @@
+//! The balancer under test: a lab without servers, a real agent in its
+//! balancer, and the program that the agent pinned.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use aya::{
+    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use aya_obj::programs::XdpAttachType;
+use lb_common::{
+    addr::from_bytes,
+    backend::{Backend, flags},
+    config::Config,
+    flow::Bucket,
+    maps,
+    service::Service,
+    stats::{BackendStats, Counter},
+    table::Line,
+};
+use lb_tests::harness::{Agent, Lab, Pins, Result, lb_binary};
+
+use super::{
+    check::assert_valid,
+    frame::{Frame, hex},
+    network::{BACKENDS, L1, backend, quiet},
+    setup::Setup,
+};
+
+/// Ids of backends that are looked for; no test has more.
+const IDS: u32 = 128;
+/// How long the agent may take to do what it is told.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the program said (`enum xdp_action` of `linux/bpf.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Drop,
+    Pass,
+    Transmit,
+    Redirect,
+}
+
+/// What a frame came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) action: Action,
+    pub(crate) frame: Vec<u8>,
+    /// Counters that went up, by name.
+    pub(crate) counted: BTreeMap<&'static str, u64>,
+    /// Traffic of backends, by address; flows are left out.
+    pub(crate) traffic: Vec<Traffic>,
+}
+
+/// What was counted for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) backend: IpAddr,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) replies: u64,
+    pub(crate) reply_bytes: u64,
+}
+
+/// The running balancer. Its methods are called in the balancer's namespace.
+pub(crate) struct Subject<'a> {
+    pub(crate) lab: &'a Lab,
+    agent: Agent,
+    path: PathBuf,
+    program: Xdp,
+    clock: Xdp,
+    ingress: [u32; 2],
+    /// One more than the highest id of a backend that serves.
+    ids: AtomicU32,
+    counters: PerCpuArray<MapData, u64>,
+    stats: PerCpuArray<MapData, BackendStats>,
+    pub(super) backends: Array<MapData, Backend>,
+    pub(super) config: Array<MapData, Config>,
+    pub(super) services: Array<MapData, Service>,
+    pub(super) tables: Array<MapData, Line>,
+    pub(super) flows: Array<MapData, Bucket>,
+}
+
+impl Subject<'_> {
+    /// Starts a balancer with `setup` and runs `test` in its namespace.
+    pub(crate) fn with(setup: &Setup, test: impl FnOnce(&Subject<'_>) + Send) -> Result<()> {
+        let lab = Lab::new(0)?;
+        let ingress = quiet(&lab)?;
+        let path = lab.write(&lab.config([]))?;
+        lab.balancer.within(|| {
+            let subject = Subject::start(&lab, path, ingress, setup)?;
+            test(&subject);
+            Ok(())
+        })?
+    }
+}
+
+impl<'a> Subject<'a> {
+    fn start(lab: &'a Lab, path: PathBuf, ingress: [u32; 2], setup: &Setup) -> Result<Self> {
+        write(lab, &path, setup);
+        let agent = Agent::start(&lb_binary(), &lab.balancer, &path)?;
+        let pins = pin_dir(lab);
+        let subject = Self {
+            lab,
+            agent,
+            path,
+            program: program(&pins, maps::PROGRAM),
+            clock: program(&pins, maps::CLOCK_PROGRAM),
+            ingress,
+            ids: AtomicU32::new(1),
+            counters: per_cpu(&pins, maps::COUNTERS),
+            stats: per_cpu(&pins, maps::BACKEND_STATS),
+            backends: array(&pins, maps::BACKENDS),
+            config: array(&pins, maps::CONFIG),
+            services: array(&pins, maps::SERVICES),
+            tables: array(&pins, maps::TABLES),
+            flows: array(&pins, maps::FLOWS),
+        };
+        subject.wait_for_next_hops();
+        Ok(subject)
+    }
+
+    /// Makes the agent read another configuration.
+    pub(crate) fn reload(&self, setup: &Setup) {
+        let before = self.generation();
+        write(self.lab, &self.path, setup);
+        self.agent.reload().expect("the agent lives");
+        let done = eventually(|| self.generation() != before);
+        assert!(done, "no new generation: {}", self.agent.log());
+        self.wait_for_next_hops();
+    }
+
+    fn generation(&self) -> u64 {
+        Pins::new(pin_dir(self.lab)).generation().expect("the configuration is pinned")
+    }
+
+    fn wait_for_next_hops(&self) {
+        let has_hop = |entry: &Backend| {
+            let address = from_bytes(entry.addr);
+            let mut known = (1..=BACKENDS).map(|number| backend(address.is_ipv4(), number));
+            entry.flags & flags::RESOLVED != 0 || !known.any(|known| known == address)
+        };
+        let entries = || {
+            let entries = (1..IDS).map(|id| (id, self.backends.get(&id, 0).expect("an entry")));
+            entries.filter(|(_, entry)| entry.flags & flags::SERVING != 0)
+        };
+        let done = eventually(|| entries().all(|(_, entry)| has_hop(&entry)));
+        assert!(done, "a backend has no next hop: {}", self.agent.log());
+        let highest = entries().map(|(id, _)| id).max().unwrap_or_default();
+        assert!(highest + 1 < IDS, "more backends than are looked for");
+        self.ids.store(highest + 1, Ordering::Relaxed);
+    }
+
+    /// The data plane's current second.
+    pub(crate) fn second(&self) -> u16 {
+        let (second, _) = self.test_run(&self.clock, &[0; 64]);
+        u16::try_from(second).expect("the clock runs")
+    }
+
+    /// Runs the frame through the program. It comes in by the interface that
+    /// it is addressed to, by `l0` if by none.
+    pub(crate) fn run(&self, frame: impl Into<Vec<u8>>) -> Outcome {
+        let (counters, stats) = (self.counters(), self.stats());
+        let (action, frame) = self.run_uncounted(frame);
+        let now = self.counters();
+        let counted = Counter::ALL.iter().zip(counters.iter().zip(&now));
+        let counted = counted
+            .filter(|(_, (before, after))| before != after)
+            .map(|(counter, (before, after))| (counter.name(), after - before));
+        let traffic =
+            stats.iter().zip(self.stats()).zip(1..).filter_map(|((before, after), id)| {
+                let traffic = Traffic {
+                    backend: self.backend_address(id),
+                    packets: after.packets - before.packets,
+                    bytes: after.bytes - before.bytes,
+                    replies: after.reply_packets - before.reply_packets,
+                    reply_bytes: after.reply_bytes - before.reply_bytes,
+                };
+                (traffic.packets + traffic.replies > 0).then_some(traffic)
+            });
+        Outcome { action, frame, counted: counted.collect(), traffic: traffic.collect() }
+    }
+
+    /// The same without a look at counters, for many frames.
+    pub(crate) fn run_uncounted(&self, frame: impl Into<Vec<u8>>) -> (Action, Vec<u8>) {
+        let frame = frame.into();
+        let (verdict, out) = self.test_run(&self.program, &frame);
+        let action = match verdict {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Transmit,
+            4 => Action::Redirect,
+            other => panic!("verdict {other} on {}", hex(&frame)),
+        };
+        (action, out)
+    }
+
+    fn test_run(&self, program: &Xdp, frame: &[u8]) -> (u32, Vec<u8>) {
+        let ingress = self.ingress[usize::from(frame.starts_with(&L1))];
+        // `struct xdp_md` of `linux/bpf.h`: data, data_end, data_meta,
+        // ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, frame.len() as u32, 0, ingress, 0, 0];
+        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut out = vec![0; frame.len() + 64];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options).expect("the kernel runs the program");
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    /// Sum over all CPUs of a counter.
+    pub(crate) fn counter(&self, counter: Counter) -> u64 {
+        sum(&self.counters.get(&(counter as u32), 0).expect("an entry of COUNTERS"))
+    }
+
+    fn counters(&self) -> Vec<u64> {
+        Counter::ALL.iter().map(|&counter| self.counter(counter)).collect()
+    }
+
+    fn stats(&self) -> Vec<BackendStats> {
+        let one = |id| {
+            let values = self.stats.get(&id, 0).expect("an entry of BACKEND_STATS");
+            values.iter().fold(BackendStats::ZERO, |sum, value| BackendStats {
+                packets: sum.packets + value.packets,
+                bytes: sum.bytes + value.bytes,
+                reply_packets: sum.reply_packets + value.reply_packets,
+                reply_bytes: sum.reply_bytes + value.reply_bytes,
+                flows: sum.flows + value.flows,
+                ..sum
+            })
+        };
+        (1..self.ids.load(Ordering::Relaxed)).map(one).collect()
+    }
+
+    /// How many flows were entered into the affinity table.
+    pub(crate) fn entered(&self) -> u64 {
+        self.stats().iter().map(|stats| stats.flows).sum()
+    }
+
+    /// Asserts that the frame goes to backend `to` and looks like `expected`:
+    /// to the kernel, which knows the way, where its Ethernet header is to stay.
+    #[track_caller]
+    pub(crate) fn forwards(&self, what: &str, frame: &Frame, expected: &Frame, to: IpAddr) {
+        let bytes = frame.bytes().len() as u64;
+        let traffic = Traffic { backend: to, packets: 1, bytes, replies: 0, reply_bytes: 0 };
+        self.sends(what, frame.bytes(), expected, traffic);
+    }
+
+    /// Asserts that the frame of backend `from` goes on and looks like `expected`.
+    #[track_caller]
+    pub(crate) fn replies(&self, what: &str, frame: &Frame, expected: &Frame, from: IpAddr) {
+        let reply_bytes = frame.bytes().len() as u64;
+        let traffic = Traffic { backend: from, packets: 0, bytes: 0, replies: 1, reply_bytes };
+        self.sends(what, frame.bytes(), expected, traffic);
+    }
+
+    #[track_caller]
+    fn sends(&self, what: &str, frame: Vec<u8>, expected: &Frame, traffic: Traffic) {
+        let expected = expected.bytes();
+        assert_valid(&expected);
+        let outcome = self.run(frame.clone());
+        assert_frame(what, &frame, &expected, &outcome);
+        // Who is to send the frame is told by the address it bears.
+        let (action, counted) = if expected[..12] == frame[..12] {
+            (Action::Pass, Some((Counter::HandedOver.name(), 1)))
+        } else if expected[6..12] == frame[..6] {
+            (Action::Transmit, None)
+        } else {
+            (Action::Redirect, None)
+        };
+        assert_eq!(outcome.action, action, "{what}: {outcome:?}");
+        assert_eq!(outcome.traffic, [traffic], "{what}: {outcome:?}");
+        assert_eq!(outcome.counted, counted.into_iter().collect(), "{what}");
+    }
+
+    /// Asserts that the frame is dropped untouched for this reason.
+    #[track_caller]
+    pub(crate) fn drops(&self, what: &str, frame: impl Into<Vec<u8>>, reason: Counter) {
+        self.leaves(what, frame.into(), Action::Drop, reason);
+    }
+
+    /// Asserts that the frame goes to the kernel untouched.
+    #[track_caller]
+    pub(crate) fn passes(&self, what: &str, frame: impl Into<Vec<u8>>) {
+        self.leaves(what, frame.into(), Action::Pass, Counter::Passed);
+    }
+
+    #[track_caller]
+    fn leaves(&self, what: &str, frame: Vec<u8>, action: Action, counter: Counter) {
+        let outcome = self.run(frame.clone());
+        assert_frame(what, &frame, &frame, &outcome);
+        let counted = BTreeMap::from([(counter.name(), 1)]);
+        assert_eq!(outcome.counted, counted, "{what}: {outcome:?}, in {}", hex(&frame));
+        assert_eq!(outcome.action, action, "{what}: {outcome:?}");
+        assert_eq!(outcome.traffic, [], "{what}");
+    }
+
+    /// The affinity table, to be written to.
+    pub(super) fn writable_flows(&self) -> Array<MapData, Bucket> {
+        array(&pin_dir(self.lab), maps::FLOWS)
+    }
+
+    /// The backend's address.
+    pub(crate) fn backend_address(&self, id: u32) -> IpAddr {
+        let entry = self.backends.get(&id, 0).expect("an entry of BACKENDS");
+        from_bytes(entry.addr)
+    }
+}
+
+#[track_caller]
+fn assert_frame(what: &str, frame: &[u8], expected: &[u8], outcome: &Outcome) {
+    let at = expected.iter().zip(&outcome.frame).position(|(a, b)| a != b);
+    assert!(
+        outcome.frame == expected,
+        "{what}: another frame from byte {at:?} on, {:?} and counted {:?}\n      in {}\nexpected {}\n   found {}",
+        outcome.action,
+        outcome.counted,
+        hex(frame),
+        hex(expected),
+        hex(&outcome.frame),
+    );
+}
+
+/// Waits as long as the agent may take.
+pub(crate) fn eventually(condition: impl FnMut() -> bool) -> bool {
+    lb_tests::harness::eventually(PATIENCE, condition)
+}
+
+fn pin_dir(lab: &Lab) -> PathBuf {
+    lab.config([]).pin_dir
+}
+
+fn write(lab: &Lab, path: &Path, setup: &Setup) {
+    let setup = Setup { pin_dir: pin_dir(lab), ..setup.clone() };
+    fs::write(path, setup.to_string()).expect("the lab's directory can be written");
+}
+
+fn program(pins: &Path, name: &str) -> Xdp {
+    Xdp::from_pin(pins.join(name), XdpAttachType::Interface).expect("a pinned program")
+}
+
+fn data(pins: &Path, name: &str) -> MapData {
+    MapData::from_pin(pins.join(name)).expect("a pinned map")
+}
+
+fn array<T: aya::Pod>(pins: &Path, name: &str) -> Array<MapData, T> {
+    Array::try_from(Map::Array(data(pins, name))).expect("an array of this type")
+}
+
+fn per_cpu<T: aya::Pod>(pins: &Path, name: &str) -> PerCpuArray<MapData, T> {
+    PerCpuArray::try_from(Map::PerCpuArray(data(pins, name))).expect("an array of this type")
+}
+
+fn sum(values: &PerCpuValues<u64>) -> u64 {
+    values.iter().sum()
+}
