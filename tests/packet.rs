@@ -6,6 +6,7 @@
 //! by updating what went in.
 
 mod affinity;
+mod attack;
 mod case;
 mod check;
 mod damage;

@@ -40,16 +40,20 @@ pub enum FlowState {
     Closing = 2,
 }
 
-/// Value of a slot: backend id, last second seen, state, tag in one word.
+/// Value of a slot: backend id, the second it lives to, state, tag in one word.
+///
+/// The moment of expiry, not of the last packet, is kept: so whether a slot is
+/// free can be told without its service, whose timeouts are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowValue(pub u64);
 
 impl FlowValue {
-    /// Packs a value. `tag` has 24 bits.
+    /// Packs a value. `expires` is the last second of its life, modulo 2^16;
+    /// `tag` has 24 bits.
     #[inline(always)]
     #[must_use]
-    pub const fn new(backend: u16, seen: u16, state: FlowState, tag: u32) -> Self {
-        Self(backend as u64 | (seen as u64) << 16 | (state as u64) << 32 | (tag as u64) << 40)
+    pub const fn new(backend: u16, expires: u16, state: FlowState, tag: u32) -> Self {
+        Self(backend as u64 | (expires as u64) << 16 | (state as u64) << 32 | (tag as u64) << 40)
     }
 
     /// Backend id.
@@ -59,10 +63,10 @@ impl FlowValue {
         self.0 as u16
     }
 
-    /// Second of the last packet, modulo 2^16.
+    /// The last second of its life, modulo 2^16.
     #[inline(always)]
     #[must_use]
-    pub const fn seen(self) -> u16 {
+    pub const fn expires(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
@@ -80,18 +84,19 @@ impl FlowValue {
         (self.0 >> 40) as u32
     }
 
-    /// Seconds since the last packet.
+    /// Seconds left to live, at most [`MAX_TIMEOUT`]; negative when it is over.
+    /// CPUs whose clocks are a tick apart agree but for that tick.
     #[inline(always)]
     #[must_use]
-    pub const fn age(self, now: u16) -> u16 {
-        now.wrapping_sub(self.seen())
+    pub const fn left(self, now: u16) -> i16 {
+        self.expires().wrapping_sub(now).cast_signed()
     }
 
-    /// The same with another second and state.
+    /// The same with another life and state.
     #[inline(always)]
     #[must_use]
-    pub const fn touched(self, seen: u16, state: u8) -> Self {
-        Self(self.0 & 0xffff_ff00_0000_ffff | (seen as u64) << 16 | (state as u64) << 32)
+    pub const fn touched(self, expires: u16, state: u8) -> Self {
+        Self(self.0 & 0xffff_ff00_0000_ffff | (expires as u64) << 16 | (state as u64) << 32)
     }
 }
 
@@ -191,31 +196,25 @@ const EMPTY: u32 = 4 << 16;
 const EXPIRED: u32 = 2 << 16;
 const DISPLACEABLE: u32 = 1 << 16;
 
-/// Class and age of a slot that is in use, in plain arithmetic: in a flood
-/// these branches would be mispredicted, and the verifier would judge each.
+/// Class of a slot that is in use, and how near its end is, in plain
+/// arithmetic: in a flood branches would be mispredicted, and the verifier
+/// would judge each.
 #[inline(always)]
-const fn score(value: FlowValue, now: u16, timeouts: Timeouts) -> u32 {
-    let age = value.age(now) as u32;
-    let state = value.state() as u32;
-    let timeout = (timeouts.to_raw() >> (state * 16 & 63)) as u16 as u32;
-    let expired = timeout.wrapping_sub(age) >> 31;
+const fn score(value: FlowValue, now: u16) -> u32 {
+    let left = value.left(now).cast_unsigned();
+    let expired = (left >> 15) as u32;
     // 0 for established (1), 1 for embryonic (0) and closing (2).
-    let displaceable = ((state ^ FlowState::Established as u32) + 3) >> 2;
-    expired * EXPIRED | displaceable * DISPLACEABLE | age
+    let displaceable = ((value.state() as u32 ^ FlowState::Established as u32) + 3) >> 2;
+    let spent = MAX_TIMEOUT.wrapping_sub(left) as u32;
+    expired * EXPIRED | displaceable * DISPLACEABLE | spent
 }
 
 /// Finds a newcomer's place in a bucket: the slot that already has its key,
 /// else an empty one, an expired one, an embryonic or closing one; among
-/// equals the oldest.
+/// equals the one nearest to its end.
 #[inline(always)]
 #[must_use]
-pub fn candidate(
-    keys: [u64; SLOTS],
-    values: [u64; SLOTS],
-    key: u64,
-    now: u16,
-    timeouts: Timeouts,
-) -> Candidate {
+pub fn candidate(keys: [u64; SLOTS], values: [u64; SLOTS], key: u64, now: u16) -> Candidate {
     let mut best = Candidate { slot: 0, key: 0, score: 0, free: 0 };
     let mut slot = 0;
     while slot < SLOTS {
@@ -224,9 +223,9 @@ pub fn candidate(
         } else if keys[slot] == key {
             OWN
         } else {
-            score(FlowValue(values[slot]), now, timeouts)
+            score(FlowValue(values[slot]), now)
         };
-        best.free += (score >> 17) & 1 | (score >> 18) & 1;
+        best.free += (score >> 17 | score >> 18) & 1;
         if score > best.score {
             best = Candidate { slot, key: keys[slot], score, free: best.free };
         }
@@ -249,16 +248,15 @@ mod tests {
     use crate::hash::{flow_key_v4, place};
 
     const SEED: [u64; 2] = [0x5eed, 0x0dd5];
-    const TIMEOUTS: Timeouts = Timeouts { embryonic: 60, established: 600, closing: 30 };
 
     #[test]
     fn a_value_gives_back_what_was_put_in() {
         let value = FlowValue::new(0xbeef, 0xcafe, FlowState::Closing, 0x00ab_cdef);
-        assert_eq!((value.backend(), value.seen()), (0xbeef, 0xcafe));
+        assert_eq!((value.backend(), value.expires()), (0xbeef, 0xcafe));
         assert_eq!((value.state(), value.tag()), (FlowState::Closing as u8, 0x00ab_cdef));
         let touched = value.touched(7, FlowState::Established as u8);
         assert_eq!((touched.backend(), touched.tag()), (0xbeef, 0x00ab_cdef));
-        assert_eq!((touched.seen(), touched.state()), (7, FlowState::Established as u8));
+        assert_eq!((touched.expires(), touched.state()), (7, FlowState::Established as u8));
     }
 
     #[test]
@@ -266,27 +264,35 @@ mod tests {
         let scale = (1u64 << 32) / 250;
         let passed = second(250 * 1000 + 100, scale) - second(250 * 10 + 100, scale);
         assert_eq!(passed, 990);
-        assert_eq!(FlowValue::new(1, 0xfff0, FlowState::Embryonic, 0).age(0x10), 0x20);
+        let value = FlowValue::new(1, 0x10, FlowState::Embryonic, 0);
+        assert_eq!((value.left(0xfff0), value.left(0x10), value.left(0x11)), (0x20, 0, -1));
     }
 
     proptest! {
         #[test]
         fn a_live_established_flow_is_never_displaced(
             keys: [u64; 4], states in proptest::array::uniform4(0u8..3),
-            ages in proptest::array::uniform4(0u16..2000), key: u64, now: u16,
+            lefts: [i16; 4], key in 1u64.., now: u16,
         ) {
-            let values: Vec<u64> = (0..4)
-                .map(|i| FlowValue(0).touched(now.wrapping_sub(ages[i]), states[i]).0)
-                .collect();
-            let found = candidate(keys, values.try_into().unwrap(), key, now, TIMEOUTS);
-            if found.score != 0 && keys[found.slot] != key && keys[found.slot] != 0 {
-                let live = ages[found.slot] <= TIMEOUTS.of(states[found.slot]);
-                prop_assert!(!(live && states[found.slot] == FlowState::Established as u8));
+            let values = core::array::from_fn(|i| {
+                FlowValue(0).touched(now.wrapping_add_signed(lefts[i]), states[i]).0
+            });
+            let found = candidate(keys, values, key, now);
+            let free = |i: usize| keys[i] == 0 || lefts[i] < 0;
+            let yields = |i: usize| free(i) || states[i] != FlowState::Established as u8;
+            if keys.contains(&key) {
+                prop_assert!(found.is_own() && keys[found.slot] == key);
+            } else if let Some(nearest) =
+                (0..4).filter(|&i| yields(i)).map(|i| (!free(i), keys[i] != 0, lefts[i])).min()
+            {
+                prop_assert!(found.score != 0 && yields(found.slot));
+                prop_assert_eq!(free(found.slot), !nearest.0);
+                prop_assert_eq!(keys[found.slot] == 0, !nearest.1);
+            } else {
+                prop_assert_eq!(found.score, 0);
             }
-            let empty = keys.contains(&0);
-            let own = keys.contains(&key);
-            prop_assert!(!own || found.is_own());
-            prop_assert!(own || !empty || found.key == 0 && found.score == EMPTY);
+            let free = (0..4).filter(|&i| free(i) || keys[i] == key).count();
+            prop_assert_eq!(found.free as usize, free);
         }
     }
 
@@ -301,7 +307,7 @@ mod tests {
             let at = place(key, SEED, mask);
             let find = |bucket: u32| {
                 let bucket = &self.buckets[bucket as usize];
-                candidate(bucket.keys, bucket.values, key, 0, TIMEOUTS)
+                candidate(bucket.keys, bucket.values, key, 0)
             };
             let (mut bucket, mut best) = (at.primary, find(at.primary));
             if best.free < 2 && !best.is_own() {
@@ -315,7 +321,7 @@ mod tests {
             }
             let bucket = bucket as usize;
             self.buckets[bucket].keys[best.slot] = key;
-            self.buckets[bucket].values[best.slot] = FlowValue::new(1, 0, state, at.tag).0;
+            self.buckets[bucket].values[best.slot] = FlowValue::new(1, 600, state, at.tag).0;
             Some((bucket, best.slot))
         }
     }

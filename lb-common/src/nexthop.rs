@@ -5,8 +5,7 @@ use crate::pod::map_type;
 map_type! {
     /// One answer of the kernel's routing, direct-mapped by destination.
     pub struct CachedHop: 64 {
-        /// The destination: two words of an IPv6 address, or an IPv4 word and
-        /// [`V4_MARK`].
+        /// The destination: two words of an IPv6 address, or an IPv4 word and 0.
         0 => pub key: [u64; 2],
         /// Bytes 0 to 7 of the Ethernet header to send with.
         16 => pub macs_low: u64,
@@ -26,17 +25,14 @@ map_type! {
     }
 }
 
-/// Second word of an IPv4 key; no IPv6 destination to route to has it
-/// (addresses of clients are never `x:x:x:x:ffff:ffff:ffff:ffff`-like
-/// multicast; a clash would need an interface identifier of all ones).
-pub const V4_MARK: u64 = u64::MAX;
-
 /// Bits of [`CachedHop::flags`].
 pub mod flags {
     /// The entry was filled in.
     pub const VALID: u16 = 1;
     /// The destination is this host: not for us to forward.
     pub const LOCAL: u16 = 1 << 1;
+    /// The key is an IPv4 address.
+    pub const V4: u16 = 1 << 2;
 }
 
 /// Entry for a destination key, before masking.

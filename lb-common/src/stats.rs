@@ -53,11 +53,11 @@ counters! {
     /// handed to the kernel untouched: not ours
     Passed = 0 => "passed",
     /// rewritten and handed to the kernel, which knows the way
-    HandedOver = 2 => "handed_over",
-    /// a flow found no free slot in the affinity table; the lookup table serves it
-    Unrecorded = 3 => "unrecorded",
+    HandedOver = 1 => "handed_over",
+    /// a packet's flow found no free slot in the affinity table and goes by the lookup tables
+    Unrecorded = 2 => "unrecorded",
     /// an echo request to a VIP, answered
-    EchoReplied = 4 => "echo_replied",
+    EchoReplied = 3 => "echo_replied",
 
     /// the frame ends before its headers do
     Truncated = 16 => "truncated",

@@ -29,11 +29,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Notes a packet: the second, and perhaps another state. The line stays
+    /// Notes a packet: a longer life, and perhaps another state. The line stays
     /// clean where nothing changed, so within a second CPUs share it.
     #[inline(always)]
-    pub(crate) fn touch(&self, now: u16, state: u8) {
-        let new = self.flow.touched(now, state);
+    pub(crate) fn touch(&self, now: u16, state: u8, timeouts: Timeouts) {
+        let new = self.flow.touched(now.wrapping_add(timeouts.of(state)), state);
         if new != self.flow {
             // SAFETY: a map element; aligned words are written whole.
             unsafe { write_volatile(self.value, new.0) };
@@ -42,11 +42,17 @@ impl Entry {
 
     /// Gives the flow to another backend, as if it were new.
     #[inline(always)]
-    pub(crate) fn replace(&self, backend: u16, now: u16, tag: u32) {
-        let new = FlowValue::new(backend, now, FlowState::Embryonic, tag);
+    pub(crate) fn replace(&self, backend: u16, now: u16, timeouts: Timeouts) {
+        let new = newborn(backend, now, timeouts, self.flow.tag());
         // SAFETY: as above.
         unsafe { write_volatile(self.value, new.0) };
     }
+}
+
+/// The value of a flow with one packet.
+#[inline(always)]
+fn newborn(backend: u16, now: u16, timeouts: Timeouts, tag: u32) -> FlowValue {
+    FlowValue::new(backend, now.wrapping_add(timeouts.embryonic), FlowState::Embryonic, tag)
 }
 
 /// Places a key.
@@ -57,14 +63,14 @@ pub(crate) fn position(config: &Config, key: u64) -> Position {
 
 /// The live entry of a key: in the primary bucket as a rule, else in the alternate.
 #[inline(always)]
-pub(crate) fn find(at: &Position, now: u16, timeouts: Timeouts) -> Option<Entry> {
+pub(crate) fn find(at: &Position, now: u16) -> Option<Entry> {
     let value = match key_in(at.place.primary, at.key) {
         Some(value) => value,
         None => key_in(at.place.alternate, at.key)?,
     };
     // SAFETY: a map element, read whole.
     let flow = FlowValue(unsafe { read_volatile(value) });
-    let live = flow.tag() == at.place.tag && flow.age(now) <= timeouts.of(flow.state());
+    let live = flow.tag() == at.place.tag && flow.left(now) >= 0;
     live.then_some(Entry { value, flow })
 }
 
@@ -96,29 +102,27 @@ fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
     let buckets = u64::from(at.place.primary) | u64::from(at.place.alternate) << 32;
-    let value = FlowValue::new(backend, now, FlowState::Embryonic, at.place.tag);
-    lb_record(at.key, buckets, value.0, timeouts.to_raw()) != 0
+    let value = newborn(backend, now, timeouts, at.place.tag);
+    lb_record(at.key, buckets, value.0, u64::from(now)) != 0
 }
 
 /// A global function: the verifier judges it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_record(key: u64, buckets: u64, value: u64, timeouts: u64) -> u64 {
-    let timeouts = Timeouts::from_raw(timeouts);
-    u64::from(enter(key, buckets as u32, (buckets >> 32) as u32, FlowValue(value), timeouts))
+extern "C" fn lb_record(key: u64, buckets: u64, value: u64, now: u64) -> u64 {
+    u64::from(enter(key, buckets as u32, (buckets >> 32) as u32, FlowValue(value), now as u16))
 }
 
 #[inline(always)]
-fn enter(key: u64, primary: u32, alternate: u32, value: FlowValue, timeouts: Timeouts) -> bool {
+fn enter(key: u64, primary: u32, alternate: u32, value: FlowValue, now: u16) -> bool {
     let (Some(primary), Some(alternate)) =
         (FLOWS.get_ptr_mut(primary), FLOWS.get_ptr_mut(alternate))
     else {
         return false;
     };
-    let now = value.seen();
-    let (mut bucket, mut best) = (primary, look(primary, key, now, timeouts));
+    let (mut bucket, mut best) = (primary, look(primary, key, now));
     if best.free < 2 && !best.is_own() {
-        let other = look(alternate, key, now, timeouts);
+        let other = look(alternate, key, now);
         if other.is_better_than(&best) {
             (bucket, best) = (alternate, other);
         }
@@ -139,7 +143,7 @@ fn enter(key: u64, primary: u32, alternate: u32, value: FlowValue, timeouts: Tim
 
 /// Reads a bucket and finds the newcomer's place in it.
 #[inline(always)]
-fn look(bucket: *mut Bucket, key: u64, now: u16, timeouts: Timeouts) -> Candidate {
+fn look(bucket: *mut Bucket, key: u64, now: u16) -> Candidate {
     // SAFETY: a map element; words are read whole.
     let (keys, values) = unsafe {
         (
@@ -147,7 +151,7 @@ fn look(bucket: *mut Bucket, key: u64, now: u16, timeouts: Timeouts) -> Candidat
             read_volatile(ptr::addr_of!((*bucket).values)),
         )
     };
-    candidate(keys, values, key, now, timeouts)
+    candidate(keys, values, key, now)
 }
 
 /// Swaps a slot's key if it is still `seen`.

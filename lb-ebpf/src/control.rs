@@ -3,14 +3,15 @@
 //! frame anew and stands as a global function, which the verifier judges once.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use lb_common::stats::Counter;
+use lb_common::{service::address_flags, stats::Counter};
 
 use crate::{
     env::Env,
     family::Family,
     firewall,
+    forward::nat,
     packet::Frame,
-    parse::{self, Packet, Unusable},
+    parse::{self, FIRST_FRAGMENT, Packet},
     service,
     verdict::{PASS, Verdict},
 };
@@ -39,42 +40,39 @@ extern "C" fn lb_control(ctx: *mut xdp_md) -> u64 {
 }
 
 #[inline(always)]
-fn ip<F: Family>(env: &Env, parsed: Result<(Packet<F>, usize), Unusable<F>>) -> Verdict {
-    let (packet, length) = match parsed {
-        Ok(parsed) => parsed,
-        Err(Unusable::Invalid(reason)) => return Verdict::drop(reason),
-        Err(Unusable::Portless(packet, reason)) => return portless(env, &packet, reason),
+fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
+    let packet = match parsed {
+        Ok(packet) => packet,
+        Err(reason) => return Verdict::drop(reason),
     };
-    let ported = if packet.proto == parse::TCP {
-        parse::tcp(packet, length)
-    } else if packet.proto == parse::UDP {
-        parse::udp(packet, length)
-    } else if packet.proto == F::ICMP {
-        // A whole one is icmp.rs's.
-        Err(Counter::Truncated)
-    } else {
-        Err(Counter::ProtocolNotAllowed)
-    };
-    match ported {
-        Ok(packet) => unclaimed(env, &packet),
-        Err(reason) => portless(env, &packet, reason),
-    }
-}
-
-/// A packet without usable ports.
-#[inline(always)]
-fn portless<F: Family>(env: &Env, packet: &Packet<F>, reason: Counter) -> Verdict {
-    if firewall::denied(env, packet) {
+    if firewall::denied(env, &packet) {
         return Verdict::drop(Counter::SourceDenied);
     }
-    firewall::portless(service::address::<F>(env, packet.destination), reason)
-}
-
-/// A TCP or UDP packet that no service wants.
-#[inline(always)]
-fn unclaimed<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
-    match service::address::<F>(env, packet.destination) {
-        Some(address) => firewall::unclaimed(env, packet, address),
-        None => PASS,
+    let address = service::address::<F>(env, packet.destination);
+    if packet.obstacle > FIRST_FRAGMENT {
+        return firewall::portless(env, address, packet.obstacle);
+    }
+    let ported = match packet.proto {
+        parse::TCP => parse::tcp(packet),
+        parse::UDP => parse::udp(packet),
+        // A whole one is icmp.rs's, unless it was sent to a group of stations.
+        proto if proto == F::ICMP && !parse::icmp(&packet) => Err(Counter::Truncated),
+        _ => Err(Counter::ProtocolNotAllowed),
+    };
+    let first_fragment = packet.obstacle == FIRST_FRAGMENT;
+    match (ported, address) {
+        (Err(_), Some(address)) if first_fragment => {
+            firewall::headless_fragment(env, packet.proto, address)
+        }
+        (Err(reason), address) => firewall::portless(env, address, reason as u32),
+        (Ok(_), Some(address)) if first_fragment && address.flags & address_flags::VIP != 0 => {
+            Verdict::drop(Counter::Fragment)
+        }
+        (Ok(packet), Some(address)) => firewall::unclaimed(env, &packet, address),
+        // Its later fragments could not be told to be a reply, too.
+        (Ok(packet), None) if first_fragment && nat::is_reply(env, &packet) => {
+            Verdict::drop(Counter::Fragment)
+        }
+        (Ok(_), None) => PASS,
     }
 }

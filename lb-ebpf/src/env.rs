@@ -45,7 +45,7 @@ impl Env {
     /// Whether a filter of addresses may contain one.
     #[inline(always)]
     pub(crate) fn may_contain<F: Family>(filter: &Filter, addr: F::Addr) -> bool {
-        let (word, bit) = filter_bit(F::filter_words(addr));
+        let (word, bit) = filter_bit(F::words(addr));
         filter[word & 3] & bit != 0
     }
 

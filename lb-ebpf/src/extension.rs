@@ -6,7 +6,10 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::stats::Counter;
 
-use crate::packet::{Frame, load, number16};
+use crate::{
+    packet::{Frame, load, number16},
+    parse::{FIRST_FRAGMENT, WHOLE},
+};
 
 /// Headers that are walked at most.
 const HEADERS: usize = 6;
@@ -31,22 +34,22 @@ pub(crate) struct Walked {
     pub proto: u8,
     /// Bytes of extension headers.
     pub length: usize,
+    /// See [`crate::parse::Packet::obstacle`].
+    pub obstacle: u32,
 }
 
 /// Walks the headers of type `proto` and on, `offset` bytes into the frame.
 #[inline(always)]
-pub(crate) fn skip(ctx: *mut xdp_md, offset: usize, proto: u8) -> Result<Walked, Counter> {
+pub(crate) fn skip(ctx: *mut xdp_md, offset: usize, proto: u8) -> Walked {
     let walked = lb_skip_extensions(ctx, offset as u64, u64::from(proto));
-    match walked as u32 {
-        0 => Ok(Walked { proto: (walked >> 56) as u8, length: (walked >> 32) as usize & BYTES }),
-        reason if reason == Counter::Truncated as u32 => Err(Counter::Truncated),
-        reason if reason == Counter::Fragment as u32 => Err(Counter::Fragment),
-        _ => Err(Counter::ExtensionHeaders),
+    Walked {
+        proto: (walked >> 56) as u8,
+        length: (walked >> 32) as usize & BYTES,
+        obstacle: walked as u32,
     }
 }
 
-/// Protocol in the top byte, length in the upper half; or a [`Counter`] in the
-/// lower half.
+/// Protocol in the top byte, length in the upper half, obstacle in the lower half.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_skip_extensions(ctx: *mut xdp_md, offset: u64, proto: u64) -> u64 {
@@ -54,11 +57,12 @@ extern "C" fn lb_skip_extensions(ctx: *mut xdp_md, offset: u64, proto: u64) -> u
     let first = frame.start + (offset as usize & 0x7f);
     let mut proto = proto as u8;
     let mut length = 0usize;
+    let mut obstacle = WHOLE;
     let mut walked = 0;
     while walked < HEADERS {
         let at = first + (length & BYTES);
         if !is_extension(proto) {
-            return u64::from(proto) << 56 | (length as u64) << 32;
+            break;
         }
         if !frame.holds(at, 8) {
             return Counter::Truncated as u64;
@@ -66,13 +70,20 @@ extern "C" fn lb_skip_extensions(ctx: *mut xdp_md, offset: u64, proto: u64) -> u
         let units = usize::from(load::<u8>(at + 1));
         length += match proto {
             FRAGMENT => {
-                // An atomic fragment is a whole packet (RFC 6946).
-                if number16(at + 2) & 0xfff9 != 0 {
+                let offset_more = number16(at + 2);
+                if offset_more & 0xfff8 != 0 {
                     return Counter::Fragment as u64;
+                }
+                // Neither offset nor more: an atomic fragment, which is a
+                // whole packet (RFC 6946).
+                if offset_more & 1 != 0 {
+                    obstacle = FIRST_FRAGMENT;
                 }
                 8
             }
             AUTHENTICATION => (units + 2) * 4,
+            // Until no segments are left the destination is not the last one.
+            ROUTING if load::<u8>(at + 3) != 0 => return Counter::ExtensionHeaders as u64,
             _ => (units + 1) * 8,
         };
         if length > BYTES {
@@ -84,5 +95,5 @@ extern "C" fn lb_skip_extensions(ctx: *mut xdp_md, offset: u64, proto: u64) -> u
     if is_extension(proto) {
         return Counter::ExtensionHeaders as u64;
     }
-    u64::from(proto) << 56 | (length as u64) << 32
+    u64::from(proto) << 56 | (length as u64) << 32 | u64::from(obstacle)
 }

@@ -27,13 +27,13 @@ pub(crate) trait Family: Copy {
     fn set_destination(l3: usize, addr: &AddrBytes);
     /// Applies what an address change adds to the header's checksum, if it has one.
     fn update_header_checksum(l3: usize, delta: u16);
+    /// Whether no router may cut the packet to pieces.
+    fn never_fragmented(l3: usize) -> bool;
     /// Takes one from the time to live; `false`: it was spent already.
     fn spend_hop(l3: usize) -> bool;
 
-    /// Two words that tell addresses apart, of both families.
+    /// The address as two words: an IPv4 address is the first, then 0.
     fn words(addr: Self::Addr) -> [u64; 2];
-    /// The words that a filter of addresses hashes.
-    fn filter_words(addr: Self::Addr) -> [u64; 2];
     /// Whether `bytes` is this address.
     fn equals(addr: Self::Addr, bytes: &AddrBytes) -> bool;
     /// Whether endpoint keys are exact, so that a hit needs no comparison.
@@ -103,6 +103,10 @@ impl Family for V4 {
         store(l3 + 10, csum::update(load(l3 + 10), u32::from(delta)));
     }
     #[inline(always)]
+    fn never_fragmented(l3: usize) -> bool {
+        load::<u16>(l3 + 6) & 0x4000u16.to_be() != 0
+    }
+    #[inline(always)]
     fn spend_hop(l3: usize) -> bool {
         // Time to live and protocol share a 16-bit word: taking one from the
         // first byte changes the word by 1 (little endian), and the checksum
@@ -118,10 +122,6 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn words(addr: u32) -> [u64; 2] {
-        [u64::from(addr), lb_common::nexthop::V4_MARK]
-    }
-    #[inline(always)]
-    fn filter_words(addr: u32) -> [u64; 2] {
         [u64::from(addr), 0]
     }
     #[inline(always)]
@@ -197,6 +197,10 @@ impl Family for V6 {
     #[inline(always)]
     fn update_header_checksum(_l3: usize, _delta: u16) {}
     #[inline(always)]
+    fn never_fragmented(_l3: usize) -> bool {
+        true
+    }
+    #[inline(always)]
     fn spend_hop(l3: usize) -> bool {
         let limit: u8 = load(l3 + 7);
         if limit <= 1 {
@@ -207,10 +211,6 @@ impl Family for V6 {
     }
     #[inline(always)]
     fn words(addr: [u64; 2]) -> [u64; 2] {
-        addr
-    }
-    #[inline(always)]
-    fn filter_words(addr: [u64; 2]) -> [u64; 2] {
         addr
     }
     #[inline(always)]

@@ -4,6 +4,7 @@ use aya_ebpf::{EbpfContext as _, helpers::generated as helpers, programs::XdpCon
 use lb_common::{
     config::features,
     firewall::allow_index,
+    hash,
     service::{Address, address_flags},
     stats::Counter,
 };
@@ -12,7 +13,7 @@ use crate::{
     env::Env,
     family::Family,
     maps::{ALLOW, DENY_V4, DENY_V6, TrieKey},
-    parse::{Packet, TCP},
+    parse::{Packet, TCP, UDP},
     verdict::{PASS, Verdict},
 };
 
@@ -60,16 +61,36 @@ pub(crate) fn unclaimed<F: Family>(env: &Env, packet: &Packet<F>, address: &Addr
     if own && opened_by_host(env, packet) { PASS } else { Verdict::drop(reason) }
 }
 
-/// A packet without usable ports, dropped for `reason` if it is for a VIP.
+/// A packet without usable ports, dropped for `reason` (the number of a
+/// [`Counter`]) if it is for a VIP.
 ///
 /// To the host itself, protected or not, it passes: a later fragment is
-/// nothing without its first, which is checked, and protocols other than TCP,
-/// UDP and ICMP cannot be named in `firewall.allow`.
+/// nothing without its first, which is judged by its ports, what is damaged the
+/// host drops itself, and protocols other than TCP, UDP and ICMP cannot be
+/// named in `firewall.allow`. Only what hides its ports behind more headers
+/// than are walked does not.
 #[inline(always)]
-pub(crate) fn portless(address: Option<&Address>, reason: Counter) -> Verdict {
+pub(crate) fn portless(env: &Env, address: Option<&Address>, reason: u32) -> Verdict {
+    let hidden = reason == Counter::ExtensionHeaders as u32;
     match address {
-        Some(address) if address.flags & address_flags::VIP != 0 => Verdict::drop(reason),
+        Some(address) if address.flags & address_flags::VIP != 0 => Verdict::drop_for(reason),
+        Some(_) if hidden && env.uses(features::GUARD_HOST) => {
+            Verdict::drop(Counter::HostProtected)
+        }
         _ => PASS,
+    }
+}
+
+/// A first fragment that does not hold the ports: of TCP and UDP that is on
+/// purpose (RFC 1858, section 3).
+#[inline(always)]
+pub(crate) fn headless_fragment(env: &Env, proto: u8, address: &Address) -> Verdict {
+    if address.flags & address_flags::VIP != 0 {
+        Verdict::drop(Counter::Fragment)
+    } else if (proto == TCP || proto == UDP) && env.uses(features::GUARD_HOST) {
+        Verdict::drop(Counter::HostProtected)
+    } else {
+        PASS
     }
 }
 
@@ -86,6 +107,12 @@ struct SocketTuple<A: Copy> {
 const LISTEN: u32 = 10;
 /// `BPF_F_CURRENT_NETNS`.
 const CURRENT_NETNS: u64 = u64::MAX;
+
+/// Ports of the server and the client of DHCP (RFC 2131, section 4.1) and
+/// DHCPv6 (RFC 8415, section 7.2), as in [`Packet::ports`]. Clients need no
+/// socket that can be found, and without them a host loses its address.
+const DHCP: [u32; 2] =
+    [hash::ports(67u16.to_be(), 68u16.to_be()), hash::ports(547u16.to_be(), 546u16.to_be())];
 
 /// Whether the host has a socket that waits for just this packet: a TCP socket
 /// that does not merely listen, a connected UDP socket, or a UDP socket bound
@@ -108,6 +135,9 @@ fn opened_by_host<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
         // SAFETY: acquired above.
         unsafe { helpers::bpf_sk_release(socket.cast()) };
         return opened;
+    }
+    if DHCP.contains(&packet.ports) {
+        return true;
     }
     // SAFETY: as above; since Linux 4.20.
     let socket = unsafe { helpers::bpf_sk_lookup_udp(ctx, tuple, size, CURRENT_NETNS, 0) };

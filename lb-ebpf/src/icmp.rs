@@ -74,8 +74,8 @@ extern "C" fn lb_icmp_v4(ctx: *mut xdp_md) -> u64 {
     let frame = Frame::new(&ctx);
     if let Some(env) = Env::new(&ctx)
         && let Some((_, l3)) = parse::link(frame)
-        && let Ok((packet, length)) = parse::ipv4(frame, l3)
-        && parse::icmp(&packet, length)
+        && let Ok(packet) = parse::ipv4(frame, l3)
+        && parse::icmp(&packet)
     {
         return message(&env, &packet).to_raw();
     }
@@ -89,8 +89,8 @@ extern "C" fn lb_icmp_v6(ctx: *mut xdp_md) -> u64 {
     let frame = Frame::new(&ctx);
     if let Some(env) = Env::new(&ctx)
         && let Some((_, l3)) = parse::link(frame)
-        && let Ok((packet, length)) = parse::ipv6(env.ctx, frame, l3)
-        && parse::icmp(&packet, length)
+        && let Ok(packet) = parse::ipv6(env.ctx, frame, l3)
+        && parse::icmp(&packet)
     {
         return message(&env, &packet).to_raw();
     }
@@ -113,8 +113,12 @@ fn message<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     if flags & address_flags::VIP != 0 {
         return match kind {
             Kind::Echo => answer_echo(packet),
-            Kind::Error => to_vip(env, packet),
-            // The host may itself ping from a VIP that it holds.
+            Kind::Error => match to_vip(env, packet) {
+                Some(verdict) => verdict,
+                None if flags & address_flags::HOST != 0 => PASS,
+                None => Verdict::drop(Counter::IcmpUnmatched),
+            },
+            // The host may itself speak from a VIP that it holds.
             Kind::Informational if flags & address_flags::HOST != 0 => PASS,
             _ => Verdict::drop(Counter::ProtocolNotAllowed),
         };
@@ -178,25 +182,23 @@ fn quoted<F: Family>(packet: &Packet<F>) -> Option<Packet<F>> {
         ports: load(l4),
         proto,
         tcp_flags: 0,
+        length: 8,
+        obstacle: parse::WHOLE,
     })
 }
 
-/// An error to a VIP about what a backend sent to a client.
+/// An error to a VIP about what a backend sent to a client; `None`: about no
+/// flow of ours.
 #[inline(always)]
-fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
-    const UNMATCHED: Verdict = Verdict::drop(Counter::IcmpUnmatched);
-    let Some(quote) = quoted(packet) else {
-        return UNMATCHED;
-    };
+fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
+    let quote = quoted(packet)?;
     if quote.source != packet.destination {
-        return UNMATCHED;
+        return None;
     }
-    let Some(chosen) = backend_of(env, &quote) else {
-        return UNMATCHED;
-    };
+    let chosen = backend_of(env, &quote)?;
     let backend = chosen.backend;
     if !F::spend_hop(packet.l3) {
-        return Verdict::drop(Counter::TtlExceeded);
+        return Some(Verdict::drop(Counter::TtlExceeded));
     }
     if backend.flags & flags::NAT != 0 {
         F::set_destination(packet.l3, &backend.addr);
@@ -206,16 +208,17 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
             store(quote.l4, backend.port);
         }
         let port = csum::delta16(quote.source_port(), load(quote.l4));
-        translate_quote(packet, &quote, backend.ip_delta, backend.l4_delta, port, true);
+        let deltas = Deltas { addr: backend.ip_delta, l4: backend.l4_delta, port, outer: true };
+        translate_quote(packet, &quote, &deltas);
     }
     count::forwarded(chosen.id, packet.frame.length());
-    if backend.flags & flags::RESOLVED != 0 {
+    Some(if backend.flags & flags::RESOLVED != 0 {
         nexthop::send(env, packet.frame, backend.macs_low, backend.macs_high, backend.ifindex)
     } else if backend.flags & flags::NAT != 0 {
         Verdict::pass(Counter::HandedOver)
     } else {
         Verdict::drop(Counter::NoNextHop)
-    }
+    })
 }
 
 /// The backend of the flow whose reply is quoted. Leaves the flow as it is.
@@ -238,7 +241,7 @@ fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
     let seed = env.config.place_seed;
     let key = F::flow_key(flow.source, flow.ports, found.id, found.one_port(), seed);
     let at = affinity::position(env.config, key);
-    if let Some(entry) = affinity::find(&at, env.now(), select::timeouts(&found))
+    if let Some(entry) = affinity::find(&at, env.now())
         && let Some(chosen) = select::serving(entry.flow.backend(), found.id)
     {
         return Some(chosen);
@@ -253,6 +256,10 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     let Some(quote) = quoted(packet) else {
         return PASS;
     };
+    // An error goes to whoever sent what it quotes.
+    if quote.source != packet.destination {
+        return PASS;
+    }
     let (port, proto) = (quote.destination_port(), quote.proto);
     let Some(mut owner) = nat::owner::<F>(env, quote.destination, port, proto) else {
         return PASS;
@@ -268,9 +275,14 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     let Some(service) = service::entry(env, backend.service) else {
         return PASS;
     };
-    let way = nexthop::towards_client(env, packet, &service.vip);
-    if let Way::Local = way {
+    if !nat::replies_from(service, quote.destination_port()) {
         return PASS;
+    }
+    let way = nexthop::towards_client(env, packet, &service.vip);
+    match way {
+        Way::Local => return PASS,
+        Way::None => return Verdict::drop(Counter::NoNextHop),
+        _ => {}
     }
     if !F::spend_hop(packet.l3) {
         return Verdict::drop(Counter::TtlExceeded);
@@ -286,46 +298,54 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
         store(quote.l4 + 2, service.port);
     }
     let port = csum::delta16(quote.destination_port(), load(quote.l4 + 2));
-    translate_quote(packet, &quote, !backend.ip_delta, !backend.l4_delta, port, from_backend);
+    let (addr, l4) = (!backend.ip_delta, !backend.l4_delta);
+    translate_quote(packet, &quote, &Deltas { addr, l4, port, outer: from_backend });
     count::replied(owner.id, packet.frame.length());
     match way {
         Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
-        Way::Local | Way::Kernel => Verdict::pass(Counter::HandedOver),
+        _ => Verdict::pass(Counter::HandedOver),
     }
+}
+
+/// What rewriting a quoted packet adds to checksums.
+struct Deltas {
+    /// Of the address.
+    addr: u16,
+    /// Of address and port, to the transport's checksum.
+    l4: u16,
+    /// Of the port, not folded.
+    port: u32,
+    /// The outer address changed by `addr`, too.
+    outer: bool,
 }
 
 /// Brings the checksums in line after an address and a port of the quoted
 /// packet were rewritten: its IP header's, its transport's as far as it is
-/// quoted, and the message's own, which covers them all. `outer`: the outer
-/// address changed alike, which IPv6 sums in its pseudo header (RFC 8200,
-/// section 8.1).
+/// quoted (a frame may have bytes behind the message), and the message's own,
+/// which covers them all, in IPv6 the outer addresses, too (RFC 8200, section
+/// 8.1).
 #[inline(always)]
-fn translate_quote<F: Family>(
-    packet: &Packet<F>,
-    quote: &Packet<F>,
-    addr_delta: u16,
-    l4_delta: u16,
-    port_delta: u32,
-    outer: bool,
-) {
-    let mut delta = u32::from(addr_delta) + port_delta;
+fn translate_quote<F: Family>(packet: &Packet<F>, quote: &Packet<F>, deltas: &Deltas) {
+    let mut delta = u32::from(deltas.addr) + deltas.port;
     if F::EXACT {
         let old: u16 = load(quote.l3 + 10);
-        F::update_header_checksum(quote.l3, addr_delta);
+        F::update_header_checksum(quote.l3, deltas.addr);
         delta += csum::delta16(old, load(quote.l3 + 10));
-    } else if outer {
-        delta += u32::from(addr_delta);
+    } else if deltas.outer {
+        delta += u32::from(deltas.addr);
     }
     if quote.proto == UDP {
         let at = quote.l4 + nat::UDP_CHECKSUM;
         let old: u16 = load(at);
-        let new = csum::update_udp(old, u32::from(l4_delta));
+        let new = csum::update_udp(old, u32::from(deltas.l4));
         store(at, new);
         delta += csum::delta16(old, new);
-    } else if packet.frame.holds(quote.l4 + nat::TCP_CHECKSUM, 2) {
+    } else if quote.l4 - packet.l4 + nat::TCP_CHECKSUM + 2 <= packet.length
+        && packet.frame.holds(quote.l4 + nat::TCP_CHECKSUM, 2)
+    {
         let at = quote.l4 + nat::TCP_CHECKSUM;
         let old: u16 = load(at);
-        let new = csum::update(old, u32::from(l4_delta));
+        let new = csum::update(old, u32::from(deltas.l4));
         store(at, new);
         delta += csum::delta16(old, new);
     }

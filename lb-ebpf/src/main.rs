@@ -37,7 +37,7 @@ use crate::{
     family::Family,
     forward::nat,
     packet::Frame,
-    parse::{Packet, Unusable},
+    parse::Packet,
     service::Found,
     verdict::{Action, PASS, Verdict},
 };
@@ -89,6 +89,8 @@ fn balance(ctx: &XdpContext) -> Verdict {
     };
     let frame = Frame::new(ctx);
     match parse::link(frame) {
+        // Sent to a group of stations: no service's (RFC 1122, section 3.3.6).
+        Some(_) if parse::to_group(frame) => control::decide(env.ctx),
         Some((parse::IPV4, l3)) => ip(&env, parse::ipv4(frame, l3)),
         Some((parse::IPV6, l3)) => ip(&env, parse::ipv6(env.ctx, frame, l3)),
         Some(_) => PASS,
@@ -99,17 +101,19 @@ fn balance(ctx: &XdpContext) -> Verdict {
 /// The ways of an IP packet. Each is compiled for itself, so that in [`flow`]
 /// the protocol is a constant.
 #[inline(always)]
-fn ip<F: Family>(env: &Env, parsed: Result<(Packet<F>, usize), Unusable<F>>) -> Verdict {
-    if let Ok((packet, length)) = parsed {
+fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
+    if let Ok(packet) = parsed
+        && packet.obstacle == parse::WHOLE
+    {
         if packet.proto == parse::TCP {
-            if let Ok(packet) = parse::tcp(packet, length) {
+            if let Ok(packet) = parse::tcp(packet) {
                 return either(flow(env, &packet));
             }
         } else if packet.proto == parse::UDP {
-            if let Ok(packet) = parse::udp(packet, length) {
+            if let Ok(packet) = parse::udp(packet) {
                 return either(flow(env, &packet));
             }
-        } else if packet.proto == F::ICMP && parse::icmp(&packet, length) {
+        } else if packet.proto == F::ICMP && parse::icmp(&packet) {
             return icmp::handle::<F>(env.ctx);
         }
     }

@@ -11,13 +11,13 @@ use lb_common::{
     addr::AddrBytes,
     firewall::Unresolved,
     limits,
-    nexthop::{CachedHop, V4_MARK, cache_index, flags},
+    nexthop::{CachedHop, cache_index, flags},
 };
 
 use crate::{
     env::{self, Env},
     family::Family,
-    maps::{CONFIG, NEXT_HOPS, UNRESOLVED},
+    maps::{CONFIG, NEXT_HOPS, PORTS, UNRESOLVED},
     packet::{Frame, load, store},
     parse::Packet,
     verdict::Verdict,
@@ -43,8 +43,12 @@ pub(crate) enum Way {
     Hop(&'static CachedHop),
     /// It is for this host itself.
     Local,
-    /// The kernel must find out: no neighbour yet, too big, or no route.
+    /// Longer than the way's MTU.
+    TooBig,
+    /// The kernel must find out: no neighbour yet, or not by an interface of ours.
     Kernel,
+    /// The kernel forwards nothing that comes in by this interface.
+    None,
 }
 
 /// Finds the way to the packet's destination. `vip`: the source it will have,
@@ -58,21 +62,24 @@ pub(crate) fn towards_client<F: Family>(env: &Env, packet: &Packet<F>, vip: &Add
     };
     // SAFETY: this CPU's element; nothing else on this CPU runs meanwhile.
     let hop = unsafe { &mut *hop };
+    let known = flags::VALID | if F::EXACT { flags::V4 } else { 0 };
     let fresh = hop.key == key
         && hop.second == env.now()
         && hop.epoch == env.config.route_epoch
-        && hop.flags & flags::VALID != 0;
+        && hop.flags & !flags::LOCAL == known;
     if !fresh {
         hop.key = key;
         let source = words(vip);
-        if lb_ask_kernel(env.ctx, u64::from(index), source[0], source[1]) == 0 {
-            return Way::Kernel;
+        match lb_ask_kernel(env.ctx, u64::from(index), u64::from(F::EXACT), source[0], source[1]) {
+            ANSWERED => {}
+            NO_WAY => return Way::None,
+            _ => return Way::Kernel,
         }
     }
     if hop.flags & flags::LOCAL != 0 {
         Way::Local
     } else if hop.mtu != 0 && packet.ip_length() > hop.mtu {
-        Way::Kernel
+        Way::TooBig
     } else {
         Way::Hop(hop)
     }
@@ -105,22 +112,35 @@ const _: () = assert!(size_of::<FibLookup>() == 64);
 mod fib {
     pub(super) const SUCCESS: i64 = 0;
     pub(super) const NOT_FORWARDED: i64 = 4;
+    pub(super) const FORWARDING_OFF: i64 = 5;
     pub(super) const NO_NEIGHBOUR: i64 = 7;
 }
 
-/// Asks the kernel's routing about the destination in entry `index` and
-/// remembers the answer. 0: nothing to remember. `source`: two words of the
+/// Answers of [`lb_ask_kernel`]: the entry is filled in; ask the kernel with
+/// the packet; there is no way.
+const ANSWERED: u64 = 1;
+const UNKNOWN: u64 = 0;
+const NO_WAY: u64 = 2;
+
+/// Asks the kernel's routing about the destination in entry `index`, an IPv4
+/// one if `v4` is not 0, and remembers the answer. `source`: two words of the
 /// address in map form.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_ask_kernel(ctx: *mut xdp_md, index: u64, source: u64, source_low: u64) -> u64 {
+extern "C" fn lb_ask_kernel(
+    ctx: *mut xdp_md,
+    index: u64,
+    v4: u64,
+    source: u64,
+    source_low: u64,
+) -> u64 {
     let (Some(hop), Some(config)) = (NEXT_HOPS.get_ptr_mut(index as u32), CONFIG.get(0)) else {
-        return 0;
+        return UNKNOWN;
     };
     // SAFETY: this CPU's element; nothing else on this CPU runs meanwhile.
     let hop = unsafe { &mut *hop };
     hop.flags = 0;
-    let v4 = hop.key[1] == V4_MARK;
+    let v4 = v4 != 0;
     let ctx = XdpContext::new(ctx);
     let mut params = FibLookup {
         family: if v4 { AF_INET } else { AF_INET6 },
@@ -139,16 +159,19 @@ extern "C" fn lb_ask_kernel(ctx: *mut xdp_md, index: u64, source: u64, source_lo
     // SAFETY: the context is valid, the parameters are ours and of this size.
     let answer =
         unsafe { helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), 64, 0) } as i64;
-    let mut state = flags::VALID;
+    let mut state = flags::VALID | if v4 { flags::V4 } else { 0 };
     match answer {
+        // By another interface only the kernel can send.
+        fib::SUCCESS if PORTS.get_ifindex(params.ifindex).is_none() => return UNKNOWN,
         fib::SUCCESS => {}
+        fib::FORWARDING_OFF => return NO_WAY,
         // Nothing to forward: the route is local (or broadcast).
         fib::NOT_FORWARDED => state |= flags::LOCAL,
         fib::NO_NEIGHBOUR => {
             report_unresolved(hop.key, v4, ctx.ingress_ifindex() as u32);
-            return 0;
+            return UNKNOWN;
         }
-        _ => return 0,
+        _ => return UNKNOWN,
     }
     let (d, s) = (params.dmac, params.smac);
     hop.macs_low = u64::from_ne_bytes([d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1]]);
@@ -158,7 +181,7 @@ extern "C" fn lb_ask_kernel(ctx: *mut xdp_md, index: u64, source: u64, source_lo
     hop.epoch = config.route_epoch;
     hop.second = env::now(config);
     hop.flags = state;
-    1
+    ANSWERED
 }
 
 /// Tells the agent, which makes the kernel look for the neighbour; if the ring

@@ -45,7 +45,17 @@ pub(crate) struct Packet<F: Family> {
     pub proto: u8,
     /// TCP flags; 0 for others.
     pub tcp_flags: u8,
+    /// Bytes of the IP payload from `l4` on.
+    pub length: usize,
+    /// [`WHOLE`], [`FIRST_FRAGMENT`], or the number of the [`Counter`] for
+    /// which it is dropped should it be ours: its ports cannot be had.
+    pub obstacle: u32,
 }
+
+/// See [`Packet::obstacle`].
+pub(crate) const WHOLE: u32 = 0;
+/// See [`Packet::obstacle`]: it has ports, but the fragments behind it do not.
+pub(crate) const FIRST_FRAGMENT: u32 = 1;
 
 impl<F: Family> Packet<F> {
     /// Source port, network byte order.
@@ -65,14 +75,6 @@ impl<F: Family> Packet<F> {
     pub(crate) fn ip_length(&self) -> u32 {
         self.frame.left(self.l3) as u32
     }
-}
-
-/// Why a frame has no ports to balance by.
-pub(crate) enum Unusable<F: Family> {
-    /// No valid IP packet; nobody can want it.
-    Invalid(Counter),
-    /// An IP packet; should it be ours, it is dropped for this.
-    Portless(Packet<F>, Counter),
 }
 
 /// Skips the Ethernet header and up to two VLAN tags (IEEE 802.1Q, 802.1ad):
@@ -102,23 +104,39 @@ pub(crate) fn link(frame: Frame) -> Option<(u16, usize)> {
     Some((ethertype, l3))
 }
 
-/// IPv4, options accepted (RFC 791, section 3.1): the packet and the bytes of
-/// its payload.
+/// Whether the frame is for more than one station: the first bit on the wire
+/// of its destination (IEEE 802.3, section 3.2.3).
 #[inline(always)]
-pub(crate) fn ipv4(frame: Frame, l3: usize) -> Result<(Packet<V4>, usize), Unusable<V4>> {
+pub(crate) fn to_group(frame: Frame) -> bool {
+    frame.holds(frame.start, 1) && load::<u8>(frame.start) & 1 != 0
+}
+
+/// IPv4, options accepted (RFC 791, section 3.1). `Err`: no valid packet;
+/// nobody can want it.
+#[inline(always)]
+pub(crate) fn ipv4(frame: Frame, l3: usize) -> Result<Packet<V4>, Counter> {
     if !frame.holds(l3, V4::HEADER) {
-        return Err(Unusable::Invalid(Counter::Truncated));
+        return Err(Counter::Truncated);
     }
     let version_length: u8 = load(l3);
     let header = usize::from(version_length & 0x0f) * 4;
     let total = usize::from(number16(l3 + 2));
     if version_length >> 4 != 4 || header < V4::HEADER || total < header {
-        return Err(Unusable::Invalid(Counter::Malformed));
+        return Err(Counter::Malformed);
     }
     if total > frame.left(l3) {
-        return Err(Unusable::Invalid(Counter::Truncated));
+        return Err(Counter::Truncated);
     }
-    let packet = Packet {
+    // More fragments, and the offset.
+    let fragment = load::<u16>(l3 + 6) & 0x3fffu16.to_be();
+    let obstacle = if fragment == 0 {
+        WHOLE
+    } else if fragment == 0x2000u16.to_be() {
+        FIRST_FRAGMENT
+    } else {
+        Counter::Fragment as u32
+    };
+    Ok(Packet {
         frame,
         l3,
         l4: l3 + header,
@@ -127,31 +145,24 @@ pub(crate) fn ipv4(frame: Frame, l3: usize) -> Result<(Packet<V4>, usize), Unusa
         ports: 0,
         proto: load(l3 + 9),
         tcp_flags: 0,
-    };
-    // More fragments, or not the first one.
-    if load::<u16>(l3 + 6) & 0x3fffu16.to_be() != 0 {
-        return Err(Unusable::Portless(packet, Counter::Fragment));
-    }
-    Ok((packet, total - header))
+        length: total - header,
+        obstacle,
+    })
 }
 
-/// IPv6, extension headers walked (RFC 8200, section 4): the packet and the
-/// bytes behind its extension headers.
+/// IPv6, extension headers walked (RFC 8200, section 4). `Err`: no valid
+/// packet; nobody can want it.
 #[inline(always)]
-pub(crate) fn ipv6(
-    ctx: *mut xdp_md,
-    frame: Frame,
-    l3: usize,
-) -> Result<(Packet<V6>, usize), Unusable<V6>> {
+pub(crate) fn ipv6(ctx: *mut xdp_md, frame: Frame, l3: usize) -> Result<Packet<V6>, Counter> {
     if !frame.holds(l3, V6::HEADER) {
-        return Err(Unusable::Invalid(Counter::Truncated));
+        return Err(Counter::Truncated);
     }
     if load::<u8>(l3) >> 4 != 6 {
-        return Err(Unusable::Invalid(Counter::Malformed));
+        return Err(Counter::Malformed);
     }
-    let mut length = usize::from(number16(l3 + 4));
-    if length + V6::HEADER > frame.left(l3) {
-        return Err(Unusable::Invalid(Counter::Truncated));
+    let payload = usize::from(number16(l3 + 4));
+    if payload + V6::HEADER > frame.left(l3) {
+        return Err(Counter::Truncated);
     }
     let mut packet = Packet {
         frame,
@@ -162,44 +173,48 @@ pub(crate) fn ipv6(
         ports: 0,
         proto: load(l3 + 6),
         tcp_flags: 0,
+        length: payload,
+        obstacle: WHOLE,
     };
     if extension::is_extension(packet.proto) {
-        match extension::skip(ctx, packet.l4 - frame.start, packet.proto) {
-            Ok(walked) if walked.length <= length => {
-                packet.proto = walked.proto;
-                packet.l4 += walked.length;
-                length -= walked.length;
-            }
-            Ok(_) => return Err(Unusable::Portless(packet, Counter::Malformed)),
-            Err(reason) => return Err(Unusable::Portless(packet, reason)),
+        let walked = extension::skip(ctx, packet.l4 - frame.start, packet.proto);
+        if walked.length > payload {
+            packet.obstacle = Counter::Malformed as u32;
+        } else {
+            packet.obstacle = walked.obstacle;
+            packet.proto = walked.proto;
+            packet.l4 += walked.length;
+            packet.length = payload - walked.length;
         }
     }
-    Ok((packet, length))
+    Ok(packet)
 }
 
-/// Reads the ports and flags of TCP. `length`: bytes of the IP payload.
+/// Reads the ports and flags of TCP.
 #[inline(always)]
-pub(crate) fn tcp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
-    if !packet.frame.holds(packet.l4, TcpHdr::LEN) || length < TcpHdr::LEN {
+pub(crate) fn tcp<F: Family>(packet: Packet<F>) -> Result<Packet<F>, Counter> {
+    if !packet.frame.holds(packet.l4, TcpHdr::LEN) || packet.length < TcpHdr::LEN {
         return Err(Counter::Truncated);
     }
     // The data offset counts 32-bit words (RFC 9293, section 3.1).
     let header = usize::from(load::<u8>(packet.l4 + 12) >> 4) * 4;
-    if header < TcpHdr::LEN || header > length {
+    if header < TcpHdr::LEN || header > packet.length {
         return Err(Counter::Malformed);
     }
     let (ports, tcp_flags) = (load(packet.l4), load(packet.l4 + 13));
     Ok(Packet { ports, tcp_flags, proto: TCP, ..packet })
 }
 
-/// Reads the ports of UDP. `length`: bytes of the IP payload.
+/// Reads the ports of UDP.
 #[inline(always)]
-pub(crate) fn udp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<F>, Counter> {
-    if !packet.frame.holds(packet.l4, UdpHdr::LEN) || length < UdpHdr::LEN {
+pub(crate) fn udp<F: Family>(packet: Packet<F>) -> Result<Packet<F>, Counter> {
+    if !packet.frame.holds(packet.l4, UdpHdr::LEN) || packet.length < UdpHdr::LEN {
         return Err(Counter::Truncated);
     }
     let datagram = usize::from(number16(packet.l4 + 4));
-    if datagram < UdpHdr::LEN || datagram > length {
+    // Of a fragmented datagram not all is here.
+    let too_long = datagram > packet.length && packet.obstacle == WHOLE;
+    if datagram < UdpHdr::LEN || too_long {
         return Err(Counter::Malformed);
     }
     Ok(Packet { ports: load(packet.l4), proto: UDP, ..packet })
@@ -207,6 +222,6 @@ pub(crate) fn udp<F: Family>(packet: Packet<F>, length: usize) -> Result<Packet<
 
 /// Whether the fixed part of an ICMP message is there.
 #[inline(always)]
-pub(crate) fn icmp<F: Family>(packet: &Packet<F>, length: usize) -> bool {
-    packet.frame.holds(packet.l4, 8) && length >= 8
+pub(crate) fn icmp<F: Family>(packet: &Packet<F>) -> bool {
+    packet.frame.holds(packet.l4, 8) && packet.length >= 8
 }

@@ -63,12 +63,12 @@ pub(crate) fn select<F: Family>(
     let key = F::flow_key(packet.source, packet.ports, found.id, found.one_port(), seed);
     let at = affinity::position(env.config, key);
     let now = env.now();
-    let entry = affinity::find(&at, now, timeouts(found));
+    let entry = affinity::find(&at, now);
     if let Some(entry) = entry
         && let Some(state) = next_state(packet.proto, packet.tcp_flags, entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
-        entry.touch(now, state);
+        entry.touch(now, state, timeouts(found));
         return Ok(chosen);
     }
     new_flow(env, packet, found, &at, entry, now)
@@ -116,12 +116,17 @@ fn new_flow<F: Family>(
         return Err(Verdict::drop(Counter::NoBackend));
     };
     if let Some(entry) = stale {
-        entry.replace(chosen.id, now, at.place.tag);
+        entry.replace(chosen.id, now, timeouts(found));
     } else if (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags) {
         if affinity::record(at, chosen.id, now, timeouts(found)) {
             count::flow(chosen.id);
         } else {
             count::event(Counter::Unrecorded as u32);
+            // What follows this SYN will be taken for a flow of the previous
+            // table: so must be the SYN.
+            if opens && let Some(previous) = choice.previous {
+                return Ok(previous);
+            }
         }
     }
     Ok(chosen)

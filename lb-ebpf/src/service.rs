@@ -2,7 +2,7 @@
 
 use lb_common::{
     limits,
-    service::{Address, EndpointKind, Service, endpoint_bucket, flags},
+    service::{Address, EndpointKind, Service, address_flags, endpoint_bucket, flags},
 };
 
 use crate::{
@@ -73,6 +73,12 @@ pub(crate) fn address<F: Family>(env: &Env, addr: F::Addr) -> Option<&'static Ad
     let key = F::endpoint_key(EndpointKind::Address, addr, 0, 0, env.generation.endpoint_salt);
     let entry = ADDRESSES.get(env.bank * limits::ADDRESSES + endpoint(env, key)?)?;
     (F::EXACT || F::equals(addr, &entry.addr)).then_some(entry)
+}
+
+/// Whether a destination is one of this host's own addresses.
+#[inline(always)]
+pub(crate) fn is_host<F: Family>(env: &Env, addr: F::Addr) -> bool {
+    address::<F>(env, addr).is_some_and(|entry| entry.flags & address_flags::HOST != 0)
 }
 
 /// The service of a VIP whose range of ports contains the packet's.

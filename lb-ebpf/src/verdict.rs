@@ -42,6 +42,12 @@ impl Verdict {
         Self::new(Action::Drop, reason as u32)
     }
 
+    /// Nowhere, for the reason with this number.
+    #[inline(always)]
+    pub(crate) const fn drop_for(reason: u32) -> Self {
+        Self::new(Action::Drop, reason)
+    }
+
     /// Back out of the interface it came in by; counted with its backend.
     #[inline(always)]
     pub(crate) const fn transmit() -> Self {

@@ -269,7 +269,7 @@ fn a_slot_between_two_owners_is_nobodys() -> Result<()> {
             let other = subject.backend_id(&request, true, other);
             subject.rewrite(&request, |value| {
                 let tag = value.tag() ^ 1;
-                FlowValue::new(other, value.seen(), FlowState::Established, tag)
+                FlowValue::new(other, value.expires(), FlowState::Established, tag)
             });
             assert_eq!(goes_to(subject, &request), to, "{}", case.name());
             assert_eq!(state(subject, &request), EMBRYONIC, "{}", case.name());
@@ -283,7 +283,7 @@ fn the_entry_decides_and_not_the_table() -> Result<()> {
         for (case, request, _, other) in established(subject) {
             let id = subject.backend_id(&request, true, other);
             subject.rewrite(&request, |value| {
-                FlowValue::new(id, value.seen(), FlowState::Established, value.tag())
+                FlowValue::new(id, value.expires(), FlowState::Established, value.tag())
             });
             assert_eq!(goes_to(subject, &request), other, "{}", case.name());
         }
@@ -297,7 +297,7 @@ fn an_entry_that_names_another_services_backend_is_not_obeyed() -> Result<()> {
             let id = subject.backend_id(&request, false, other);
             for id in [id, 0, u16::MAX] {
                 subject.rewrite(&request, |value| {
-                    FlowValue::new(id, value.seen(), FlowState::Established, value.tag())
+                    FlowValue::new(id, value.expires(), FlowState::Established, value.tag())
                 });
                 assert_eq!(goes_to(subject, &request), to, "{}", case.name());
             }
@@ -311,17 +311,21 @@ fn every_state_has_its_own_timeout() -> Result<()> {
         for (case, request, to, other) in established(subject) {
             let id = subject.backend_id(&request, true, other);
             let timeouts = subject.timeouts(&request);
-            for (state, timeout) in [
-                (FlowState::Embryonic, timeouts.embryonic),
+            for (state, next) in [
+                (FlowState::Embryonic, timeouts.established),
                 (FlowState::Established, timeouts.established),
                 (FlowState::Closing, timeouts.closing),
             ] {
                 // The clock may go on amidst.
-                for (age, goes) in [(timeout - 2, other), (timeout + 1, to)] {
-                    let seen = subject.second().wrapping_sub(age);
-                    subject.rewrite(&request, |value| FlowValue::new(id, seen, state, value.tag()));
-                    let what = format!("{}: {state:?}, {age} seconds old", case.name());
+                for (left, goes, life) in [(2, other, next), (-1, to, timeouts.embryonic)] {
+                    let expires = subject.second().wrapping_add_signed(left);
+                    let value = |value: FlowValue| FlowValue::new(id, expires, state, value.tag());
+                    subject.rewrite(&request, value);
+                    let what = format!("{}: {state:?}, {left} seconds left", case.name());
                     assert_eq!(goes_to(subject, &request), goes, "{what}");
+                    let entry = subject.entry(&request).expect("an entry");
+                    let given = entry.expires.wrapping_sub(subject.second());
+                    assert!((life - 2..=life).contains(&given), "{what}: {given} given");
                 }
             }
         }

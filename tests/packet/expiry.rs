@@ -21,10 +21,10 @@ fn a_flow_that_is_silent_too_long_is_a_new_one() -> Result<()> {
             goes_to(subject, &request);
             let entry = subject.entry(&request).expect("an entry");
             assert_eq!(entry.state, FlowState::Established as u8, "{}", case.name());
-            requests.push((case, request, entry.seen));
+            requests.push((case, request, entry.expires));
         }
-        for (case, request, seen) in requests {
-            assert!(eventually(|| subject.second().wrapping_sub(seen) > 1));
+        for (case, request, expires) in requests {
+            assert!(eventually(|| subject.second().wrapping_sub(expires).cast_signed() > 0));
             goes_to(subject, &request);
             let entry = subject.entry(&request).expect("an entry");
             assert_eq!(entry.state, FlowState::Embryonic as u8, "{}", case.name());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb_common::stats::Counter;
-use lb_tests::harness::{CLIENT_V4, Result};
+use lb_tests::harness::{CLIENT_V4, Protocol, Result};
 
 use super::{
     case::{Case, client, from_backend, from_client},
@@ -204,19 +204,40 @@ fn messages_that_the_stack_needs_pass() -> Result<()> {
     })
 }
 
+/// What a backend of mode `nat` sends from its service's port to `here`.
+fn answer_to(case: Case, here: SocketAddr) -> Frame {
+    case.answer(1).with(|frame| {
+        frame.packet.destination = here.ip();
+        *frame.packet.body.destination_port() = here.port();
+    })
+}
+
 #[test]
 fn answers_of_a_backend_to_the_hosts_own_connection_pass() -> Result<()> {
+    for setup in [Case::setup(), guarded()] {
+        Subject::with(&setup, |subject| {
+            for case in Case::nat().into_iter().filter(|case| case.protocol == Protocol::Udp) {
+                // As the agent's probes will do: from the balancer to a backend's
+                // port, whose answers to clients are rewritten.
+                let socket = UdpSocket::bind((own(case.v4)[1], 0)).unwrap();
+                let here = socket.local_addr().unwrap();
+                subject.passes(&case.name(), &answer_to(case, here));
+            }
+        })?;
+    }
+    Subject::with(&Case::setup(), |subject| {
+        for case in Case::nat() {
+            subject.passes(&case.name(), &answer_to(case, (own(case.v4)[1], 4711).into()));
+        }
+    })
+}
+
+#[test]
+fn a_backends_port_opens_no_port_of_a_protected_host() -> Result<()> {
     Subject::with(&guarded(), |subject| {
         for case in Case::nat() {
-            // As the agent's probes will do: from the balancer to a backend's
-            // port, whose answers to clients are rewritten.
-            let socket = UdpSocket::bind((own(case.v4)[1], 0)).unwrap();
-            let here = socket.local_addr().unwrap();
-            let answer = case.answer(1).with(|frame| {
-                frame.packet.destination = here.ip();
-                *frame.packet.body.destination_port() = here.port();
-            });
-            subject.passes(&case.name(), &answer);
+            let frame = answer_to(case, (own(case.v4)[1], 4711).into());
+            subject.drops(&case.name(), &frame, Counter::HostProtected);
         }
     })
 }

@@ -45,11 +45,16 @@ fn an_answer_that_is_too_big_for_the_way_is_left_to_the_kernel() -> Result<()> {
                 answer.with(|frame| *frame.packet.body.payload() = vec![3; size - rest])
             };
             assert_answered(subject, case, "1400 bytes", &sized(1400));
-            let answer = sized(1401);
-            let expected = case.answered(&answer).with(|frame| {
-                (frame.to, frame.from) = (answer.to, answer.from);
-            });
-            subject.replies(&case.name(), &answer, &expected, backend(case.v4, 1));
+            // The kernel tells the backend, who knows the packet as it is.
+            subject.passes(&case.name(), &sized(1401));
+            if case.v4 {
+                // This one the kernel may cut to pieces.
+                let answer = sized(1401).with(|frame| frame.packet.fragment = 0);
+                let expected = case.answered(&answer).with(|frame| {
+                    (frame.to, frame.from) = (answer.to, answer.from);
+                });
+                subject.replies(&case.name(), &answer, &expected, backend(case.v4, 1));
+            }
         }
     })
 }

@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     pub(crate) backend: IpAddr,
     /// Number of a [`lb_common::flow::FlowState`].
     pub(crate) state: u8,
-    pub(crate) seen: u16,
+    pub(crate) expires: u16,
 }
 
 impl Subject<'_> {
@@ -118,7 +118,7 @@ impl Subject<'_> {
         (value.tag() == self.place(request).1.tag).then(|| Entry {
             backend: self.backend_address(u32::from(value.backend())),
             state: value.state(),
-            seen: value.seen(),
+            expires: value.expires(),
         })
     }
 

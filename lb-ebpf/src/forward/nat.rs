@@ -10,7 +10,7 @@ use lb_common::{
     backend::{Backend, flags},
     config::features,
     csum,
-    flow::{FlowState, MAX_TIMEOUT, Timeouts},
+    flow::{FlowState, Timeouts},
     hash,
     service::{EndpointKind, Service, flags as service_flags},
     stats::Counter,
@@ -85,10 +85,32 @@ pub(crate) fn owner<F: Family>(env: &Env, addr: F::Addr, port: u16, proto: u8) -
     (F::EXACT || F::equals(addr, &backend.addr)).then_some(Chosen { id: id as u16, backend })
 }
 
-/// Rewrites and forwards a reply; `None`: not from a backend of ours.
+/// Whether a service's backends reply from this port (network byte order),
+/// where packets keep theirs.
+#[inline(always)]
+pub(crate) fn replies_from(service: &Service, port: u16) -> bool {
+    let port = u16::from_be(port);
+    service.flags & service_flags::RANGE == 0
+        || (u16::from_be(service.port_first) <= port && port <= u16::from_be(service.port_last))
+}
+
+/// Whether a packet would be rewritten as a reply.
+#[inline(always)]
+pub(crate) fn is_reply<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
+    env.uses(features::NAT)
+        && owner::<F>(env, packet.source, packet.source_port(), packet.proto).is_some()
+        && !service::is_host::<F>(env, packet.destination)
+}
+
+/// Rewrites and forwards a reply; `None`: not a reply of a service.
 #[inline(always)]
 pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     let mut owner = owner::<F>(env, packet.source, packet.source_port(), packet.proto)?;
+    // An answer to this host's own connection to the backend (a probe, say)
+    // is not a reply of the service.
+    if service::is_host::<F>(env, packet.destination) {
+        return None;
+    }
     if owner.backend.shared_endpoint != 0 {
         let ports = hash::ports(packet.destination_port(), packet.source_port());
         let shared = owner.backend.shared_endpoint;
@@ -98,11 +120,16 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
         }
     }
     let service = service::entry(env, owner.backend.service)?;
-    // Before anything is rewritten: an answer to this host's own connection
-    // to the backend (a probe, say) is not a reply of the service.
+    if !replies_from(service, packet.source_port()) {
+        return None;
+    }
     let way = nexthop::towards_client(env, packet, &service.vip);
-    if let Way::Local = way {
-        return Some(PASS);
+    match way {
+        Way::Local => return None,
+        Way::None => return Some(Verdict::drop(Counter::NoNextHop)),
+        // The kernel tells the backend, which knows the packet as it is.
+        Way::TooBig if F::never_fragmented(packet.l3) => return Some(PASS),
+        _ => {}
     }
     if !F::spend_hop(packet.l3) {
         return Some(Verdict::drop(Counter::TtlExceeded));
@@ -111,7 +138,7 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
     count::replied(owner.id, packet.frame.length());
     Some(match way {
         Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
-        Way::Local | Way::Kernel => Verdict::pass(Counter::HandedOver),
+        _ => Verdict::pass(Counter::HandedOver),
     })
 }
 
@@ -139,16 +166,11 @@ extern "C" fn lb_bound(key: u64) -> u64 {
         return 0;
     };
     let at = affinity::position(config, key);
-    // The owner's timeouts are not known yet; the longest does no harm, since
-    // the flow's own packets renew or replace the entry.
-    match affinity::find(&at, env::now(config), LONGEST) {
+    match affinity::find(&at, env::now(config)) {
         Some(entry) => u64::from(entry.flow.backend()),
         None => 0,
     }
 }
-
-const LONGEST: Timeouts =
-    Timeouts { embryonic: MAX_TIMEOUT, established: MAX_TIMEOUT, closing: MAX_TIMEOUT };
 
 /// Notes which service a client's flow to a shared endpoint belongs to.
 /// `false`: the same client port holds the endpoint for another service's
@@ -178,15 +200,15 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     let timeouts = Timeouts::from_raw(timeouts);
     let (backend, now) = (backend as u16, env::now(config));
     let at = affinity::position(config, key);
-    let Some(entry) = affinity::find(&at, now, timeouts) else {
+    let Some(entry) = affinity::find(&at, now) else {
         return u64::from(affinity::record(&at, backend, now, timeouts));
     };
     let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
     let same = entry.flow.backend() == backend;
     match next {
-        Some(state) if same => entry.touch(now, state),
+        Some(state) if same => entry.touch(now, state, timeouts),
         _ if !same && entry.flow.state() == FlowState::Established as u8 => return 0,
-        _ => entry.replace(backend, now, at.place.tag),
+        _ => entry.replace(backend, now, timeouts),
     }
     1
 }
