@@ -266,9 +266,7 @@ impl State {
     }
 
     fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
-        for operation in &plan.operations {
-            self.data_plane.tables.apply(operation).map_err(Error::Maps)?;
-        }
+        self.data_plane.tables.carry_out(&plan.operations).map_err(Error::Maps)?;
         for (backend, ifindex) in plan.unattached.difference(&self.unattached) {
             tracing::warn!(
                 %backend, ifindex,
