@@ -177,7 +177,7 @@ mod tests {
             (&["lb"], ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             (&["lb", "agent"], ErrorKind::MissingRequiredArgument),
             (&["lb", "agent", "--config", "f", "--interface", "a/b"], ErrorKind::ValueValidation),
-            (&["lb", "agent", "--config", "f", "--packet-log", "all"], ErrorKind::InvalidValue),
+            (&["lb", "agent", "--config", "f", "--packet-log", "debug"], ErrorKind::InvalidValue),
             (&["lb", "check"], ErrorKind::MissingRequiredArgument),
             (&["lb", "detach", "--config", "f", "--pin-dir", "d"], ErrorKind::ArgumentConflict),
             (&["lb", "balance"], ErrorKind::InvalidSubcommand),

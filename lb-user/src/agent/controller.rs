@@ -11,6 +11,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    task::yield_now,
     time::{MissedTickBehavior, interval},
 };
 
@@ -90,12 +91,24 @@ pub async fn run(
             },
             changed = network.changed(), if following => {
                 following = changed.is_ok();
+                if !following {
+                    tracing::error!(
+                        "the network is not followed any more, forwarding goes on with what is \
+                         known of it: restart the agent"
+                    );
+                    continue;
+                }
                 let now = network.borrow_and_update().clone();
                 let done = state.look_after_interfaces().await;
                 attaching.report(done, "cannot look after the interfaces");
                 report(state.follow(now).await, "cannot follow a change of the network");
             }
-            asked = questions.next() => state.resolve(&asked),
+            asked = questions.next() => {
+                state.resolve(&asked);
+                // Under a flood there is always another question: signals and
+                // the network get their turn.
+                yield_now().await;
+            }
             _ = ticks.tick() => {
                 let done = state.look_after_interfaces().await;
                 attaching.report(done, "cannot look after the interfaces");

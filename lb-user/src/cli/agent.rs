@@ -45,6 +45,7 @@ pub(super) struct Agent {
     /// How much the data plane itself logs about packets
     ///
     /// For debugging: it costs time on every packet. Off, it costs nothing.
+    /// What `trace` adds is logged at that level: see `RUST_LOG`.
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "off")]
     packet_log: Level,
 }
@@ -61,11 +62,11 @@ enum LogFormat {
 /// `--packet-log`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Level {
+    /// Nothing
     Off,
-    Error,
-    Warn,
+    /// Drops, with the interface and the number of the reason
     Info,
-    Debug,
+    /// Every packet: drops and what else became of it
     Trace,
 }
 
@@ -82,10 +83,7 @@ impl From<Level> for PacketLog {
     fn from(level: Level) -> Self {
         match level {
             Level::Off => Self::Off,
-            Level::Error => Self::Error,
-            Level::Warn => Self::Warn,
             Level::Info => Self::Info,
-            Level::Debug => Self::Debug,
             Level::Trace => Self::Trace,
         }
     }

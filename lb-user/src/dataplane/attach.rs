@@ -1,13 +1,14 @@
 //! Attaches the program to interfaces by links that outlive the agent.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use aya::programs::{
     ProgramError, XdpMode as AyaMode,
-    links::{FdLink, LinkError, PinnedLink},
+    links::{FdLink, PinnedLink},
     xdp::{XdpError, XdpLink},
 };
 use lb_common::maps;
+use tokio::time::{Instant, sleep};
 
 use super::{
     load::{DataPlane, LoadError, program},
@@ -15,8 +16,11 @@ use super::{
 };
 use crate::{
     core::model::XdpMode,
-    sys::link::{self, Interface, Mode},
+    sys::link::{self, Attached, Interface, Mode},
 };
+
+/// How long the kernel may take to detach a link that nothing holds any more.
+const DETACHING: Duration = Duration::from_secs(1);
 
 /// The program cannot be attached.
 #[derive(Debug, thiserror::Error)]
@@ -103,13 +107,21 @@ pub struct Attachment {
     pub ifindex: u32,
     /// How; `None`: the kernel does not tell.
     pub mode: Option<Mode>,
+    /// How it was attached before, by a link of ours; `None`: it was not.
+    pub before: Option<Mode>,
+}
+
+impl Attachment {
     /// Whether the link was there before and only its program was replaced.
-    pub adopted: bool,
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.before.is_some() && self.before == self.mode
+    }
 }
 
 impl DataPlane {
-    /// Attaches to all of `interfaces`, adopting links that are there; on
-    /// failure the links made by this call are removed again.
+    /// Attaches to all of `interfaces`, adopting links that are there and are
+    /// of the right mode; on failure all is as it was before this call.
     ///
     /// # Errors
     /// One of them does not exist or cannot be attached to.
@@ -120,17 +132,36 @@ impl DataPlane {
     ) -> Result<Vec<Attachment>, AttachError> {
         let mut attachments = Vec::new();
         for interface in interfaces {
-            match self.attach_one(interface, mode).await {
+            match self.attach_one(interface.index, mode).await {
                 Ok(attachment) => attachments.push(attachment),
                 Err(error) => {
-                    for made in attachments.iter().filter(|made| !made.adopted) {
-                        self.detach(made.ifindex)?;
-                    }
+                    self.take_back(&attachments).await?;
                     return Err(error);
                 }
             }
         }
         Ok(attachments)
+    }
+
+    /// Undoes what [`Self::attach`] did, but for the program under adopted links.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn take_back(&mut self, attachments: &[Attachment]) -> Result<(), AttachError> {
+        for attachment in attachments.iter().filter(|made| !made.is_adopted()) {
+            match attachment.before {
+                Some(mode) => drop(self.attach_one(attachment.ifindex, like(mode)).await?),
+                None => self.detach(attachment.ifindex)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether our program runs at the interface, in a way that `mode` allows.
+    #[must_use]
+    pub fn serves(&self, interface: &Interface, mode: XdpMode) -> bool {
+        let ours = |xdp: &Attached| xdp.program == Some(self.program_id);
+        interface.xdp.as_ref().is_some_and(|xdp| ours(xdp) && allows(mode, xdp.mode))
     }
 
     /// Detaches from one interface; it may be gone already.
@@ -151,58 +182,64 @@ impl DataPlane {
         self.pins.links()
     }
 
-    async fn attach_one(
-        &mut self,
-        interface: &Interface,
-        mode: XdpMode,
-    ) -> Result<Attachment, AttachError> {
-        let ifindex = interface.index;
+    async fn attach_one(&mut self, ifindex: u32, mode: XdpMode) -> Result<Attachment, AttachError> {
+        let mut found = link::by_index(ifindex).await?;
         self.ports.insert(ifindex, ifindex, None, 0).map_err(|error| AttachError::Refused {
-            interface: interface.name.clone(),
+            interface: found.name.clone(),
             source: io::Error::other(error),
         })?;
-        let adopted = self.adopt(ifindex)?;
-        if !adopted {
-            self.attach_anew(interface, mode)?;
+        let before = self.adopt(&found)?;
+        if let Some(now) = before.filter(|&now| !allows(mode, now)) {
+            tracing::info!(
+                interface = found.name,
+                ?now,
+                wanted = ?mode,
+                "attached in another mode than wanted, attaching anew"
+            );
+            self.pins.remove(&self.pins.link(ifindex))?;
+            found = bare(ifindex).await?;
+            if let Err(error) = self.attach_anew(&found, mode) {
+                self.attach_anew(&found, like(now))?;
+                return Err(error);
+            }
+        } else if before.is_none() {
+            self.attach_anew(&found, mode)?;
         }
-        let now = link::by_index(ifindex).await?;
-        let mode = now.xdp.map(|xdp| xdp.mode);
-        Ok(Attachment { interface: interface.name.clone(), ifindex, mode, adopted })
+        let mode = link::by_index(ifindex).await?.xdp.map(|xdp| xdp.mode);
+        Ok(Attachment { interface: found.name, ifindex, mode, before })
     }
 
-    /// Puts our program under a link that is pinned; `false` where there is
-    /// none, or the interface it was for is gone.
-    fn adopt(&mut self, ifindex: u32) -> Result<bool, AttachError> {
-        let pin = self.pins.link(ifindex);
+    /// Puts our program under the link that is pinned for the interface and
+    /// says how it is attached; `None` where there is none, or it is another
+    /// interface's: one that is gone, or has this number in another network
+    /// namespace.
+    fn adopt(&mut self, interface: &Interface) -> Result<Option<Mode>, AttachError> {
+        let (ifindex, pin) = (interface.index, self.pins.link(interface.index));
         if !pin.exists() {
-            return Ok(false);
+            return Ok(None);
         }
-        match self.replace(&pin) {
-            Ok(()) => Ok(true),
+        match self.replace(&pin, interface) {
+            Ok(mode) => Ok(Some(mode)),
             Err(error) => {
-                tracing::info!(ifindex, %error, "a pinned link leads nowhere, attaching anew");
+                let interface = &interface.name;
+                tracing::info!(interface, ifindex, %error, "a pinned link is of no use, dropped");
                 self.pins.remove(&pin)?;
-                Ok(false)
+                Ok(None)
             }
         }
     }
 
-    fn replace(&mut self, pin: &Path) -> Result<(), AttachError> {
-        let stale = |error: LinkError| AttachError::Refused {
-            interface: pin.display().to_string(),
-            source: io::Error::other(error),
-        };
-        let link = FdLink::from(PinnedLink::from_pin(pin).map_err(stale)?);
-        let link = XdpLink::try_from(link).map_err(stale)?;
-        let program = program(&mut self.ebpf, maps::PROGRAM)?;
-        let refused = |error| AttachError::Refused {
-            interface: pin.display().to_string(),
-            source: into_io(error),
-        };
-        let id = program.attach_to_link(link).map_err(refused)?;
+    fn replace(&mut self, pin: &Path, interface: &Interface) -> io::Result<Mode> {
+        let link = pinned(pin)?;
+        let under = link.info().map_err(io::Error::other)?.program_id();
+        let here = interface.xdp.filter(|xdp| xdp.program == Some(under));
+        let here = here.ok_or_else(|| io::Error::other("the interface is not the link's"))?;
+        let link = XdpLink::try_from(link).map_err(io::Error::other)?;
+        let program = program(&mut self.ebpf, maps::PROGRAM).map_err(io::Error::other)?;
+        let id = program.attach_to_link(link).map_err(into_io)?;
         // Its pin keeps it; without a descriptor of ours, removing the pin detaches.
-        drop(program.take_link(id).map_err(refused)?);
-        Ok(())
+        drop(program.take_link(id).map_err(into_io)?);
+        Ok(here.mode)
     }
 
     fn attach_anew(&mut self, interface: &Interface, mode: XdpMode) -> Result<(), AttachError> {
@@ -237,6 +274,37 @@ impl DataPlane {
         let link = FdLink::try_from(link).map_err(|error| not_pinned(io::Error::other(error)))?;
         link.pin(&pin).map_err(|error| not_pinned(io::Error::other(error)))?;
         Ok(())
+    }
+}
+
+/// Whether a program that is attached like `now` is as `mode` says.
+fn allows(mode: XdpMode, now: Mode) -> bool {
+    match mode {
+        XdpMode::Auto => true,
+        XdpMode::Native => now != Mode::Generic,
+        XdpMode::Generic => now == Mode::Generic,
+    }
+}
+
+/// What to ask for to get `mode` again.
+fn like(mode: Mode) -> XdpMode {
+    if mode == Mode::Generic { XdpMode::Generic } else { XdpMode::Native }
+}
+
+fn pinned(pin: &Path) -> io::Result<FdLink> {
+    PinnedLink::from_pin(pin).map(FdLink::from).map_err(io::Error::other)
+}
+
+/// The interface once the kernel has detached a link without a pin, which it
+/// does a moment later; as it is if it takes longer.
+async fn bare(ifindex: u32) -> Result<Interface, link::Error> {
+    let deadline = Instant::now() + DETACHING;
+    loop {
+        let interface = link::by_index(ifindex).await?;
+        if interface.xdp.is_none() || Instant::now() > deadline {
+            return Ok(interface);
+        }
+        sleep(DETACHING / 200).await;
     }
 }
 

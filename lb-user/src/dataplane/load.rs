@@ -104,6 +104,8 @@ pub struct DataPlane {
     /// Whether this process made the maps.
     pub created: bool,
     unresolved: Option<RingBuf<MapData>>,
+    /// The kernel's number of our program.
+    pub(super) program_id: u32,
     pub(super) ebpf: Ebpf,
 }
 
@@ -159,7 +161,10 @@ impl DataPlane {
     ) -> Result<Self, LoadError> {
         let ports = typed(&mut ebpf, maps::PORTS, DevMapHash::try_from)?;
         let unresolved = typed(&mut ebpf, maps::UNRESOLVED, RingBuf::try_from)?;
-        Ok(Self { tables, ports, pins, created, unresolved: Some(unresolved), ebpf })
+        let info = program(&mut ebpf, maps::PROGRAM)?.info();
+        let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
+        let (unresolved, program_id) = (Some(unresolved), info.id());
+        Ok(Self { tables, ports, pins, created, unresolved, program_id, ebpf })
     }
 
     /// The ring that asks for neighbours; once.

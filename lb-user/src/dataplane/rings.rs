@@ -12,11 +12,16 @@ use tokio::{
 
 use super::load::DataPlane;
 
+/// Most questions that are taken at once: a flood of packets asks as fast as
+/// they are read, and the agent has other things to do.
+const TURN: usize = 512;
+
 /// Questions for neighbours, as packets meet them.
 pub struct Questions(AsyncFd<RingBuf<MapData>>);
 
 impl Questions {
-    /// Waits for questions and takes all there are.
+    /// Waits for questions and takes those there are, up to a number; what is
+    /// left is there at once the next time.
     pub async fn next(&mut self) -> Vec<Unresolved> {
         let Ok(mut guard) = self.0.readable_mut().await else {
             // The descriptor has left the event loop: nothing will come.
@@ -24,10 +29,13 @@ impl Questions {
         };
         let ring = guard.get_inner_mut();
         let mut questions = Vec::new();
-        while let Some(item) = ring.next() {
+        for _ in 0..TURN {
+            let Some(item) = ring.next() else {
+                guard.clear_ready();
+                break;
+            };
             questions.extend(bytemuck::try_pod_read_unaligned::<Unresolved>(&item));
         }
-        guard.clear_ready();
         questions
     }
 }

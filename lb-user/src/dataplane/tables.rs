@@ -69,6 +69,41 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Carries out the operations of a plan. One that fails before the bank is
+    /// published ends it, with nothing changed that packets see; after that
+    /// there is no way back, so one that fails is told and left out: the next
+    /// plan has it again.
+    ///
+    /// # Errors
+    /// The kernel's answer, and the bank is not published.
+    pub fn carry_out(&mut self, operations: &[Operation]) -> io::Result<()> {
+        let mut published = false;
+        for (done, operation) in operations.iter().enumerate() {
+            match self.apply(operation) {
+                Ok(()) => published |= matches!(operation, Operation::Publish(_)),
+                Err(error) if published => {
+                    tracing::error!(%error, ?operation, "left out, the configuration is in force");
+                }
+                Err(error) => {
+                    self.admit_again(&operations[..done]);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes what `operations` denied: the tries are not banked.
+    fn admit_again(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            if let Operation::Deny(prefix) = operation
+                && let Err(error) = self.kernel.undeny(*prefix)
+            {
+                tracing::error!(%error, %prefix, "still denied though the change is refused");
+            }
+        }
+    }
+
     /// Carries out one operation.
     ///
     /// # Errors
@@ -199,5 +234,7 @@ impl Tables {
     }
 }
 
+#[cfg(test)]
+mod failure;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::Error;
+use super::{Error, chain};
 use crate::{
     core::{
         model::{Model, Node},
@@ -103,17 +103,31 @@ impl State {
         network: &mut watch::Receiver<Arc<Network>>,
     ) -> Result<Vec<Attachment>, Error> {
         let model = self.model.clone();
+        let mode = model.node.xdp_mode;
         self.attached = by_name(interfaces);
+        // What an earlier agent left is in force: it is changed once nothing
+        // can be refused any more. A new data plane has nothing to say yet.
+        let adopting = !self.data_plane.created;
+        let mut attachments = Vec::new();
+        if adopting {
+            attachments = self.data_plane.attach(interfaces, mode).await?;
+        }
         self.resolve_backends(&model, network).await;
-        self.publish(&model).await?;
-        let attachments = self.data_plane.attach(interfaces, model.node.xdp_mode).await?;
-        self.detach_others()?;
+        if let Err(error) = self.publish(&model).await {
+            self.data_plane.take_back(&attachments).await?;
+            return Err(error);
+        }
+        if !adopting {
+            attachments = self.data_plane.attach(interfaces, mode).await?;
+        }
+        self.detach_others();
         Ok(attachments)
     }
 
     fn announce(&self, attachments: &[Attachment], what: &str) {
         for attachment in attachments {
-            let Attachment { interface, ifindex, mode, adopted } = attachment;
+            let Attachment { interface, ifindex, mode, .. } = attachment;
+            let adopted = attachment.is_adopted();
             tracing::info!(interface, ifindex, ?mode, adopted, "attached");
         }
         let services = self.model.services.len();
@@ -141,7 +155,7 @@ impl State {
         let interfaces = look_up(&model.node).await?;
         let new: Vec<_> = interfaces
             .iter()
-            .filter(|interface| self.attached.get(&interface.name) != Some(&interface.index))
+            .filter(|interface| !self.data_plane.serves(interface, model.node.xdp_mode))
             .cloned()
             .collect();
         let attachments = self.data_plane.attach(&new, model.node.xdp_mode).await?;
@@ -151,14 +165,14 @@ impl State {
             Ok(()) => {
                 self.model = model;
                 self.watch_backends();
-                self.detach_others()?;
+                self.detach_others();
                 self.announce(&attachments, "configuration in force");
                 Ok(())
             }
             Err(error) => {
                 self.attached = before;
                 self.watch_backends();
-                self.detach_others()?;
+                self.data_plane.take_back(&attachments).await?;
                 Err(error)
             }
         }
@@ -205,7 +219,7 @@ impl State {
     pub(super) async fn look_after_interfaces(&mut self) -> Result<(), Error> {
         let mut changed = false;
         for name in self.model.node.interfaces.clone() {
-            let known = self.attached.get(&name).copied();
+            let mode = self.model.node.xdp_mode;
             let interface = match link::by_name(&name).await {
                 Ok(interface) => interface,
                 Err(link::Error::NoSuchName(_)) => {
@@ -216,14 +230,15 @@ impl State {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if known == Some(interface.index) && interface.xdp.is_some() {
+            let known = self.attached.get(&name) == Some(&interface.index);
+            if known && self.data_plane.serves(&interface, mode) {
                 continue;
             }
             self.attach_again(interface).await?;
             changed = true;
         }
         if changed {
-            self.detach_others()?;
+            self.detach_others();
             self.follow(self.network.clone()).await?;
         }
         Ok(())
@@ -266,9 +281,7 @@ impl State {
     }
 
     fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
-        for operation in &plan.operations {
-            self.data_plane.tables.apply(operation).map_err(Error::Maps)?;
-        }
+        self.data_plane.tables.carry_out(&plan.operations).map_err(Error::Maps)?;
         for (backend, ifindex) in plan.unattached.difference(&self.unattached) {
             tracing::warn!(
                 %backend, ifindex,
@@ -289,16 +302,22 @@ impl State {
         Ok(Host { attached, ephemeral: link::ephemeral_ports()? })
     }
 
-    /// Detaches from every interface that is not to be attached.
-    fn detach_others(&mut self) -> Result<(), Error> {
+    /// Detaches from every interface that is not to be attached. What is in
+    /// force does not depend on it, so a failure is only told.
+    fn detach_others(&mut self) {
         let keep: BTreeSet<_> = self.attached.values().copied().collect();
-        for ifindex in self.data_plane.links()? {
-            if !keep.contains(&ifindex) {
-                self.data_plane.detach(ifindex)?;
-                tracing::info!(ifindex, "detached");
+        let links = self.data_plane.links().unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), "cannot look for links to detach");
+            Vec::new()
+        });
+        for ifindex in links.into_iter().filter(|ifindex| !keep.contains(ifindex)) {
+            match self.data_plane.detach(ifindex) {
+                Ok(()) => tracing::info!(ifindex, "detached"),
+                Err(error) => {
+                    tracing::error!(ifindex, error = chain(&error), "cannot detach");
+                }
             }
         }
-        Ok(())
     }
 
     fn watch_backends(&self) {
