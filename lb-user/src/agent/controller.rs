@@ -112,6 +112,7 @@ pub async fn run(
             _ = ticks.tick() => {
                 let done = state.look_after_interfaces().await;
                 attaching.report(done, "cannot look after the interfaces");
+                state.look_after_tables();
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
             }
         }

@@ -217,6 +217,26 @@ impl Tables {
         }
     }
 
+    /// Retires the previous table of every service in force: from now on a flow
+    /// that nobody recorded is taken for a new one, SYNs leave no trace, and
+    /// the lines are free for other tables. Returns how many tables that were.
+    ///
+    /// One word a service: the packet path does not look at the previous
+    /// table's size where it is the current one.
+    pub fn retire_previous(&self) -> u32 {
+        let base = (self.config.read(0).active & 1) * limits::SERVICES;
+        let mut retired = 0;
+        for id in base + 1..base + limits::SERVICES {
+            let entry = self.services.read(id);
+            if entry.previous != entry.table {
+                let previous = self.services.word32(id, offset_of!(Service, previous));
+                previous.store(entry.table, Ordering::Release);
+                retired += 1;
+            }
+        }
+        retired
+    }
+
     /// Clears the slots of a bucket whose key and value are `spent`; a slot
     /// that a packet claims meanwhile is left to it. Returns how many.
     pub fn clear_slots(&self, bucket: u32, spent: impl Fn(u64, FlowValue) -> bool) -> u32 {

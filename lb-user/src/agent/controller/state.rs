@@ -11,7 +11,7 @@ use std::{
 use lb_common::{addr, firewall::Unresolved};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{Error, chain};
@@ -19,7 +19,7 @@ use crate::{
     core::{
         model::{Model, Node},
         nexthop::Network,
-        plan::{self, Host, Plan},
+        plan::{self, CapacityError, Host, Operation, Plan},
     },
     dataplane::{
         attach::Attachment,
@@ -40,6 +40,10 @@ const REST: Duration = Duration::from_millis(50);
 /// How long new backends' next hops are waited for before publishing.
 const RESOLVING: Duration = Duration::from_secs(1);
 
+/// How long a previous table is consulted after a change: twice the time in
+/// which a new connection has to send its second packet.
+const RETIRE: Duration = Duration::from_secs(120);
+
 /// Ticks in which the whole affinity table is swept.
 const SWEEP_TICKS: u32 = 60;
 
@@ -53,6 +57,8 @@ pub(super) struct State {
     attached: BTreeMap<String, u32>,
     /// When the current bank was published.
     published: Instant,
+    /// When tables last changed, while their predecessors are in use.
+    tables_changed: Option<Instant>,
     /// Added to the network's epoch: an earlier agent counted, too.
     epoch_base: u32,
     unattached: BTreeSet<(IpAddr, u32)>,
@@ -78,6 +84,7 @@ impl State {
             data_plane,
             attached: BTreeMap::new(),
             published: Instant::now(),
+            tables_changed: Some(Instant::now()),
             epoch_base,
             unattached: BTreeSet::new(),
             missing: BTreeSet::new(),
@@ -270,14 +277,45 @@ impl State {
 
     /// Makes `model` the generation in force.
     async fn publish(&mut self, model: &Model) -> Result<(), Error> {
-        let host = self.host()?;
-        let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
-        let plan = plan::plan(model, &self.network, &snapshot, &host)?;
+        let plan = match self.plan(model) {
+            Err(Error::Capacity(CapacityError::Tables(_))) if self.retire_previous() => {
+                // Packets may still look into what is free now.
+                sleep(REST).await;
+                self.plan(model)
+            }
+            plan => plan,
+        }?;
         sleep_until(self.published + REST).await;
+        let changes_tables =
+            plan.operations.iter().any(|op| matches!(op, Operation::WriteTable(..)));
         self.carry_out(plan)?;
         self.published = Instant::now();
+        if changes_tables {
+            self.tables_changed = Some(self.published);
+        }
         self.set_route_epoch();
         Ok(())
+    }
+
+    fn plan(&self, model: &Model) -> Result<Plan, Error> {
+        let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
+        Ok(plan::plan(model, &self.network, &snapshot, &self.host()?)?)
+    }
+
+    /// Retires previous tables once the flows that began under them have been
+    /// recorded, or are over.
+    pub(super) fn look_after_tables(&mut self) {
+        if self.tables_changed.is_some_and(|changed| changed.elapsed() >= RETIRE) {
+            self.retire_previous();
+        }
+    }
+
+    /// Whether there was a previous table to retire.
+    fn retire_previous(&mut self) -> bool {
+        self.tables_changed = None;
+        let retired = self.data_plane.tables.retire_previous();
+        tracing::debug!(retired, "retired previous tables");
+        retired > 0
     }
 
     fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {

@@ -35,10 +35,14 @@ pub struct Places {
 
 impl Places {
     fn read(entry: &Service) -> Self {
-        Self {
-            current: Place { first: entry.table, slots: entry.table_slots },
-            previous: Place { first: entry.previous, slots: entry.previous_slots },
-        }
+        let current = Place { first: entry.table, slots: entry.table_slots };
+        // A retired table leaves its size behind.
+        let previous = if entry.previous == entry.table {
+            current
+        } else {
+            Place { first: entry.previous, slots: entry.previous_slots }
+        };
+        Self { current, previous }
     }
 }
 
