@@ -59,6 +59,9 @@ pub enum Error {
     /// The new configuration is bad.
     #[error("{0}")]
     Configuration(String),
+    /// Some interfaces cannot be attached to again, each with its reason.
+    #[error("{0}")]
+    Interfaces(String),
     /// The process cannot wait for its events.
     #[error("cannot wait for signals and events")]
     Events(#[source] io::Error),

@@ -115,6 +115,7 @@ impl DataPlane {
     /// # Errors
     /// What is pinned does not fit `options`, or the kernel refuses.
     pub fn load(pins: PinDir, options: &Options) -> Result<Self, LoadError> {
+        pins.check()?;
         let created = !adoptable(&pins, options)?;
         if created {
             // What an agent left that died before anything was attached.

@@ -4,10 +4,11 @@ use std::{
     ffi::CString,
     fs::{self, File, TryLockError},
     io,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
+use aya::maps::{MapInfo, MapType};
 use lb_common::maps;
 
 /// Where BPF file systems are mounted by convention.
@@ -28,6 +29,17 @@ pub enum PinError {
          `mount -t bpf bpf /sys/fs/bpf`"
     )]
     NotBpf(PathBuf),
+    /// Somebody else pins there.
+    #[error(
+        "`{path}` {found}, expected a directory of this program's own: name another one, or move \
+         what is there"
+    )]
+    Strange {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
     /// The kernel refused.
     #[error("cannot {doing} `{path}`")]
     Io {
@@ -116,6 +128,36 @@ impl PinDir {
         }
     }
 
+    /// Refuses a directory where others pin: [`Self::clear`] would remove
+    /// theirs.
+    ///
+    /// # Errors
+    /// It is the root of its file system, or holds no data plane of ours but
+    /// something else.
+    pub fn check(&self) -> Result<(), PinError> {
+        let strange = |found: String| PinError::Strange { path: self.path.clone(), found };
+        let device = |path: &Path| {
+            let read = fs::metadata(path).map(|data| data.dev());
+            read.map_err(|source| PinError::io("look at", path, source))
+        };
+        if device(&self.path)? != device(&self.path.join(".."))? {
+            return Err(strange("is the root of its file system".to_owned()));
+        }
+        let config = self.pin(maps::CONFIG);
+        if config.exists() {
+            return match MapInfo::from_pin(&config) {
+                Ok(info) if is_config(&info) => Ok(()),
+                _ => Err(strange(format!("has another program's `{}`", maps::CONFIG))),
+            };
+        }
+        // Without it there are at most leftovers of a start that was cut off,
+        // before anything was attached.
+        match self.names()?.iter().find(|name| !is_ours(name)) {
+            Some(name) => Err(strange(format!("holds `{name}` and no `{}`", maps::CONFIG))),
+            None => Ok(()),
+        }
+    }
+
     /// Removes all pins of the data plane, links first: that detaches it.
     /// Returns the indexes of the interfaces.
     ///
@@ -126,13 +168,8 @@ impl PinDir {
         for &ifindex in &links {
             self.remove(&self.link(ifindex))?;
         }
-        let programs = [maps::PROGRAM, maps::CLOCK_PROGRAM];
-        for name in self.names()? {
-            let ours = maps::PINNED.contains(&name.as_str())
-                || programs.iter().any(|program| name.starts_with(program));
-            if ours {
-                self.remove(&self.pin(&name))?;
-            }
+        for name in self.names()?.iter().filter(|name| is_ours(name)) {
+            self.remove(&self.pin(name))?;
         }
         Ok(links)
     }
@@ -145,6 +182,18 @@ impl PinDir {
         };
         read().map_err(|source| PinError::io("read", &self.path, source))
     }
+}
+
+/// Whether a map or program of ours is pinned under that name.
+fn is_ours(name: &str) -> bool {
+    let programs = [maps::PROGRAM, maps::CLOCK_PROGRAM];
+    maps::PINNED.contains(&name) || programs.iter().any(|program| name.starts_with(program))
+}
+
+/// Whether that is `CONFIG`, of whatever layout: older ones are removed, too.
+fn is_config(info: &MapInfo) -> bool {
+    let array = matches!(info.map_type(), Ok(MapType::Array));
+    array && info.name_as_str() == Some(maps::CONFIG) && info.max_entries() == 1
 }
 
 /// What [`detach`] did.
@@ -170,6 +219,7 @@ pub fn detach(path: &Path) -> Result<Detached, PinError> {
         let _ = fs::remove_dir(path);
         return Ok(Detached::Nothing);
     }
+    pins.check()?;
     let links = pins.clear()?;
     match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
@@ -238,6 +288,28 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(detach(directory.path()).unwrap(), Detached::Nothing);
         assert_eq!(detach(&directory.path().join("lb")).unwrap(), Detached::Nothing);
+    }
+
+    #[test]
+    fn a_directory_with_others_pins_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = PinDir::lock(directory.path()).unwrap();
+        pins.check().unwrap();
+        for leftover in [maps::FLOWS, maps::PROGRAM] {
+            File::create(pins.pin(leftover)).unwrap();
+        }
+        pins.check().unwrap();
+        for strange in ["link_2", "other"] {
+            File::create(pins.pin(strange)).unwrap();
+            let error = pins.check().unwrap_err();
+            assert!(error.to_string().contains(&format!("`{strange}`")), "{error}");
+            fs::remove_file(pins.pin(strange)).unwrap();
+        }
+        File::create(pins.pin(maps::CONFIG)).unwrap();
+        let error = pins.check().unwrap_err();
+        assert!(error.to_string().contains("`CONFIG`"), "{error}");
+        let root = PinDir::lock(Path::new("/proc")).unwrap().check().unwrap_err();
+        assert!(root.to_string().contains("root"), "{root}");
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl State {
         model: Model,
         log_level: u8,
     ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
-        let interfaces = look_up(&model.node).await?;
+        let interfaces = look_up(&model.node, &[]).await?;
         let pins = PinDir::open(&model.node.pin_dir)?;
         let (watcher, mut network) = Watcher::start().await?;
         let data_plane = DataPlane::load(pins, &options(&model.node, log_level))?;
@@ -159,7 +159,7 @@ impl State {
         network: &mut watch::Receiver<Arc<Network>>,
     ) -> Result<(), Error> {
         self.check_fixed(&model.node)?;
-        let interfaces = look_up(&model.node).await?;
+        let interfaces = look_up(&model.node, &self.model.node.interfaces).await?;
         let new: Vec<_> = interfaces
             .iter()
             .filter(|interface| !self.data_plane.serves(interface, model.node.xdp_mode))
@@ -170,6 +170,7 @@ impl State {
         self.resolve_backends(&model, network).await;
         match self.publish(&model).await {
             Ok(()) => {
+                self.missing.retain(|name| model.node.interfaces.contains(name));
                 self.model = model;
                 self.watch_backends();
                 self.detach_others();
@@ -222,33 +223,41 @@ impl State {
         }
     }
 
-    /// Attaches again where an interface went away and came back.
+    /// Attaches again where an interface went away and came back. One that
+    /// makes trouble keeps no other from it.
     pub(super) async fn look_after_interfaces(&mut self) -> Result<(), Error> {
-        let mut changed = false;
+        let (mut changed, mut troubles) = (false, Vec::new());
         for name in self.model.node.interfaces.clone() {
-            let mode = self.model.node.xdp_mode;
-            let interface = match link::by_name(&name).await {
-                Ok(interface) => interface,
-                Err(link::Error::NoSuchName(_)) => {
-                    if self.missing.insert(name.clone()) {
-                        tracing::warn!(interface = name, "the interface is gone, waiting for it");
-                    }
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let known = self.attached.get(&name) == Some(&interface.index);
-            if known && self.data_plane.serves(&interface, mode) {
-                continue;
+            match self.look_after(&name).await {
+                Ok(attached) => changed |= attached,
+                Err(error) => troubles.push(chain(&error)),
             }
-            self.attach_again(interface).await?;
-            changed = true;
         }
         if changed {
             self.detach_others();
             self.follow(self.network.clone()).await?;
         }
-        Ok(())
+        if troubles.is_empty() { Ok(()) } else { Err(Error::Interfaces(troubles.join("; "))) }
+    }
+
+    /// Says whether the interface had to be attached to.
+    async fn look_after(&mut self, name: &str) -> Result<bool, Error> {
+        let interface = match link::by_name(name).await {
+            Ok(interface) => interface,
+            Err(link::Error::NoSuchName(_)) => {
+                if self.missing.insert(name.to_owned()) {
+                    tracing::warn!(interface = name, "the interface is gone, waiting for it");
+                }
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let known = self.attached.get(name) == Some(&interface.index);
+        if known && self.data_plane.serves(&interface, self.model.node.xdp_mode) {
+            return Ok(false);
+        }
+        self.attach_again(interface).await?;
+        Ok(true)
     }
 
     async fn attach_again(&mut self, interface: Interface) -> Result<(), Error> {
@@ -387,10 +396,14 @@ fn backend_addresses(model: &Model) -> BTreeSet<IpAddr> {
     model.services.iter().flat_map(|s| &s.backends).map(|backend| backend.address).collect()
 }
 
-async fn look_up(node: &Node) -> Result<Vec<Interface>, Error> {
+/// The interfaces to attach to; those of `awaited` may be away.
+async fn look_up(node: &Node, awaited: &[String]) -> Result<Vec<Interface>, Error> {
     let mut interfaces = Vec::new();
     for name in &node.interfaces {
-        interfaces.push(link::by_name(name).await?);
+        match link::by_name(name).await {
+            Err(link::Error::NoSuchName(_)) if awaited.contains(name) => {}
+            found => interfaces.push(found?),
+        }
     }
     Ok(interfaces)
 }
