@@ -257,4 +257,6 @@ impl Tables {
 #[cfg(test)]
 mod failure;
 #[cfg(test)]
+mod retire;
+#[cfg(test)]
 mod tests;

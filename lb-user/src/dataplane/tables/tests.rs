@@ -26,11 +26,16 @@ use crate::{
 
 const IFINDEX: u32 = 3;
 
-fn host() -> Host {
+pub(super) fn host() -> Host {
     Host { attached: BTreeSet::from([IFINDEX]), ephemeral: 32768..=60999 }
 }
 
-fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mode) -> model::Service {
+pub(super) fn service(
+    vip: &str,
+    ports: (u16, u16),
+    protocol: Protocol,
+    mode: Mode,
+) -> model::Service {
     model::Service {
         name: format!("{vip}:{}", ports.0),
         vip: vip.parse().unwrap(),
@@ -42,11 +47,11 @@ fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mode) -> mode
     }
 }
 
-fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> model::Backend {
+pub(super) fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> model::Backend {
     model::Backend { name: address.to_string(), address, port, weight }
 }
 
-fn model(services: Vec<model::Service>) -> Model {
+pub(super) fn model(services: Vec<model::Service>) -> Model {
     Model {
         node: Node {
             name: "test".into(),
@@ -66,7 +71,7 @@ fn hop(last: u8) -> NextHop {
 }
 
 /// Carries out a plan and calls `check` after every step.
-fn carry_out(
+pub(super) fn carry_out(
     tables: &mut Tables,
     model: &Model,
     network: &Network,
