@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use lb_tests::harness::{Lab, Output, Result, finish};
+use lb_tests::harness::{Lab, Output, Result, finish, run, tool};
 
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,6 +62,24 @@ fn an_interface_that_does_not_exist_is_named() -> Result<()> {
     assert!(!output.status.success());
     assert!(output.stderr.contains("nowhere"), "{}", output.stderr);
     assert!(lab.pins().names().is_empty());
+    Ok(())
+}
+
+#[test]
+fn detach_leaves_others_pins_alone() -> Result<()> {
+    let lab = Lab::new(0)?;
+    let dir = lab.config([]).pin_dir;
+    fs::create_dir_all(&dir).unwrap();
+    let pin = dir.join("CONFIG").display().to_string();
+    let map = ["map", "create", &pin, "type", "hash", "key", "4", "value", "4", "entries", "1"];
+    run(tool("bpftool").args(map).args(["name", "CONFIG"]), PATIENCE)?;
+    let dir = dir.display().to_string();
+    for dir in [dir.as_str(), "/sys/fs/bpf"] {
+        let output = lb(&lab, &["detach", "--pin-dir", dir])?;
+        assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
+        assert!(output.stderr.contains("expected a directory of"), "{}", output.stderr);
+    }
+    assert_eq!(lab.pins().names(), ["CONFIG"]);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Real clients and servers in namespaces.
 
+mod attach;
 mod change;
 mod firewall;
 mod forward;

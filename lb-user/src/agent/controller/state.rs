@@ -17,7 +17,7 @@ use tokio::{
 use super::{Error, chain};
 use crate::{
     core::{
-        model::{Model, Node},
+        model::{Mode, Model, Node},
         nexthop::Network,
         plan::{self, CapacityError, Host, Operation, Plan},
     },
@@ -28,6 +28,7 @@ use crate::{
         rings::{LogTask, Questions},
     },
     sys::{
+        forwarding,
         link::{self, Interface},
         route::Watcher,
     },
@@ -137,6 +138,7 @@ impl State {
             let adopted = attachment.is_adopted();
             tracing::info!(interface, ifindex, ?mode, adopted, "attached");
         }
+        warn_of_forwarding(&self.model);
         let services = self.model.services.len();
         let backends: usize = self.model.services.iter().map(|s| s.backends.len()).sum();
         let config = self.data_plane.tables.config.read(0);
@@ -388,6 +390,22 @@ impl State {
         self.network = network.borrow_and_update().clone();
         for address in wanted.iter().filter(|a| !self.network.next_hops.contains_key(a)) {
             tracing::warn!(%address, "the next hop towards this backend is not resolved yet");
+        }
+    }
+}
+
+/// Replies of mode `nat` take the kernel's way where the data plane does not
+/// know the next hop.
+fn warn_of_forwarding(model: &Model) {
+    let nat = model.services.iter().filter(|service| service.mode == Mode::Nat);
+    let settings: BTreeSet<_> = nat.map(|service| forwarding::sysctl(service.vip)).collect();
+    for setting in settings {
+        // A family that the kernel does not know has no setting.
+        if matches!(forwarding::is_on(setting), Ok(false)) {
+            tracing::warn!(
+                "`{setting}` is 0, expected 1: replies of services of mode `nat` need it, run \
+                 `sysctl -w {setting}=1`"
+            );
         }
     }
 }
