@@ -28,7 +28,7 @@ map_type! {
     }
 }
 
-/// State of a flow, see `architecture.md`'s glossary in `ARCHITECTURE.md`.
+/// State of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {

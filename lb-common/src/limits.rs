@@ -11,8 +11,9 @@ pub const BACKENDS: u32 = 16_384;
 pub const ADDRESSES: u32 = 4096;
 /// Buckets of the endpoint table per generation (two of 64 B: 4 MiB).
 pub const ENDPOINT_BUCKETS: u32 = 32_768;
-/// Lines of `TABLES` (64 B, 32 slots each: 32 MiB), room for 256 tables of
-/// 65537 slots or 4095 of 4093 (line 0 is nobody's).
+/// Lines of `TABLES` (64 B, 32 slots each: 32 MiB), room for 4095 tables of
+/// 4093 slots, 1023 of 16381 or 255 of 65537 (line 0 is nobody's). A changed
+/// table needs room beside the one it replaces.
 pub const TABLE_LINES: u32 = 1 << 19;
 /// Interfaces at most.
 pub const PORTS: u32 = 64;

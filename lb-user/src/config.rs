@@ -11,13 +11,20 @@ pub mod surprise;
 mod tests;
 pub mod value;
 
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::Path,
+};
 
 use crate::core::model::Model;
 pub use mistake::{Errors, Mistake};
 
 /// Where Linux tells the host name, the default of `node.name`.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+/// Larger files are refused; ten times what fills all maps.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// Reads and checks the file at `path`. `interfaces`, unless empty, replaces
 /// `node.interfaces` (the command line's `--interface`).
@@ -26,15 +33,36 @@ const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 /// The file cannot be read, or the mistakes in it, all of them.
 pub fn load(path: &Path, interfaces: &[String]) -> Result<Model, Errors> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Errors::Unreadable { file: file.clone(), source })?;
-    let host_name = std::fs::read_to_string(HOST_NAME).unwrap_or_default();
+    let text =
+        read_text(path).map_err(|source| Errors::Unreadable { file: file.clone(), source })?;
+    let host_name = fs::read_to_string(HOST_NAME).unwrap_or_default();
     let host_name = host_name.trim();
     let surroundings = Surroundings {
         host_name: if host_name.is_empty() { "localhost" } else { host_name },
         interfaces,
     };
     parse(&text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
+}
+
+/// Reads a regular file of a sane size: the agent reads its file while it has
+/// other things to do, and a pipe could keep it for ever.
+fn read_text(path: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if metadata.len() > MOST_BYTES {
+        return Err(io::Error::other(format!("larger than {MOST_BYTES} bytes")));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        io::Error::other(format!("line {line} is not UTF-8"))
+    })
 }
 
 /// What a configuration takes from elsewhere than its text.

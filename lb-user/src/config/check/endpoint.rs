@@ -84,12 +84,19 @@ pub(super) fn unicast(address: IpAddr) -> Result<(), Wrong> {
         "a multicast address"
     } else if address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
         "the broadcast address"
+    } else if is_reserved(address) {
+        "a reserved address"
     } else if is_link_local(address) {
         "a link-local address"
     } else {
         return Ok(());
     };
     Err(Wrong::new("must be a unicast address that is routed").hint(format!("this is {kind}")))
+}
+
+/// Networks 0.0.0.0/8 and 240.0.0.0/4 (RFC 6890, section 2.2.2).
+fn is_reserved(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240)
 }
 
 fn is_link_local(address: IpAddr) -> bool {

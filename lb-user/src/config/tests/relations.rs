@@ -61,6 +61,8 @@ fn vip_is_an_address_clients_can_route_to() {
         ("224.0.0.1", "a multicast address"),
         ("ff02::1", "a multicast address"),
         ("255.255.255.255", "the broadcast address"),
+        ("0.1.2.3", "a reserved address"),
+        ("240.0.0.1", "a reserved address"),
         ("169.254.1.1", "a link-local address"),
         ("fe80::1", "a link-local address"),
     ];
