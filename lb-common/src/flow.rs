@@ -206,7 +206,7 @@ const fn score(value: FlowValue, now: u16) -> u32 {
     // 0 for established (1), 1 for embryonic (0) and closing (2).
     let displaceable = ((value.state() as u32 ^ FlowState::Established as u32) + 3) >> 2;
     let spent = MAX_TIMEOUT.wrapping_sub(left) as u32;
-    expired * EXPIRED | displaceable * DISPLACEABLE | spent
+    (expired * EXPIRED) | (displaceable * DISPLACEABLE) | spent
 }
 
 /// Finds a newcomer's place in a bucket: the slot that already has its key,
@@ -330,12 +330,12 @@ mod tests {
     fn at_rated_load_almost_no_live_flow_goes_unrecorded() {
         let rated = 1usize << 16;
         let mut table = Table { buckets: vec![Bucket::ZERO; rated] };
-        let mut live = vec![None; rated];
+        let mut live: Vec<Option<(usize, usize)>> = vec![None; rated];
         let (mut unrecorded, mut arrivals) = (0u32, 0u32);
         for i in 0..8 * rated {
             // The oldest flow ends, another begins.
             if let Some((bucket, slot)) = live[i % rated].take() {
-                table.buckets[bucket as usize].keys[slot] = 0;
+                table.buckets[bucket].keys[slot] = 0;
             }
             let key = flow_key_v4((i as u32).wrapping_mul(0x9e37_79b9), (i >> 4) as u16, 7);
             live[i % rated] = table.insert(key, FlowState::Established);
