@@ -40,6 +40,9 @@ pub enum AttachError {
         /// Its id, or what is known of it.
         program: String,
     },
+    /// The program reads Ethernet headers.
+    #[error("interface `{0}` carries no Ethernet frames, expected one that does")]
+    NotEthernet(String),
     /// The driver has no native XDP.
     #[error(
         "the driver of interface `{0}` has no native XDP, expected `node.xdp_mode` = \"auto\" or \
@@ -184,6 +187,9 @@ impl DataPlane {
 
     async fn attach_one(&mut self, ifindex: u32, mode: XdpMode) -> Result<Attachment, AttachError> {
         let mut found = link::by_index(ifindex).await?;
+        if found.mac.is_none() {
+            return Err(AttachError::NotEthernet(found.name));
+        }
         self.ports.insert(ifindex, ifindex, None, 0).map_err(|error| AttachError::Refused {
             interface: found.name.clone(),
             source: io::Error::other(error),
@@ -192,9 +198,8 @@ impl DataPlane {
         if let Some(now) = before.filter(|&now| !allows(mode, now)) {
             tracing::info!(
                 interface = found.name,
-                ?now,
-                wanted = ?mode,
-                "attached in another mode than wanted, attaching anew"
+                %now,
+                "attached in another mode than `node.xdp_mode`, attaching anew"
             );
             self.pins.remove(&self.pins.link(ifindex))?;
             found = bare(ifindex).await?;

@@ -1,6 +1,6 @@
 //! Interfaces, and the host's settings that the data plane needs.
 
-use std::{fs, io, ops::RangeInclusive};
+use std::{fmt, fs, io, ops::RangeInclusive};
 
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
 
@@ -64,6 +64,17 @@ pub enum Mode {
     Offloaded,
     /// In more than one of these ways.
     Several,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offloaded => "offloaded",
+            Self::Several => "several",
+        })
+    }
 }
 
 /// An attached XDP program.

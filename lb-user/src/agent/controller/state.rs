@@ -13,6 +13,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tracing::field::display;
 
 use super::{Error, chain};
 use crate::{
@@ -135,8 +136,8 @@ impl State {
     fn announce(&self, attachments: &[Attachment], what: &str) {
         for attachment in attachments {
             let Attachment { interface, ifindex, mode, .. } = attachment;
-            let adopted = attachment.is_adopted();
-            tracing::info!(interface, ifindex, ?mode, adopted, "attached");
+            let (mode, adopted) = (mode.map(display), attachment.is_adopted());
+            tracing::info!(interface, ifindex, mode, adopted, "attached");
         }
         warn_of_forwarding(&self.model);
         let services = self.model.services.len();
@@ -267,7 +268,7 @@ impl State {
         let attachments = self.data_plane.attach(std::slice::from_ref(&interface), mode).await?;
         self.missing.remove(&interface.name);
         for Attachment { interface, ifindex, mode, .. } in attachments {
-            tracing::info!(interface, ifindex, ?mode, "attached again");
+            tracing::info!(interface, ifindex, mode = mode.map(display), "attached again");
             self.attached.insert(interface, ifindex);
         }
         Ok(())
