@@ -66,6 +66,20 @@ fn an_interface_that_does_not_exist_is_named() -> Result<()> {
 }
 
 #[test]
+fn an_interface_without_ethernet_is_refused() -> Result<()> {
+    let lab = Lab::new(0)?;
+    let mut config = lab.config([]);
+    config.interfaces = vec!["l0".into(), "t0".into()];
+    lab.balancer.ip("tuntap add t0 mode tun")?;
+    let file = lab.write(&config)?;
+    let output = lb(&lab, &["agent", "--config", &file.display().to_string()])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stderr.contains("`t0` carries no Ethernet"), "{}", output.stderr);
+    assert!(lab.pins().names().is_empty());
+    Ok(())
+}
+
+#[test]
 fn detach_leaves_others_pins_alone() -> Result<()> {
     let lab = Lab::new(0)?;
     let dir = lab.config([]).pin_dir;
