@@ -10,6 +10,7 @@ use crate::{
     family::Family,
     firewall,
     forward::nat,
+    icmp,
     packet::Frame,
     parse::{self, FIRST_FRAGMENT, Packet},
     service,
@@ -45,6 +46,9 @@ fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
         Ok(packet) => packet,
         Err(reason) => return Verdict::drop(reason),
     };
+    if icmp::is_vital(&packet) {
+        return PASS;
+    }
     if firewall::denied(env, &packet) {
         return Verdict::drop(Counter::SourceDenied);
     }

@@ -60,6 +60,14 @@ fn kind<F: Family>(message: u8, code: u8) -> Kind {
     }
 }
 
+/// Whether the stack needs this message wherever it is from and for.
+#[inline(always)]
+pub(crate) fn is_vital<F: Family>(packet: &Packet<F>) -> bool {
+    packet.proto == F::ICMP
+        && parse::icmp(packet)
+        && kind::<F>(load(packet.l4), load(packet.l4 + 1)) == Kind::Vital
+}
+
 /// Decides about an ICMP message: a global function for each family, which
 /// the verifier judges once, and which parses the frame anew.
 #[inline(always)]

@@ -262,7 +262,10 @@ pub(super) fn neighbour_discovery() -> Vec<Vec<u8>> {
                 let body =
                     Body::Icmp(Icmp { kind, code: 0, rest: [0; 4], payload: vec![0x11; 24] });
                 let packet = Packet::new(source.into(), destination.into(), body);
-                frames.push(from_client(packet.with(|packet| packet.hops = 255)).bytes());
+                let frame = from_client(packet.with(|packet| packet.hops = 255));
+                // To the station, and to its group (RFC 2464, section 7).
+                frames.push(frame.bytes());
+                frames.push(frame.with(|frame| frame.to = [0x33, 0x33, 0xff, 0, 0, 1]).bytes());
             }
         }
     }
