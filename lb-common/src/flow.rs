@@ -4,14 +4,17 @@
 //! # Protocol
 //! A slot is a key and a value, two aligned words that are only ever read and
 //! written whole. Nothing is locked:
-//! - to **claim** a slot, compare-and-swap its key from the value seen to the
-//!   new key; who loses leaves the flow unrecorded (its next packet tries again);
-//! - then store the value, which carries a **tag** of the key's hash;
+//! - to **claim** a slot, store the new key, then the value, which carries a
+//!   **tag** of the key's hash;
 //! - a **reader** that finds its key with another key's tag has met a slot
-//!   between the two steps, or one whose former owner wrote late: a miss.
+//!   between the two stores, or one that two newcomers claimed at once, or
+//!   whose former owner wrote late: a miss. Its next packet claims again.
 //!
-//! So CPUs that race cost a recomputation, never a wrong backend. A slot whose
-//! time is up is free; nothing sweeps on the packet path.
+//! So CPUs that race cost a recomputation, never a wrong backend. Comparing and
+//! swapping the key would rule out only one of these cases, and costs a new flow
+//! a third more: a locked instruction waits for all stores before it, and lets
+//! no load behind it begin. A slot whose time is up is free; nothing sweeps on
+//! the packet path.
 
 use crate::pod::map_type;
 
@@ -157,8 +160,6 @@ pub const fn second(jiffies: u64, scale: u64) -> u16 {
 pub struct Candidate {
     /// Number of the slot.
     pub slot: usize,
-    /// Key found in it.
-    pub key: u64,
     /// How good it is: the greater the better, 0 not at all.
     pub score: u32,
     /// How many slots of the bucket nobody lives in.
@@ -215,7 +216,7 @@ const fn score(value: FlowValue, now: u16) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn candidate(keys: [u64; SLOTS], values: [u64; SLOTS], key: u64, now: u16) -> Candidate {
-    let mut best = Candidate { slot: 0, key: 0, score: 0, free: 0 };
+    let mut best = Candidate { slot: 0, score: 0, free: 0 };
     let mut slot = 0;
     while slot < SLOTS {
         let score = if keys[slot] == 0 {
@@ -227,7 +228,7 @@ pub fn candidate(keys: [u64; SLOTS], values: [u64; SLOTS], key: u64, now: u16) -
         };
         best.free += (score >> 17 | score >> 18) & 1;
         if score > best.score {
-            best = Candidate { slot, key: keys[slot], score, free: best.free };
+            best = Candidate { slot, score, free: best.free };
         }
         slot += 1;
     }

@@ -97,8 +97,7 @@ fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
 }
 
 /// Enters a new flow as embryonic. `false`: both buckets are full of
-/// established flows, or another CPU took the slot; the flow stays unrecorded
-/// and its next packet tries again.
+/// established flows; the flow stays unrecorded and its next packet tries again.
 #[inline(always)]
 pub(crate) fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
     let buckets = u64::from(at.place.primary) | u64::from(at.place.alternate) << 32;
@@ -130,13 +129,12 @@ fn enter(key: u64, primary: u32, alternate: u32, value: FlowValue, now: u16) -> 
     if best.score == 0 || best.slot >= SLOTS {
         return false;
     }
-    // SAFETY: map elements; the slot is in range.
+    // SAFETY: map elements; the slot is in range; words are written whole.
     unsafe {
-        let slot_key = ptr::addr_of_mut!((*bucket).keys).cast::<u64>().add(best.slot);
-        if !best.is_own() && !claim(slot_key, best.key, key) {
-            return false;
-        }
-        write_volatile(ptr::addr_of_mut!((*bucket).values).cast::<u64>().add(best.slot), value.0);
+        let keys = ptr::addr_of_mut!((*bucket).keys).cast::<u64>();
+        let values = ptr::addr_of_mut!((*bucket).values).cast::<u64>();
+        write_volatile(keys.add(best.slot), key);
+        write_volatile(values.add(best.slot), value.0);
     }
     true
 }
@@ -152,14 +150,4 @@ fn look(bucket: *mut Bucket, key: u64, now: u16) -> Candidate {
         )
     };
     candidate(keys, values, key, now)
-}
-
-/// Swaps a slot's key if it is still `seen`.
-#[inline(always)]
-unsafe fn claim(key: *mut u64, seen: u64, new: u64) -> bool {
-    use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
-    // `core::sync::atomic` has no compare-and-swap on this target, though the
-    // machine does (BPF_CMPXCHG, Linux 5.12).
-    // SAFETY: the caller's pointer is to an aligned word of a map element.
-    unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(key, seen, new).1 }
 }

@@ -27,10 +27,13 @@ pub(crate) trait Family: Copy {
     fn set_destination(l3: usize, addr: &AddrBytes);
     /// Applies what an address change adds to the header's checksum, if it has one.
     fn update_header_checksum(l3: usize, delta: u16);
+    /// Takes one from the time to live, and applies what else changes in the
+    /// header to its checksum, if it has one.
+    fn age(l3: usize, delta: u16);
     /// Whether no router may cut the packet to pieces.
     fn never_fragmented(l3: usize) -> bool;
-    /// Takes one from the time to live; `false`: it was spent already.
-    fn spend_hop(l3: usize) -> bool;
+    /// Whether the time to live allows for another hop.
+    fn may_go_on(l3: usize) -> bool;
 
     /// The address as two words: an IPv4 address is the first, then 0.
     fn words(addr: Self::Addr) -> [u64; 2];
@@ -107,18 +110,17 @@ impl Family for V4 {
         load::<u16>(l3 + 6) & 0x4000u16.to_be() != 0
     }
     #[inline(always)]
-    fn spend_hop(l3: usize) -> bool {
-        // Time to live and protocol share a 16-bit word: taking one from the
-        // first byte changes the word by 1 (little endian), and the checksum
-        // by as much the other way.
-        let ttl: u8 = load(l3 + 8);
-        if ttl <= 1 {
-            return false;
-        }
-        store(l3 + 8, ttl - 1);
-        let sum = u32::from(load::<u16>(l3 + 10)) + 1;
-        store(l3 + 10, if sum >= 0xffff { sum - 0xffff } else { sum } as u16);
-        true
+    fn may_go_on(l3: usize) -> bool {
+        load::<u8>(l3 + 8) > 1
+    }
+    #[inline(always)]
+    fn age(l3: usize, delta: u16) {
+        // Time to live and protocol are a 16-bit word, whose first byte in the
+        // frame is the low one here: it becomes less by 1, and `~m + (m - 1)`
+        // is always this.
+        const AGED: u32 = 0xfffe;
+        store(l3 + 8, load::<u8>(l3 + 8) - 1);
+        store(l3 + 10, csum::update(load(l3 + 10), AGED + u32::from(delta)));
     }
     #[inline(always)]
     fn words(addr: u32) -> [u64; 2] {
@@ -201,13 +203,12 @@ impl Family for V6 {
         true
     }
     #[inline(always)]
-    fn spend_hop(l3: usize) -> bool {
-        let limit: u8 = load(l3 + 7);
-        if limit <= 1 {
-            return false;
-        }
-        store(l3 + 7, limit - 1);
-        true
+    fn may_go_on(l3: usize) -> bool {
+        load::<u8>(l3 + 7) > 1
+    }
+    #[inline(always)]
+    fn age(l3: usize, _delta: u16) {
+        store(l3 + 7, load::<u8>(l3 + 7) - 1);
     }
     #[inline(always)]
     fn words(addr: [u64; 2]) -> [u64; 2] {

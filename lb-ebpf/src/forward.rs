@@ -25,11 +25,13 @@ pub(crate) fn to_backend<F: Family>(
     }
     // A router's duty (RFC 1812, section 5.3.1; RFC 8200, section 3), and
     // what ends a loop of balancers.
-    if !F::spend_hop(packet.l3) {
+    if !F::may_go_on(packet.l3) {
         return Verdict::drop(Counter::TtlExceeded);
     }
     if nat {
         nat::to_backend(packet, backend);
+    } else {
+        F::age(packet.l3, 0);
     }
     count::forwarded(chosen.id, packet.frame.length());
     if backend.flags & flags::RESOLVED != 0 {

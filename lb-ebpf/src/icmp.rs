@@ -205,12 +205,12 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     }
     let chosen = backend_of(env, &quote)?;
     let backend = chosen.backend;
-    if !F::spend_hop(packet.l3) {
+    if !F::may_go_on(packet.l3) {
         return Some(Verdict::drop(Counter::TtlExceeded));
     }
     if backend.flags & flags::NAT != 0 {
         F::set_destination(packet.l3, &backend.addr);
-        F::update_header_checksum(packet.l3, backend.ip_delta);
+        F::age(packet.l3, backend.ip_delta);
         F::set_source(quote.l3, &backend.addr);
         if backend.port != 0 {
             store(quote.l4, backend.port);
@@ -218,6 +218,8 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
         let port = csum::delta16(quote.source_port(), load(quote.l4));
         let deltas = Deltas { addr: backend.ip_delta, l4: backend.l4_delta, port, outer: true };
         translate_quote(packet, &quote, &deltas);
+    } else {
+        F::age(packet.l3, 0);
     }
     count::forwarded(chosen.id, packet.frame.length());
     Some(if backend.flags & flags::RESOLVED != 0 {
@@ -292,15 +294,15 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
         Way::None => return Verdict::drop(Counter::NoNextHop),
         _ => {}
     }
-    if !F::spend_hop(packet.l3) {
+    if !F::may_go_on(packet.l3) {
         return Verdict::drop(Counter::TtlExceeded);
     }
     // A router on the way speaks for itself, the backend for the VIP.
     let from_backend = packet.source == quote.destination;
     if from_backend {
         F::set_source(packet.l3, &service.vip);
-        F::update_header_checksum(packet.l3, !backend.ip_delta);
     }
+    F::age(packet.l3, if from_backend { !backend.ip_delta } else { 0 });
     F::set_destination(quote.l3, &service.vip);
     if service.flags & service_flags::RANGE == 0 {
         store(quote.l4 + 2, service.port);

@@ -8,8 +8,6 @@
 //! with return mitigations every call costs as much as a memory access.
 #![no_std]
 #![no_main]
-#![expect(internal_features, reason = "compare-and-swap is an intrinsic on this target")]
-#![feature(core_intrinsics)]
 
 mod affinity;
 mod control;
@@ -89,8 +87,6 @@ fn balance(ctx: &XdpContext) -> Verdict {
     };
     let frame = Frame::new(ctx);
     match parse::link(frame) {
-        // Sent to a group of stations: no service's (RFC 1122, section 3.3.6).
-        Some(_) if parse::to_group(frame) => control::decide(env.ctx),
         Some((parse::IPV4, l3)) => ip(&env, parse::ipv4(frame, l3)),
         Some((parse::IPV6, l3)) => ip(&env, parse::ipv6(env.ctx, frame, l3)),
         Some(_) => PASS,
@@ -102,8 +98,11 @@ fn balance(ctx: &XdpContext) -> Verdict {
 /// the protocol is a constant.
 #[inline(always)]
 fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
+    // What was sent to a group of stations is no service's (RFC 1122, section
+    // 3.3.6).
     if let Ok(packet) = parsed
         && packet.obstacle == parse::WHOLE
+        && !parse::to_group(packet.frame)
     {
         if packet.proto == parse::TCP {
             if let Ok(packet) = parse::tcp(packet) {

@@ -57,6 +57,9 @@ pub(crate) fn entry(env: &Env, id: u16) -> Option<&'static Service> {
 #[inline(always)]
 pub(crate) fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
     let (addr, port) = (packet.destination, packet.destination_port());
+    if !Env::may_contain::<F>(&env.generation.addresses, addr) {
+        return None;
+    }
     let salt = env.generation.endpoint_salt;
     let id = endpoint(env, F::endpoint_key(EndpointKind::Service, addr, port, packet.proto, salt))?
         as u16;

@@ -34,22 +34,22 @@ pub(crate) const TCP_CHECKSUM: usize = 16;
 /// See [`TCP_CHECKSUM`].
 pub(crate) const UDP_CHECKSUM: usize = 6;
 
-/// Rewrites the destination of a client's packet.
+/// Rewrites the destination of a client's packet, one hop older.
 #[inline(always)]
 pub(crate) fn to_backend<F: Family>(packet: &Packet<F>, backend: &Backend) {
     F::set_destination(packet.l3, &backend.addr);
-    F::update_header_checksum(packet.l3, backend.ip_delta);
+    F::age(packet.l3, backend.ip_delta);
     if backend.port != 0 {
         store(packet.l4 + 2, backend.port);
     }
     update_checksum(packet, backend.l4_delta);
 }
 
-/// Rewrites the source of a backend's packet.
+/// Rewrites the source of a backend's packet, one hop older.
 #[inline(always)]
 fn to_client<F: Family>(packet: &Packet<F>, backend: &Backend, service: &Service) {
     F::set_source(packet.l3, &service.vip);
-    F::update_header_checksum(packet.l3, !backend.ip_delta);
+    F::age(packet.l3, !backend.ip_delta);
     if service.flags & service_flags::RANGE == 0 {
         store(packet.l4, service.port);
     }
@@ -131,7 +131,7 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
         Way::TooBig if F::never_fragmented(packet.l3) => return Some(PASS),
         _ => {}
     }
-    if !F::spend_hop(packet.l3) {
+    if !F::may_go_on(packet.l3) {
         return Some(Verdict::drop(Counter::TtlExceeded));
     }
     to_client(packet, owner.backend, service);
