@@ -17,7 +17,9 @@ pub(crate) fn test() -> anyhow::Result<()> {
     shell::run(unit.args(lint::HOST_CRATES).args(["--exclude", "lb-tests"]))?;
 
     // Labs share two CPUs with what they measure: one at a time.
+    let targets = ["--lib", "--test", "suite"];
     let mut suite = cargo(&["test", "--package", "lb-tests"]);
+    suite.args(targets);
     let variables = [("LB_BIN", binary.as_os_str())];
     suite.envs(variables);
     if let Some(runner) = runner(&variables)? {
