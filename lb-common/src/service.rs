@@ -106,8 +106,6 @@ pub mod flags {
     pub const IN_USE: u8 = 1;
     /// More than one port: affinity keys are hashes that include the port.
     pub const RANGE: u8 = 1 << 1;
-    /// Mode `nat`; else `dsr`.
-    pub const NAT: u8 = 1 << 2;
 }
 
 map_type! {

@@ -5,8 +5,8 @@ pub(crate) mod nat;
 use lb_common::{backend::flags, stats::Counter};
 
 use crate::{
-    count, env::Env, family::Family, nexthop, parse::Packet, select::Chosen, service::Found,
-    verdict::Verdict,
+    count, env::Env, family::Family, nexthop, packet::Frame, parse::Packet, select::Chosen,
+    service::Found, verdict::Verdict,
 };
 
 /// Forwards to the chosen backend. Mode `dsr` rewrites only the Ethernet
@@ -33,10 +33,17 @@ pub(crate) fn to_backend<F: Family>(
     } else {
         F::age(packet.l3, 0);
     }
-    count::forwarded(chosen.id, packet.frame.length());
+    leave(env, packet.frame, chosen)
+}
+
+/// Counts a frame that is ready for its backend, and sends it there.
+#[inline(always)]
+pub(crate) fn leave(env: &Env, frame: Frame, chosen: &Chosen) -> Verdict {
+    let backend = chosen.backend;
+    count::forwarded(chosen.id, frame.length());
     if backend.flags & flags::RESOLVED != 0 {
-        nexthop::send(env, packet.frame, backend.macs_low, backend.macs_high, backend.ifindex)
-    } else if nat {
+        nexthop::send(env, frame, backend.macs_low, backend.macs_high, backend.ifindex)
+    } else if backend.flags & flags::NAT != 0 {
         // Now an ordinary packet to the backend: the kernel finds the way.
         Verdict::pass(Counter::HandedOver)
     } else {

@@ -19,7 +19,7 @@ use crate::{
     env::Env,
     family::Family,
     firewall,
-    forward::nat,
+    forward::{self, nat},
     nexthop::{self, Way},
     packet::{Frame, load, store},
     parse::{self, Packet, TCP, UDP},
@@ -221,14 +221,7 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     } else {
         F::age(packet.l3, 0);
     }
-    count::forwarded(chosen.id, packet.frame.length());
-    Some(if backend.flags & flags::RESOLVED != 0 {
-        nexthop::send(env, packet.frame, backend.macs_low, backend.macs_high, backend.ifindex)
-    } else if backend.flags & flags::NAT != 0 {
-        Verdict::pass(Counter::HandedOver)
-    } else {
-        Verdict::drop(Counter::NoNextHop)
-    })
+    Some(forward::leave(env, packet.frame, &chosen))
 }
 
 /// The backend of the flow whose reply is quoted. Leaves the flow as it is.

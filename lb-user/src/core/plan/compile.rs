@@ -23,7 +23,7 @@ use super::{
     tables::Places,
 };
 use crate::core::{
-    model::{self, Firewall, Mode, Model, Protocol},
+    model::{self, Firewall, Model, Protocol},
     nexthop::Network,
 };
 
@@ -98,7 +98,6 @@ fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMa
 fn service_entry(service: &model::Service, places: Places) -> Service {
     let single = service.single_port();
     let range = if single.is_none() { flags::RANGE } else { 0 };
-    let nat = if service.mode == Mode::Nat { flags::NAT } else { 0 };
     Service {
         vip: addr::to_bytes(service.vip),
         table: places.current.first,
@@ -109,7 +108,7 @@ fn service_entry(service: &model::Service, places: Places) -> Service {
         port_last: service.ports.end().to_be(),
         port_first: service.ports.start().to_be(),
         proto: service.protocol.number(),
-        flags: flags::IN_USE | range | nat,
+        flags: flags::IN_USE | range,
         embryonic_timeout: service.timeouts.embryonic,
         established_timeout: service.timeouts.established,
         closing_timeout: service.timeouts.closing,
