@@ -5,7 +5,7 @@ use core::ptr::{self, read_volatile, write_volatile};
 
 use lb_common::{
     config::Config,
-    flow::{Bucket, Candidate, FlowState, FlowValue, SLOTS, Timeouts, candidate},
+    flow::{Bucket, FlowState, FlowValue, Room, SLOTS, Timeouts},
     hash::{Place, place},
 };
 
@@ -20,7 +20,7 @@ pub(crate) struct Position {
     pub place: Place,
 }
 
-/// A live entry.
+/// A slot that has the key looked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     value: *mut u64,
@@ -39,20 +39,28 @@ impl Entry {
             unsafe { write_volatile(self.value, new.0) };
         }
     }
-
-    /// Gives the flow to another backend, as if it were new.
-    #[inline(always)]
-    pub(crate) fn replace(&self, backend: u16, now: u16, timeouts: Timeouts) {
-        let new = newborn(backend, now, timeouts, self.flow.tag());
-        // SAFETY: as above.
-        unsafe { write_volatile(self.value, new.0) };
-    }
 }
 
-/// The value of a flow with one packet.
-#[inline(always)]
-fn newborn(backend: u16, now: u16, timeouts: Timeouts, tag: u32) -> FlowValue {
-    FlowValue::new(backend, now.wrapping_add(timeouts.embryonic), FlowState::Embryonic, tag)
+/// What the table knows of a flow.
+#[derive(Clone, Copy)]
+pub(crate) enum Known {
+    /// Its backend.
+    Live(Entry),
+    /// It had one: its time is up, or another CPU is at work on the slot.
+    Stale(Entry),
+    /// Nothing.
+    Nothing,
+}
+
+impl Known {
+    /// The slot that has the key.
+    #[inline(always)]
+    pub(crate) fn slot(self) -> Option<Entry> {
+        match self {
+            Self::Live(entry) | Self::Stale(entry) => Some(entry),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// Places a key.
@@ -61,17 +69,21 @@ pub(crate) fn position(config: &Config, key: u64) -> Position {
     Position { key, place: place(key, config.place_seed, config.flow_mask) }
 }
 
-/// The live entry of a key: in the primary bucket as a rule, else in the alternate.
+/// Looks a key up: in the primary bucket as a rule, else in the alternate.
 #[inline(always)]
-pub(crate) fn find(at: &Position, now: u16) -> Option<Entry> {
+pub(crate) fn find(at: &Position, now: u16) -> Known {
     let value = match key_in(at.place.primary, at.key) {
         Some(value) => value,
-        None => key_in(at.place.alternate, at.key)?,
+        None => match key_in(at.place.alternate, at.key) {
+            Some(value) => value,
+            None => return Known::Nothing,
+        },
     };
     // SAFETY: a map element, read whole.
     let flow = FlowValue(unsafe { read_volatile(value) });
+    let entry = Entry { value, flow };
     let live = flow.tag() == at.place.tag && flow.left(now) >= 0;
-    live.then_some(Entry { value, flow })
+    if live { Known::Live(entry) } else { Known::Stale(entry) }
 }
 
 /// The value beside `key` in a bucket.
@@ -96,13 +108,47 @@ fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
     }
 }
 
-/// Enters a new flow as embryonic. `false`: both buckets are full of
-/// established flows; the flow stays unrecorded and its next packet tries again.
+/// Enters a new flow as embryonic: in the slot that has its key, if any.
+/// `false`: both buckets are full of established flows; the flow stays
+/// unrecorded and its next packet tries again.
 #[inline(always)]
-pub(crate) fn record(at: &Position, backend: u16, now: u16, timeouts: Timeouts) -> bool {
-    let buckets = u64::from(at.place.primary) | u64::from(at.place.alternate) << 32;
-    let value = newborn(backend, now, timeouts, at.place.tag);
-    lb_record(at.key, buckets, value.0, u64::from(now)) != 0
+pub(crate) fn record(
+    at: &Position,
+    slot: Option<Entry>,
+    backend: u16,
+    now: u16,
+    timeouts: Timeouts,
+) -> bool {
+    let expires = now.wrapping_add(timeouts.embryonic);
+    let value = FlowValue::new(backend, at.place.tag, FlowState::Embryonic, expires);
+    if let Some(entry) = slot {
+        // SAFETY: a map element; aligned words are written whole.
+        unsafe { write_volatile(entry.value, value.0) };
+        return true;
+    }
+    displace(at, value, now) || {
+        let buckets = u64::from(at.place.primary) | u64::from(at.place.alternate) << 32;
+        lb_record(at.key, buckets, value.0, u64::from(now)) != 0
+    }
+}
+
+/// Enters a flow where all slots of its primary bucket are in use and one,
+/// chosen by its hash, need not stay so. In a flood all buckets are like that,
+/// and to look for a better place would be for nothing.
+#[inline(always)]
+fn displace(at: &Position, value: FlowValue, now: u16) -> bool {
+    let Some(bucket) = FLOWS.get_ptr_mut(at.place.primary) else { return false };
+    let slot = value.tag() & 3;
+    // SAFETY: a map element; the slot is one of its four; words are read whole.
+    let yields = unsafe {
+        let last = read_volatile(ptr::addr_of!((*bucket).keys[SLOTS - 1]));
+        let values = ptr::addr_of!((*bucket).values).cast::<u64>();
+        last != 0 && FlowValue(read_volatile(values.add(slot as usize))).yields(now)
+    };
+    if yields {
+        store(bucket, slot, at.key, value);
+    }
+    yields
 }
 
 /// A global function: the verifier judges it once.
@@ -114,40 +160,42 @@ extern "C" fn lb_record(key: u64, buckets: u64, value: u64, now: u64) -> u64 {
 
 #[inline(always)]
 fn enter(key: u64, primary: u32, alternate: u32, value: FlowValue, now: u16) -> bool {
-    let (Some(primary), Some(alternate)) =
-        (FLOWS.get_ptr_mut(primary), FLOWS.get_ptr_mut(alternate))
-    else {
-        return false;
-    };
-    let (mut bucket, mut best) = (primary, look(primary, key, now));
-    if best.free < 2 && !best.is_own() {
-        let other = look(alternate, key, now);
-        if other.is_better_than(&best) {
-            (bucket, best) = (alternate, other);
-        }
+    let Some(bucket) = FLOWS.get_ptr_mut(primary) else { return false };
+    let turn = value.tag();
+    let room = look(bucket, now);
+    if let Some(slot) = room.settled(turn) {
+        store(bucket, slot, key, value);
+        return true;
     }
-    if best.score == 0 || best.slot >= SLOTS {
-        return false;
-    }
-    // SAFETY: map elements; the slot is in range; words are written whole.
-    unsafe {
-        let keys = ptr::addr_of_mut!((*bucket).keys).cast::<u64>();
-        let values = ptr::addr_of_mut!((*bucket).values).cast::<u64>();
-        write_volatile(keys.add(best.slot), key);
-        write_volatile(values.add(best.slot), value.0);
+    let Some(other) = FLOWS.get_ptr_mut(alternate) else { return false };
+    match room.choose(&look(other, now), turn) {
+        Some(slot @ 0..4) => store(bucket, slot, key, value),
+        Some(slot) => store(other, slot, key, value),
+        None => return false,
     }
     true
 }
 
-/// Reads a bucket and finds the newcomer's place in it.
+/// Enters a flow: words are written whole, the key first.
 #[inline(always)]
-fn look(bucket: *mut Bucket, key: u64, now: u16) -> Candidate {
+fn store(bucket: *mut Bucket, slot: u32, key: u64, value: FlowValue) {
+    let slot = (slot & 3) as usize;
+    // SAFETY: a map element; the slot is one of its four.
+    unsafe {
+        let keys = ptr::addr_of_mut!((*bucket).keys).cast::<u64>();
+        let values = ptr::addr_of_mut!((*bucket).values).cast::<u64>();
+        write_volatile(keys.add(slot), key);
+        write_volatile(values.add(slot), value.0);
+    }
+}
+
+/// What a newcomer may take in a bucket.
+#[inline(always)]
+fn look(bucket: *mut Bucket, now: u16) -> Room {
     // SAFETY: a map element; words are read whole.
-    let (keys, values) = unsafe {
-        (
-            read_volatile(ptr::addr_of!((*bucket).keys)),
-            read_volatile(ptr::addr_of!((*bucket).values)),
-        )
-    };
-    candidate(keys, values, key, now)
+    unsafe {
+        let keys = read_volatile(ptr::addr_of!((*bucket).keys));
+        let values = read_volatile(ptr::addr_of!((*bucket).values));
+        Room::of(&keys, &values, now)
+    }
 }

@@ -15,7 +15,8 @@ use lb_common::{
 };
 
 use crate::{
-    affinity, count,
+    affinity::{self, Known},
+    count,
     env::Env,
     family::Family,
     firewall,
@@ -244,7 +245,7 @@ fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
     let seed = env.config.place_seed;
     let key = F::flow_key(flow.source, flow.ports, found.id, found.one_port(), seed);
     let at = affinity::position(env.config, key);
-    if let Some(entry) = affinity::find(&at, env.now())
+    if let Known::Live(entry) = affinity::find(&at, env.now())
         && let Some(chosen) = select::serving(entry.flow.backend(), found.id)
     {
         return Some(chosen);

@@ -15,7 +15,7 @@ use lb_common::{
 };
 
 use crate::{
-    affinity::{self, Entry, Position},
+    affinity::{self, Known, Position},
     count,
     env::Env,
     family::Family,
@@ -63,15 +63,15 @@ pub(crate) fn select<F: Family>(
     let key = F::flow_key(packet.source, packet.ports, found.id, found.one_port(), seed);
     let at = affinity::position(env.config, key);
     let now = env.now();
-    let entry = affinity::find(&at, now);
-    if let Some(entry) = entry
+    let known = affinity::find(&at, now);
+    if let Known::Live(entry) = known
         && let Some(state) = next_state(packet.proto, packet.tcp_flags, entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
         entry.touch(now, state, timeouts(found));
         return Ok(chosen);
     }
-    new_flow(env, packet, found, &at, entry, now)
+    new_flow(env, packet, found, &at, known, now)
 }
 
 /// The state of a flow after a packet; `None`: the packet begins another flow.
@@ -98,7 +98,7 @@ fn new_flow<F: Family>(
     packet: &Packet<F>,
     found: &Found,
     at: &Position,
-    stale: Option<Entry>,
+    known: Known,
     now: u16,
 ) -> Result<Chosen, Verdict> {
     if F::impossible_source(packet.source) || packet.source == packet.destination {
@@ -115,10 +115,10 @@ fn new_flow<F: Family>(
     let Some(chosen) = chosen else {
         return Err(Verdict::drop(Counter::NoBackend));
     };
-    if let Some(entry) = stale {
-        entry.replace(chosen.id, now, timeouts(found));
-    } else if (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags) {
-        if affinity::record(at, chosen.id, now, timeouts(found)) {
+    let slot = known.slot();
+    let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags);
+    if slot.is_some() || tracked {
+        if affinity::record(at, slot, chosen.id, now, timeouts(found)) {
             count::flow(chosen.id);
         } else {
             count::event(Counter::Unrecorded as u32);

@@ -269,7 +269,7 @@ fn a_slot_between_two_owners_is_nobodys() -> Result<()> {
             let other = subject.backend_id(&request, true, other);
             subject.rewrite(&request, |value| {
                 let tag = value.tag() ^ 1;
-                FlowValue::new(other, value.expires(), FlowState::Established, tag)
+                FlowValue::new(other, tag, FlowState::Established, value.expires())
             });
             assert_eq!(goes_to(subject, &request), to, "{}", case.name());
             assert_eq!(state(subject, &request), EMBRYONIC, "{}", case.name());
@@ -283,7 +283,7 @@ fn the_entry_decides_and_not_the_table() -> Result<()> {
         for (case, request, _, other) in established(subject) {
             let id = subject.backend_id(&request, true, other);
             subject.rewrite(&request, |value| {
-                FlowValue::new(id, value.expires(), FlowState::Established, value.tag())
+                FlowValue::new(id, value.tag(), FlowState::Established, value.expires())
             });
             assert_eq!(goes_to(subject, &request), other, "{}", case.name());
         }
@@ -297,7 +297,7 @@ fn an_entry_that_names_another_services_backend_is_not_obeyed() -> Result<()> {
             let id = subject.backend_id(&request, false, other);
             for id in [id, 0, u16::MAX] {
                 subject.rewrite(&request, |value| {
-                    FlowValue::new(id, value.expires(), FlowState::Established, value.tag())
+                    FlowValue::new(id, value.tag(), FlowState::Established, value.expires())
                 });
                 assert_eq!(goes_to(subject, &request), to, "{}", case.name());
             }
@@ -319,7 +319,7 @@ fn every_state_has_its_own_timeout() -> Result<()> {
                 // The clock may go on amidst.
                 for (left, goes, life) in [(2, other, next), (-1, to, timeouts.embryonic)] {
                     let expires = subject.second().wrapping_add_signed(left);
-                    let value = |value: FlowValue| FlowValue::new(id, expires, state, value.tag());
+                    let value = |value: FlowValue| FlowValue::new(id, value.tag(), state, expires);
                     subject.rewrite(&request, value);
                     let what = format!("{}: {state:?}, {left} seconds left", case.name());
                     assert_eq!(goes_to(subject, &request), goes, "{what}");

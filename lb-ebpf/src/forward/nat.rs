@@ -17,7 +17,8 @@ use lb_common::{
 };
 
 use crate::{
-    affinity, count,
+    affinity::{self, Known},
+    count,
     env::{self, Env},
     family::Family,
     maps::{BACKENDS, CONFIG},
@@ -167,8 +168,8 @@ extern "C" fn lb_bound(key: u64) -> u64 {
     };
     let at = affinity::position(config, key);
     match affinity::find(&at, env::now(config)) {
-        Some(entry) => u64::from(entry.flow.backend()),
-        None => 0,
+        Known::Live(entry) => u64::from(entry.flow.backend()),
+        Known::Stale(_) | Known::Nothing => 0,
     }
 }
 
@@ -200,15 +201,18 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     let timeouts = Timeouts::from_raw(timeouts);
     let (backend, now) = (backend as u16, env::now(config));
     let at = affinity::position(config, key);
-    let Some(entry) = affinity::find(&at, now) else {
-        return u64::from(affinity::record(&at, backend, now, timeouts));
-    };
-    let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
-    let same = entry.flow.backend() == backend;
-    match next {
-        Some(state) if same => entry.touch(now, state, timeouts),
-        _ if !same && entry.flow.state() == FlowState::Established as u8 => return 0,
-        _ => entry.replace(backend, now, timeouts),
+    let known = affinity::find(&at, now);
+    if let Known::Live(entry) = known {
+        let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
+        let same = entry.flow.backend() == backend;
+        match next {
+            Some(state) if same => {
+                entry.touch(now, state, timeouts);
+                return 1;
+            }
+            _ if !same && entry.flow.state() == FlowState::Established as u8 => return 0,
+            _ => {}
+        }
     }
-    1
+    u64::from(affinity::record(&at, known.slot(), backend, now, timeouts))
 }

@@ -7,7 +7,11 @@
 mod backend;
 mod endpoint;
 
-use std::{collections::HashMap, hash::Hash};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    time::Duration,
+};
 
 use lb_common::{
     flow::Timeouts,
@@ -19,7 +23,9 @@ use super::{
     mistake::Mistake,
     read::{Located, Place, Wrong},
 };
-use crate::core::model::{Firewall, Model, Node, Service};
+use crate::core::model::{
+    Admin, Affinity, Firewall, Model, Node, OnDown, OnEmpty, Policy, Service, health::Health,
+};
 
 /// Seconds a flow is kept after its first packet, unless `affinity_timeout`
 /// is shorter: as conntrack and IPVS keep what was never answered.
@@ -71,7 +77,12 @@ pub fn check(
     let node = node(file.node, surroundings, report);
     let firewall = firewall(file.firewall, report);
     let services = file.services.into_iter().map(service).collect::<Option<_>>();
-    Some(Model { node: node?, firewall: firewall?, services: services? })
+    Some(Model {
+        node: node?,
+        admin: Admin { socket: file::SOCKET.into() },
+        firewall: firewall?,
+        services: services?,
+    })
 }
 
 fn node(node: file::Node, surroundings: Surroundings<'_>, report: &mut Report<'_>) -> Option<Node> {
@@ -83,6 +94,8 @@ fn node(node: file::Node, surroundings: Surroundings<'_>, report: &mut Report<'_
         flows: node.flows?.value,
         hash_seed: node.hash_seed?.value,
         pin_dir: node.pin_dir?.value,
+        state_dir: file::STATE_DIR.into(),
+        zone: None,
     })
 }
 
@@ -157,6 +170,15 @@ fn service(service: file::Service) -> Option<Service> {
             established,
             closing: established.min(CLOSING_TIMEOUT),
         },
+        affinity: Affinity::Flow,
+        policy: Policy::Static,
+        slow_start: Duration::ZERO,
+        min_up: 1,
+        on_empty: OnEmpty::Drop,
+        on_down: OnDown::Release,
+        health: Health::default(),
+        split: BTreeMap::new(),
+        routes: Vec::new(),
         backends: backends.collect::<Option<_>>()?,
         ports,
     })

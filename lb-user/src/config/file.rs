@@ -33,6 +33,10 @@ use crate::core::model::{Mode, Protocol, XdpMode};
 pub const FLOWS: u32 = 1_000_000;
 /// Default of `node.pin_dir`.
 pub const PIN_DIR: &str = "/sys/fs/bpf/lb";
+/// Default of `node.state_dir`.
+pub const STATE_DIR: &str = "/var/lib/lb";
+/// Default of `admin.socket`.
+pub const SOCKET: &str = "/run/lb/lb.sock";
 /// Default of `service.affinity_timeout`, seconds.
 pub const AFFINITY_TIMEOUT: u16 = 600;
 /// Default of `service.backend.weight`.

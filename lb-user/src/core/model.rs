@@ -3,16 +3,24 @@
 //! A value of these types obeys every rule of `config/check.rs`; nothing
 //! below re-checks them.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
+pub mod health;
+#[cfg(test)]
+pub(crate) mod sample;
+
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use lb_common::flow::Timeouts;
+
+use self::health::Health;
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// This node.
     pub node: Node,
+    /// How it is operated.
+    pub admin: Admin,
     /// Port and source policy.
     pub firewall: Firewall,
     /// Services, names unique, no two answering for the same address, port and protocol.
@@ -34,6 +42,17 @@ pub struct Node {
     pub hash_seed: Option<[u64; 2]>,
     /// Where the data plane is pinned.
     pub pin_dir: PathBuf,
+    /// Where edits made through the admin socket are kept.
+    pub state_dir: PathBuf,
+    /// Where this node is; backends of the same zone may be preferred.
+    pub zone: Option<String>,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Path of the admin socket.
+    pub socket: PathBuf,
 }
 
 /// How to attach to an interface.
@@ -102,6 +121,24 @@ pub struct Service {
     pub mode: Mode,
     /// How long flows are kept.
     pub timeouts: Timeouts,
+    /// What stays with its backend.
+    pub affinity: Affinity,
+    /// What weights follow.
+    pub policy: Policy,
+    /// How long a backend that came up takes to get its whole weight.
+    pub slow_start: Duration,
+    /// Fewer backends up than this: the service is down.
+    pub min_up: u32,
+    /// What clients get where no backend is left.
+    pub on_empty: OnEmpty,
+    /// What becomes of the TCP flows of a backend that went down.
+    pub on_down: OnDown,
+    /// How backends are probed.
+    pub health: Health,
+    /// Shares of clients by group; empty: groups do not matter.
+    pub split: BTreeMap<String, u16>,
+    /// Sources that go to one group, prefixes unique.
+    pub routes: Vec<Route>,
     /// Backends, names and addresses with ports unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -112,6 +149,53 @@ impl Service {
     pub fn single_port(&self) -> Option<u16> {
         (self.ports.start() == self.ports.end()).then_some(*self.ports.start())
     }
+}
+
+/// What stays with its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// Each flow.
+    Flow,
+    /// All flows of a source address.
+    Client,
+}
+
+/// What weights follow, besides configuration, health and slow start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Nothing.
+    Static,
+    /// How fast backends answer.
+    Latency,
+    /// How many flows backends have.
+    LeastFlows,
+}
+
+/// What clients get where no backend is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnEmpty {
+    /// Nothing.
+    Drop,
+    /// A TCP reset or an ICMP "port unreachable".
+    Reject,
+}
+
+/// What becomes of the TCP flows of a backend that went down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// Their next packet goes to another backend, which refuses it in its own way.
+    Release,
+    /// Their next packet is answered with a reset.
+    Reset,
+}
+
+/// `[[service.route]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Prefixes of client addresses.
+    pub from: Vec<IpNet>,
+    /// Whose backends serve them.
+    pub group: String,
 }
 
 /// `[[service.backend]]`.
@@ -125,4 +209,10 @@ pub struct Backend {
     pub port: Option<u16>,
     /// Weight; 0: existing flows only.
     pub weight: u16,
+    /// Where it is.
+    pub zone: Option<String>,
+    /// Group it belongs to, for `split` and `route`.
+    pub group: Option<String>,
+    /// Serves only while no other backend can.
+    pub backup: bool,
 }

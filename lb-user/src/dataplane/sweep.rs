@@ -30,7 +30,7 @@ mod tests {
         let tables = fake::tables(4).unwrap();
         let now = 5_u16;
         let value = |left: i16| {
-            FlowValue::new(7, now.wrapping_add_signed(left), FlowState::Established, 1).0
+            FlowValue::new(7, 1, FlowState::Established, now.wrapping_add_signed(left)).0
         };
         let values = [value(-1), value(0), value(-2000), value(MAX_TIMEOUT.cast_signed())];
         tables.flows.write(2, &Bucket { keys: [1, 2, 3, 4], values });

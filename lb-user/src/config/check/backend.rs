@@ -95,5 +95,8 @@ pub(super) fn model(backend: Backend, ports: &RangeInclusive<u16>) -> Option<mod
         address: backend.address?.value,
         port: changed_port(backend.port?.value, ports),
         weight: backend.weight?.value,
+        zone: None,
+        group: None,
+        backup: false,
     })
 }

@@ -3,12 +3,15 @@
 use std::net::Ipv4Addr;
 
 use super::{
-    tests::{backend, carry_out, host, model, service},
+    tests::{carry_out, host},
     *,
 };
 use crate::{
     core::{
-        model::{Mode, Model, Protocol},
+        model::{
+            Mode, Model, Protocol,
+            sample::{backend, model, service},
+        },
         nexthop::Network,
         plan::{self, CapacityError},
     },

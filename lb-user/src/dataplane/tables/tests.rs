@@ -9,7 +9,7 @@ use lb_common::{
     addr,
     backend::{SHARED_BIT, flags as backend_flags},
     config::features,
-    flow::{FlowState, Timeouts},
+    flow::FlowState,
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
 };
 use proptest::prelude::*;
@@ -17,7 +17,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     core::{
-        model::{self, Mode, Model, Node, Protocol, XdpMode},
+        model::{
+            self, Mode, Model, Protocol,
+            sample::{backend, model, service},
+        },
         nexthop::Network,
         plan::{self, Host, identity::BackendIdentity, identity::ServiceIdentity},
     },
@@ -28,42 +31,6 @@ const IFINDEX: u32 = 3;
 
 pub(super) fn host() -> Host {
     Host { attached: BTreeSet::from([IFINDEX]), ephemeral: 32768..=60999 }
-}
-
-pub(super) fn service(
-    vip: &str,
-    ports: (u16, u16),
-    protocol: Protocol,
-    mode: Mode,
-) -> model::Service {
-    model::Service {
-        name: format!("{vip}:{}", ports.0),
-        vip: vip.parse().unwrap(),
-        protocol,
-        ports: ports.0..=ports.1,
-        mode,
-        timeouts: Timeouts { embryonic: 60, established: 600, closing: 60 },
-        backends: Vec::new(),
-    }
-}
-
-pub(super) fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> model::Backend {
-    model::Backend { name: address.to_string(), address, port, weight }
-}
-
-pub(super) fn model(services: Vec<model::Service>) -> Model {
-    Model {
-        node: Node {
-            name: "test".into(),
-            interfaces: vec!["eth0".into()],
-            xdp_mode: XdpMode::Auto,
-            flows: 64,
-            hash_seed: None,
-            pin_dir: "/sys/fs/bpf/test".into(),
-        },
-        firewall: model::Firewall::default(),
-        services,
-    }
 }
 
 fn hop(last: u8) -> NextHop {
@@ -332,7 +299,7 @@ fn an_id_is_used_again_only_when_no_table_names_it_and_its_flows_are_gone() {
     for id in 3..limits::BACKENDS {
         tables.backends.write(id, &Backend { service: 9, ..Backend::ZERO });
     }
-    let flow = |backend| FlowValue::new(backend, 0, FlowState::Established, 1).0;
+    let flow = |backend| FlowValue::new(backend, 1, FlowState::Established, 0).0;
     tables.flows.write(5, &Bucket { keys: [7, 8, 9, 0], values: [flow(1), flow(3), flow(4), 0] });
     carry_out(&mut tables, &web(&[(1, 1), (5, 1)]), &network, check_reach);
     assert_eq!(ids(&tables)[&IpAddr::from([10, 0, 0, 5])], 3);

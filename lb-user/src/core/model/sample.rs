@@ -1,0 +1,54 @@
+//! Parts of configurations for tests.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use lb_common::flow::Timeouts;
+
+use super::*;
+
+/// A service with defaults and no backends.
+pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mode) -> Service {
+    Service {
+        name: format!("{vip}:{}", ports.0),
+        vip: vip.parse().unwrap(),
+        protocol,
+        ports: ports.0..=ports.1,
+        mode,
+        timeouts: Timeouts { embryonic: 60, established: 600, closing: 60 },
+        affinity: Affinity::Flow,
+        policy: Policy::Static,
+        slow_start: Duration::ZERO,
+        min_up: 1,
+        on_empty: OnEmpty::Drop,
+        on_down: OnDown::Release,
+        health: Health::default(),
+        split: BTreeMap::new(),
+        routes: Vec::new(),
+        backends: Vec::new(),
+    }
+}
+
+/// A backend named by its address.
+pub(crate) fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> Backend {
+    let name = address.to_string();
+    Backend { name, address, port, weight, zone: None, group: None, backup: false }
+}
+
+/// A configuration of these services.
+pub(crate) fn model(services: Vec<Service>) -> Model {
+    Model {
+        node: Node {
+            name: "test".into(),
+            interfaces: vec!["eth0".into()],
+            xdp_mode: XdpMode::Auto,
+            flows: 64,
+            hash_seed: None,
+            pin_dir: "/sys/fs/bpf/test".into(),
+            state_dir: "/var/lib/lb".into(),
+            zone: None,
+        },
+        admin: Admin { socket: "/run/lb/lb.sock".into() },
+        firewall: Firewall::default(),
+        services,
+    }
+}
