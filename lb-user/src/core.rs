@@ -1,5 +1,6 @@
 //! Pure rules: no sockets, files, clock, randomness or kernel.
 
+pub mod health;
 pub mod maglev;
 pub mod model;
 pub mod nexthop;
