@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lb_common::service::Service;
 
 use super::{
-    CapacityError, Operation, ServiceId, Snapshot,
+    BackendId, CapacityError, Operation, ServiceId, Snapshot,
     arena::Arena,
     identity::{BackendIdentity, ServiceIdentity},
     ids::Ids,
@@ -13,6 +13,7 @@ use super::{
 use crate::core::{
     maglev::{self, Candidate},
     model::{self, Model},
+    weight::Standings,
 };
 
 /// Where a table lies.
@@ -34,7 +35,13 @@ pub struct Places {
 }
 
 impl Places {
-    fn read(entry: &Service) -> Self {
+    /// These tables once `current` takes over.
+    pub(super) fn followed_by(self, current: Place) -> Self {
+        let previous = if self.current.slots == 0 { current } else { self.current };
+        Self { current, previous }
+    }
+
+    pub(super) fn read(entry: &Service) -> Self {
         let current = Place { first: entry.table, slots: entry.table_slots };
         // A retired table leaves its size behind.
         let previous = if entry.previous == entry.table {
@@ -71,6 +78,7 @@ pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = (u32, u32)> {
 /// The new tables do not fit beside the old ones.
 pub fn build(
     model: &Model,
+    standings: &Standings,
     ids: &Ids,
     snapshot: &Snapshot,
     arena: &mut Arena,
@@ -78,15 +86,13 @@ pub fn build(
     let mut built = Built::default();
     for service in &model.services {
         let id = ids.services[&ServiceIdentity::of(service)];
-        let slots = slots(service, ids, snapshot.config.slot_seed);
+        let slots = slots(service, standings, &ids.backends, snapshot.config.slot_seed);
         let old = snapshot.services.get(&id).map(Places::read).unwrap_or_default();
         let old_slots = snapshot.tables.get(&old.current.first).filter(|_| old.current.slots > 0);
         let places = if old_slots.map_or(&[][..], Vec::as_slice) == slots {
             old
         } else {
-            let current = place(service, &slots, arena)?;
-            let previous = if old.current.slots == 0 { current } else { old.current };
-            Places { current, previous }
+            old.followed_by(place(service, &slots, arena)?)
         };
         if places != old && places.current.slots > 0 {
             built.writes.push(Operation::WriteTable(places.current.first, slots));
@@ -96,7 +102,7 @@ pub fn build(
     Ok(built)
 }
 
-fn place(
+pub(super) fn place(
     service: &model::Service,
     slots: &[u16],
     arena: &mut Arena,
@@ -109,14 +115,17 @@ fn place(
     Ok(Place { first, slots: count })
 }
 
-fn slots(service: &model::Service, ids: &Ids, seed: [u64; 2]) -> Vec<u16> {
+/// The table of a service whose backends have these ids.
+pub(super) fn slots(
+    service: &model::Service,
+    standings: &Standings,
+    ids: &BTreeMap<BackendIdentity, BackendId>,
+    seed: [u64; 2],
+) -> Vec<BackendId> {
     let candidate = |backend: &model::Backend| {
         let identity = BackendIdentity::of(service, backend);
-        Candidate {
-            identity: identity.bytes(),
-            id: ids.backends[&identity],
-            weight: backend.weight,
-        }
+        let weight = standings.of(&identity, backend.weight).weight;
+        Candidate { identity: identity.bytes(), id: ids[&identity], weight }
     };
     let candidates: Vec<_> = service.backends.iter().map(candidate).collect();
     maglev::table(&candidates, maglev::size(candidates.len()), seed)

@@ -23,6 +23,7 @@ use crate::{
         },
         nexthop::Network,
         plan::{self, Host, identity::BackendIdentity, identity::ServiceIdentity},
+        weight::Standings,
     },
     dataplane::fake,
 };
@@ -44,7 +45,9 @@ pub(super) fn carry_out(
     network: &Network,
     check: impl Fn(&Tables),
 ) -> plan::Plan {
-    let plan = plan::plan(model, network, &tables.snapshot().unwrap(), &host()).unwrap();
+    let plan =
+        plan::plan(model, &Standings::default(), network, &tables.snapshot().unwrap(), &host())
+            .unwrap();
     for operation in &plan.operations {
         tables.apply(operation).unwrap();
         check(tables);
@@ -78,7 +81,7 @@ fn address(tables: &Tables, addr: addr::AddrBytes) -> Option<Address> {
     Some(tables.addresses.read(tables.config.read(0).active * limits::ADDRESSES + index))
 }
 
-fn serves(entry: &Backend) -> bool {
+pub(super) fn serves(entry: &Backend) -> bool {
     entry.flags & backend_flags::SERVING != 0
 }
 
@@ -99,7 +102,7 @@ fn check_reach(tables: &Tables) {
     }
 }
 
-fn slots(tables: &Tables, first: u32, slots: u32) -> BTreeSet<u16> {
+pub(super) fn slots(tables: &Tables, first: u32, slots: u32) -> BTreeSet<u16> {
     tables.table(first, slots).into_iter().collect()
 }
 
@@ -173,7 +176,7 @@ fn any_service() -> impl Strategy<Value = model::Service> {
     })
 }
 
-fn any_model() -> impl Strategy<Value = (Model, Network)> {
+pub(super) fn any_model() -> impl Strategy<Value = (Model, Network)> {
     let services = prop::collection::vec(any_service(), 0..6);
     let deny =
         prop::sample::subsequence(vec!["203.0.113.0/24", "198.51.100.7/32", "2001::/16"], 0..3);
@@ -218,7 +221,7 @@ proptest! {
         let mut tables = fake::tables(64).unwrap();
         carry_out(&mut tables, &first.0, &first.1, |_| {});
         let snapshot = tables.snapshot().unwrap();
-        let cut = plan::plan(&second.0, &second.1, &snapshot, &host()).unwrap();
+        let cut = plan::plan(&second.0, &Standings::default(), &second.1, &snapshot, &host()).unwrap();
         for operation in cut.operations.iter().take(stop) {
             tables.apply(operation).unwrap();
         }
@@ -227,7 +230,7 @@ proptest! {
         carry_out(&mut fresh, &third.0, &third.1, |_| {});
         prop_assert_eq!(view(&tables), view(&fresh));
         let wanted: usize = third.0.services.iter().map(|service| service.backends.len()).sum();
-        prop_assert_eq!(tables.snapshot().unwrap().serving().count(), wanted);
+        prop_assert_eq!(tables.snapshot().unwrap().in_use().count(), wanted);
     }
 }
 
@@ -241,7 +244,7 @@ fn web(backends: &[(u8, u16)]) -> Model {
 
 fn ids(tables: &Tables) -> BTreeMap<IpAddr, u16> {
     let snapshot = tables.snapshot().unwrap();
-    snapshot.serving().map(|(id, entry)| (addr::from_bytes(entry.addr), id)).collect()
+    snapshot.in_use().map(|(id, entry)| (addr::from_bytes(entry.addr), id)).collect()
 }
 
 #[test]
