@@ -1,4 +1,5 @@
 //! Drivers: wait, ask the core, act.
 
+pub mod admin;
 pub mod controller;
 pub mod log;
