@@ -6,4 +6,5 @@ pub mod maglev;
 pub mod model;
 pub mod nexthop;
 pub mod plan;
+pub mod split;
 pub mod weight;
