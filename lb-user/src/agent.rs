@@ -3,3 +3,4 @@
 pub mod admin;
 pub mod controller;
 pub mod log;
+pub mod probe;
