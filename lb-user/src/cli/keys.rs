@@ -174,7 +174,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_a_value(value in any::<String>()) {
-            prop_assert!(format!("key={value}").parse::<Assignment>().is_ok());
+            let assignment = format!("key={value}");
+            prop_assert!(assignment.parse::<Assignment>().is_ok());
         }
 
         #[test]
