@@ -203,7 +203,7 @@ hint: run it as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"
     #[test]
     fn bad_configuration_shows_every_mistake_above_the_error() {
         let mistake = config::Mistake {
-            line: 3,
+            line: Some(3),
             path: "node.flows".to_owned(),
             value: Some("0".to_owned()),
             rule: "must be more".to_owned(),

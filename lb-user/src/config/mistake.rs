@@ -5,10 +5,11 @@ use std::{fmt, io};
 /// One mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Line of the text, from 1.
-    pub line: usize,
-    /// The key from the root, as in `service[0].backend[1].weight`; for text
-    /// that is not TOML, where it is (`column 7`).
+    /// Line of the text, from 1; `None`: it is not about the text of a file.
+    pub line: Option<usize>,
+    /// The key from the root, as in `service[0].backend[1].weight`, or without
+    /// a text `service.web.backend.web-1.weight`; for text that is not TOML,
+    /// where it is (`column 7`).
     pub path: String,
     /// What the text has there, if it has anything.
     pub value: Option<String>,
@@ -21,7 +22,8 @@ pub struct Mistake {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, path, value, rule, hint } = self;
-        write!(f, "{line}: {path}: ")?;
+        line.iter().try_for_each(|line| write!(f, "{line}: "))?;
+        write!(f, "{path}: ")?;
         if let Some(value) = value {
             write!(f, "{value}: ")?;
         }
