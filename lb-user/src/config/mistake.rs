@@ -68,3 +68,16 @@ impl fmt::Display for Listing<'_> {
         Ok(())
     }
 }
+
+/// Mistakes that are not about a file, one below the other.
+pub(super) struct Listed<'a>(pub &'a [Mistake]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{mistake}")?;
+        }
+        Ok(())
+    }
+}
