@@ -6,6 +6,7 @@ pub mod check;
 pub mod file;
 mod json;
 pub mod mistake;
+pub mod overlay;
 pub mod read;
 pub mod render;
 pub mod surprise;
