@@ -82,6 +82,7 @@ pub fn edited(
             put(&mut model.services, file, &name, service.map_err(EditError::Invalid)?);
         }
         None => {
+            prune_firewall(&mut edits.firewall, &file.firewall);
             model.firewall =
                 firewall(&edits.firewall, &file.firewall).map_err(EditError::Invalid)?;
         }
@@ -134,12 +135,17 @@ impl Edits {
             }
             None => edits.whole == Whole::Added,
         });
-        let opened: HashSet<_> = file.firewall.allow.iter().map(render::port_rule).collect();
-        self.firewall.allow.retain(|rule, allow| opened.contains(rule) != *allow);
-        let denied: HashSet<_> = file.firewall.deny_sources.iter().collect();
-        self.firewall.deny.retain(|prefix, denial| denied.contains(prefix) != denial.deny);
+        prune_firewall(&mut self.firewall, &file.firewall);
         self.tidy();
     }
+}
+
+/// Drops the rules that the file has as well, or has not either.
+fn prune_firewall(edits: &mut FirewallEdits, known: &Firewall) {
+    let opened: HashSet<_> = known.allow.iter().map(render::port_rule).collect();
+    edits.allow.retain(|rule, allow| opened.contains(rule) != *allow);
+    let denied: HashSet<_> = known.deny_sources.iter().collect();
+    edits.deny.retain(|prefix, denial| denied.contains(prefix) != denial.deny);
 }
 
 /// Drops the edits of a service that the file has with nothing to change.

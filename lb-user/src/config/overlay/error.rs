@@ -117,15 +117,13 @@ pub(super) fn refuse(model: &Model, edit: &Edit) -> Result<(), EditError> {
         Edit::SetService { service, keys } => {
             find(model, service)?;
             fixed(keys, &format!("service.{service}"))?;
-            match keys.contains_key("backend") {
-                true => {
-                    let hint = "edit its backends one by one, with `lb backend`";
-                    let wrong = Wrong::new("must not be set here").hint(hint);
-                    let path = format!("service.{service}.backend");
-                    Err(EditError::Invalid(vec![mistake(&path, None, wrong)]))
-                }
-                false => Ok(()),
+            if !keys.contains_key("backend") {
+                return Ok(());
             }
+            let hint = "edit its backends one by one, with `lb backend`";
+            let wrong = Wrong::new("must not be set here").hint(hint);
+            let path = format!("service.{service}.backend");
+            Err(EditError::Invalid(vec![mistake(&path, None, wrong)]))
         }
         Edit::RemoveService { service } => find(model, service).map(|_| ()),
         Edit::AddBackend { service, keys } => {

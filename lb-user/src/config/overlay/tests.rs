@@ -201,6 +201,19 @@ fn edits_that_cannot_be_are_refused_with_a_hint() {
 }
 
 #[test]
+fn rules_that_were_added_and_removed_leave_nothing() {
+    let (edits, model) = after([
+        allow("udp/53", true).expect("a rule"),
+        allow("udp/53", false).expect("a rule"),
+        allow("tcp/22", false).expect("a rule"),
+        allow("tcp/22", true).expect("a rule"),
+        deny("10.0.0.0/8", true, Some(1)).expect("a prefix"),
+        deny("10.0.0.0/8", false, None).expect("a prefix"),
+    ]);
+    assert_eq!((edits, model), (Edits::default(), file()));
+}
+
+#[test]
 fn redundant_edits_are_dropped() {
     let (mut edits, _) = after([
         set_backend("web-1", json!({ "weight": 50, "zone": "a" })),
