@@ -39,15 +39,22 @@ const MOST_BYTES: u64 = 64 << 20;
 /// # Errors
 /// The file cannot be read, or the mistakes in it, all of them.
 pub fn load(path: &Path, interfaces: &[String]) -> Result<Model, Errors> {
-    let file = path.display().to_string();
-    let text = read_file(path)?;
+    load_text(&path.display().to_string(), &read_file(path)?, interfaces)
+}
+
+/// Checks a configuration file's text; see [`load`]. `name` is for messages.
+///
+/// # Errors
+/// The mistakes in it, all of them.
+pub fn load_text(name: &str, text: &str, interfaces: &[String]) -> Result<Model, Errors> {
     let host_name = fs::read_to_string(HOST_NAME).unwrap_or_default();
     let host_name = host_name.trim();
     let surroundings = Surroundings {
         host_name: if host_name.is_empty() { "localhost" } else { host_name },
         interfaces,
     };
-    parse(&text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
+    let file = name.to_owned();
+    parse(text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
 }
 
 /// Reads the text of the file at `path`, whatever it says.
