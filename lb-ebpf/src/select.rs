@@ -6,11 +6,14 @@
 //! recorded at its first packet behind the SYN, so a flood of SYNs leaves no
 //! trace in the affinity table.
 
+use core::ptr::read_volatile;
+
 use lb_common::{
     backend::{Backend, flags},
     flow::{FlowState, Timeouts},
+    service::Service,
     stats::Counter,
-    table::{LINE_SLOTS, slot},
+    table::{LINE_SLOTS, TableRef, slot},
     tcp,
 };
 
@@ -152,12 +155,12 @@ pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Foun
         packet.proto,
         env.config.slot_seed,
     );
-    let service = found.service;
-    let current = lookup(service.table, service.table_slots, hash);
+    let (table, before) = tables(found.service);
+    let current = lookup(table, hash);
     let mut choice =
         Choice { current: serving(current, found.id), previous: None, disagree: false };
-    if service.previous != service.table {
-        let previous = lookup(service.previous, service.previous_slots, hash);
+    if before != table {
+        let previous = lookup(before, hash);
         if previous != current {
             choice.disagree = true;
             choice.previous = serving(previous, found.id);
@@ -166,14 +169,22 @@ pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Foun
     choice
 }
 
+/// The current and the previous table of a service, each read at once: the
+/// agent may be changing them.
+#[inline(always)]
+fn tables(service: &Service) -> (TableRef, TableRef) {
+    // SAFETY: a map element; aligned words are read whole.
+    unsafe { (read_volatile(&raw const service.table), read_volatile(&raw const service.previous)) }
+}
+
 /// Backend id in the slot of `hash`; 0 where there is none.
 #[inline(always)]
-fn lookup(first_line: u32, slots: u32, hash: u32) -> u16 {
-    if slots == 0 {
+fn lookup(table: TableRef, hash: u32) -> u16 {
+    if table.is_none() {
         return 0;
     }
-    let slot = slot(hash, slots);
-    match TABLES.get(first_line + slot / LINE_SLOTS) {
+    let slot = slot(hash, table.slots());
+    match TABLES.get(table.first() + slot / LINE_SLOTS) {
         Some(line) => line.slots[(slot % LINE_SLOTS) as usize],
         None => 0,
     }

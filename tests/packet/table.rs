@@ -10,7 +10,7 @@ use lb_common::{
     hash::{self, Place},
     limits,
     service::{Service, flags},
-    table::{LINE_SLOTS, slot},
+    table::{LINE_SLOTS, TableRef, slot},
 };
 
 use super::{
@@ -74,15 +74,13 @@ impl Subject<'_> {
         } else {
             hash::slot_v6(words(source), words(destination), ports, proto, seed)
         };
-        let look = |first: u32, slots: u32| {
-            let slot = slot(hash, slots);
-            let line = self.tables.get(&(first + slot / LINE_SLOTS), 0).expect("a line of TABLES");
+        let look = |table: TableRef| {
+            let slot = slot(hash, table.slots());
+            let line = table.first() + slot / LINE_SLOTS;
+            let line = self.tables.get(&line, 0).expect("a line of TABLES");
             self.backend_address(u32::from(line.slots[(slot % LINE_SLOTS) as usize]))
         };
-        Choice {
-            current: look(service.table, service.table_slots),
-            previous: look(service.previous, service.previous_slots),
-        }
+        Choice { current: look(service.table), previous: look(service.previous) }
     }
 
     /// Key and place of a request's flow.

@@ -220,17 +220,14 @@ impl Tables {
     /// Retires the previous table of every service in force: from now on a flow
     /// that nobody recorded is taken for a new one, SYNs leave no trace, and
     /// the lines are free for other tables. Returns how many tables that were.
-    ///
-    /// One word a service: the packet path does not look at the previous
-    /// table's size where it is the current one.
     pub fn retire_previous(&self) -> u32 {
         let base = (self.config.read(0).active & 1) * limits::SERVICES;
         let mut retired = 0;
         for id in base + 1..base + limits::SERVICES {
             let entry = self.services.read(id);
             if entry.previous != entry.table {
-                let previous = self.services.word32(id, offset_of!(Service, previous));
-                previous.store(entry.table, Ordering::Release);
+                let previous = self.services.word64(id, offset_of!(Service, previous));
+                previous.store(entry.table.0, Ordering::Release);
                 retired += 1;
             }
         }

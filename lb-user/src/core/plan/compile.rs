@@ -100,10 +100,8 @@ fn service_entry(service: &model::Service, places: Places) -> Service {
     let range = if single.is_none() { flags::RANGE } else { 0 };
     Service {
         vip: addr::to_bytes(service.vip),
-        table: places.current.first,
-        table_slots: places.current.slots,
-        previous: places.previous.first,
-        previous_slots: places.previous.slots,
+        table: places.current,
+        previous: places.previous,
         port: single.unwrap_or(0).to_be(),
         port_last: service.ports.end().to_be(),
         port_first: service.ports.start().to_be(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::service::Service;
+use lb_common::{service::Service, table::TableRef};
 
 use super::{
     CapacityError, Operation, ServiceId, Snapshot,
@@ -15,34 +15,18 @@ use crate::core::{
     model::{self, Model},
 };
 
-/// Where a table lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// First line in `TABLES`.
-    pub first: u32,
-    /// Slots; 0: no table.
-    pub slots: u32,
-}
-
 /// A service's current table and the one before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// In force.
-    pub current: Place,
+    pub current: TableRef,
     /// Before it.
-    pub previous: Place,
+    pub previous: TableRef,
 }
 
 impl Places {
     fn read(entry: &Service) -> Self {
-        let current = Place { first: entry.table, slots: entry.table_slots };
-        // A retired table leaves its size behind.
-        let previous = if entry.previous == entry.table {
-            current
-        } else {
-            Place { first: entry.previous, slots: entry.previous_slots }
-        };
-        Self { current, previous }
+        Self { current: entry.table, previous: entry.previous }
     }
 }
 
@@ -57,10 +41,8 @@ pub struct Built {
 
 /// First line and slots of every table of the active bank.
 pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = (u32, u32)> {
-    snapshot.services.values().flat_map(|entry| {
-        let places = Places::read(entry);
-        [places.current, places.previous].map(|place| (place.first, place.slots))
-    })
+    let tables = snapshot.services.values().flat_map(|entry| [entry.table, entry.previous]);
+    tables.map(|table| (table.first(), table.size()))
 }
 
 /// Builds every service's table and takes lines for those whose content
@@ -80,16 +62,17 @@ pub fn build(
         let id = ids.services[&ServiceIdentity::of(service)];
         let slots = slots(service, ids, snapshot.config.slot_seed);
         let old = snapshot.services.get(&id).map(Places::read).unwrap_or_default();
-        let old_slots = snapshot.tables.get(&old.current.first).filter(|_| old.current.slots > 0);
+        let old_slots =
+            snapshot.tables.get(&old.current.first()).filter(|_| !old.current.is_none());
         let places = if old_slots.map_or(&[][..], Vec::as_slice) == slots {
             old
         } else {
             let current = place(service, &slots, arena)?;
-            let previous = if old.current.slots == 0 { current } else { old.current };
+            let previous = if old.current.is_none() { current } else { old.current };
             Places { current, previous }
         };
-        if places != old && places.current.slots > 0 {
-            built.writes.push(Operation::WriteTable(places.current.first, slots));
+        if places != old && !places.current.is_none() {
+            built.writes.push(Operation::WriteTable(places.current.first(), slots));
         }
         built.places.insert(id, places);
     }
@@ -100,13 +83,13 @@ fn place(
     service: &model::Service,
     slots: &[u16],
     arena: &mut Arena,
-) -> Result<Place, CapacityError> {
+) -> Result<TableRef, CapacityError> {
     if slots.is_empty() {
-        return Ok(Place::default());
+        return Ok(TableRef::NONE);
     }
     let count = slots.len() as u32;
     let first = arena.take(count).ok_or_else(|| CapacityError::Tables(service.name.clone()))?;
-    Ok(Place { first, slots: count })
+    Ok(TableRef::new(first, count, 1))
 }
 
 fn slots(service: &model::Service, ids: &Ids, seed: [u64; 2]) -> Vec<u16> {

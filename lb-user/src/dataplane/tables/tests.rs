@@ -11,6 +11,7 @@ use lb_common::{
     config::features,
     flow::FlowState,
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
+    table::TableRef,
 };
 use proptest::prelude::*;
 
@@ -85,13 +86,13 @@ fn serves(entry: &Backend) -> bool {
 /// Whatever a packet can reach exists, is whole and may serve.
 fn check_reach(tables: &Tables) {
     for (id, entry) in tables.services_of(tables.config.read(0).active) {
-        for slot in slots(tables, entry.table, entry.table_slots) {
+        for slot in slots(tables, entry.table) {
             let backend = tables.backends.read(slot.into());
             assert!(serves(&backend), "backend {slot} of service {id} does not serve");
             assert_eq!(backend.service, id);
             check_replies(tables, &backend, &entry);
         }
-        for slot in slots(tables, entry.previous, entry.previous_slots) {
+        for slot in slots(tables, entry.previous) {
             let backend = tables.backends.read(slot.into());
             assert!(!serves(&backend) || backend.service == id, "a stranger in a previous table");
         }
@@ -99,8 +100,8 @@ fn check_reach(tables: &Tables) {
     }
 }
 
-fn slots(tables: &Tables, first: u32, slots: u32) -> BTreeSet<u16> {
-    tables.table(first, slots).into_iter().collect()
+fn slots(tables: &Tables, table: TableRef) -> BTreeSet<u16> {
+    tables.table(table.first(), table.size()).into_iter().collect()
 }
 
 fn check_service(tables: &Tables, id: u16, entry: &Service) {
@@ -143,9 +144,13 @@ fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     let mut view = View::new();
     for (&id, entry) in &snapshot.services {
         let who = ServiceIdentity::read(entry);
-        let slots = tables.table(entry.table, entry.table_slots);
+        let slots = tables.table(entry.table.first(), entry.table.size());
         let backend = |slot: u16| BackendIdentity::read(&snapshot.backends[&slot], who);
-        let places = Service { table: 0, previous: 0, previous_slots: 0, ..*entry };
+        let places = Service {
+            table: TableRef::new(0, entry.table.slots(), 1),
+            previous: TableRef::NONE,
+            ..*entry
+        };
         view.insert(who, (places, slots.into_iter().map(backend).collect()));
         assert!(id > 0);
     }
@@ -283,10 +288,10 @@ fn a_drained_service_keeps_its_table_as_the_previous_one() {
     let before = tables.snapshot().unwrap().services[&1];
     carry_out(&mut tables, &web(&[(1, 0)]), &network, check_reach);
     let drained = tables.snapshot().unwrap().services[&1];
-    assert_eq!((drained.table_slots, drained.previous), (0, before.table));
+    assert_eq!((drained.table, drained.previous), (TableRef::NONE, before.table));
     carry_out(&mut tables, &web(&[(1, 1)]), &network, check_reach);
     let back = tables.snapshot().unwrap().services[&1];
-    assert_eq!((back.previous, back.previous_slots), (back.table, back.table_slots));
+    assert_eq!(back.previous, back.table);
 }
 
 #[test]
