@@ -42,13 +42,15 @@ map_type! {
 
 /// Bits of [`Backend::flags`].
 pub mod flags {
-    /// Existing flows may go there. Clear: removed or in maintenance, its
-    /// flows are released.
+    /// Existing flows may go there. Clear: removed, down or in maintenance;
+    /// its flows are released.
     pub const SERVING: u32 = 1;
     /// The Ethernet addresses and the interface are known.
     pub const RESOLVED: u32 = 1 << 1;
     /// Rewrites addresses (mode `nat`); else only the Ethernet header (`dsr`).
     pub const NAT: u32 = 1 << 2;
+    /// It is configured. Clear: the id is retired. Only the agent looks at it.
+    pub const IN_USE: u32 = 1 << 3;
 }
 
 /// Set in the "service" part of an affinity key that is a reply entry for a

@@ -13,6 +13,7 @@ pub mod compile;
 pub mod endpoint;
 pub mod identity;
 pub mod ids;
+pub mod reweigh;
 pub mod tables;
 
 use std::{
@@ -34,10 +35,12 @@ use lb_common::{
 use self::{
     arena::Arena,
     identity::{BackendIdentity, ServiceIdentity},
+    tables::Places,
 };
 use crate::core::{
     model::Model,
     nexthop::{Network, NextHop},
+    weight::Standings,
 };
 
 /// Index in `BACKENDS`; stable while the backend lives, 0 is nobody.
@@ -52,7 +55,7 @@ pub struct Snapshot {
     pub config: Config,
     /// Services of the active bank.
     pub services: BTreeMap<ServiceId, Service>,
-    /// Every backend ever written; those without `SERVING` are retired.
+    /// Every backend ever written; those without `IN_USE` are retired.
     pub backends: BTreeMap<BackendId, Backend>,
     /// Every table that a service of the active bank names, by its first line.
     pub tables: BTreeMap<u32, Vec<BackendId>>,
@@ -67,15 +70,21 @@ impl Snapshot {
         &self.config.generations[(self.config.active & 1) as usize]
     }
 
-    /// Backends that serve.
-    pub fn serving(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
-        serving(&self.backends)
+    /// Whether existing flows may go to a backend.
+    #[must_use]
+    pub fn is_serving(&self, id: BackendId) -> bool {
+        self.backends.get(&id).is_some_and(|entry| entry.flags & backend::flags::SERVING != 0)
+    }
+
+    /// Backends that are configured, serving or not.
+    pub fn in_use(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
+        in_use(&self.backends)
     }
 }
 
-fn serving(entries: &BTreeMap<BackendId, Backend>) -> impl Iterator<Item = (BackendId, &Backend)> {
-    let serves = |entry: &Backend| entry.flags & backend::flags::SERVING != 0;
-    entries.iter().filter(move |(_, entry)| serves(entry)).map(|(&id, entry)| (id, entry))
+fn in_use(entries: &BTreeMap<BackendId, Backend>) -> impl Iterator<Item = (BackendId, &Backend)> {
+    let in_use = |entry: &Backend| entry.flags & backend::flags::IN_USE != 0;
+    entries.iter().filter(move |(_, entry)| in_use(entry)).map(|(&id, entry)| (id, entry))
 }
 
 /// What a plan needs to know of this host.
@@ -107,16 +116,22 @@ pub struct Bank {
 /// One step. Each is harmless to packets in flight, before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Says where a serving backend's next hop is; `None`: not known.
+    /// Says where a backend's next hop is; `None`: not known.
     SetNextHop(BackendId, Option<NextHop>),
     /// Clears all flows of these retired backends, whose ids are used again.
     Scrub(BTreeSet<BackendId>),
     /// Writes an entry nothing refers to, and clears its counters.
     WriteBackend(BackendId, Backend),
+    /// Says in place whether existing flows may go to a backend.
+    SetServing(BackendId, bool),
     /// Sets `shared_endpoint` in place.
     Share(BackendId, u16),
     /// Writes a table at lines nothing refers to.
     WriteTable(u32, Vec<BackendId>),
+    /// Gives a service of the active bank other tables, in place.
+    SwitchTables(ServiceId, Places),
+    /// Numbers the active generation, in place.
+    Number(u64),
     /// Writes the bank that is not active.
     WriteBank(Box<Bank>),
     /// Adds a denied prefix.
@@ -178,21 +193,23 @@ pub enum CapacityError {
 /// The model does not fit; nothing is to be done then.
 pub fn plan(
     model: &Model,
+    standings: &Standings,
     network: &Network,
     snapshot: &Snapshot,
     host: &Host,
 ) -> Result<Plan, CapacityError> {
     check_prefixes(model)?;
     let ids = ids::Ids::assign(model, snapshot)?;
-    let wanted = backends::wanted(model, &ids, snapshot);
+    let wanted = backends::wanted(model, standings, &ids, snapshot);
     let shares = backends::changed_shares(&wanted, snapshot);
     let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
     let mut arena = Arena::new(tables::in_use(snapshot));
-    let built = tables::build(model, &ids, snapshot, &mut arena)?;
+    let built = tables::build(model, standings, &ids, snapshot, &mut arena)?;
     let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &built.places)?;
     let index = bank.index;
     let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
-    let retired = snapshot.serving().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));
+    let retired = snapshot.in_use().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));
+    let (rising, falling) = backends::changed_standings(&wanted, snapshot);
 
     let Plan { mut operations, mut unattached } = follow(network, &snapshot.backends, host);
     if !ids.reused.is_empty() {
@@ -202,23 +219,25 @@ pub fn plan(
         let hop = next_hop(network, host, want.identity.addr, &mut unattached);
         operations.push(Operation::WriteBackend(id, want.entry(hop)));
     }
+    operations.extend(rising.into_iter().map(|id| Operation::SetServing(id, true)));
     operations.extend(begin.into_iter().map(|(id, share)| Operation::Share(id, share)));
     operations.extend(built.writes);
     operations.push(Operation::WriteBank(Box::new(bank)));
     operations.extend(deny.difference(&snapshot.denied).copied().map(Operation::Deny));
     operations.push(Operation::Publish(index));
     operations.extend(end.into_iter().map(|(id, share)| Operation::Share(id, share)));
+    operations.extend(falling.into_iter().map(|id| Operation::SetServing(id, false)));
     operations.extend(retired.map(Operation::Retire));
     operations.extend(snapshot.denied.difference(&deny).copied().map(Operation::Undeny));
     Ok(Plan { operations, unattached })
 }
 
 /// Plans what a change of neighbours, routes or links asks for: next hops of
-/// those of `backends` that serve, in place.
+/// those of `backends` that are configured, in place.
 #[must_use]
 pub fn follow(network: &Network, backends: &BTreeMap<BackendId, Backend>, host: &Host) -> Plan {
     let mut plan = Plan::default();
-    for (id, entry) in serving(backends) {
+    for (id, entry) in in_use(backends) {
         let hop = next_hop(network, host, entry.addr, &mut plan.unattached);
         if backends::written_hop(entry) != hop {
             plan.operations.push(Operation::SetNextHop(id, hop));

@@ -6,7 +6,7 @@ use lb_common::{
     backend::Backend,
     limits,
     service::{Service, flags},
-    table::{LINE_SLOTS, lines},
+    table::{TableRef, lines},
 };
 
 use super::tables::Tables;
@@ -26,10 +26,8 @@ impl Tables {
             tables: BTreeMap::new(),
             denied: self.kernel.denied()?,
         };
-        snapshot.tables = tables::in_use(&snapshot)
-            .filter(|&(_, slots)| slots > 0)
-            .map(|(first, slots)| (first, self.table(first, slots)))
-            .collect();
+        snapshot.tables =
+            tables::in_use(&snapshot).map(|table| (table.first(), self.table(table))).collect();
         Ok(snapshot)
     }
 
@@ -51,13 +49,13 @@ impl Tables {
             .collect()
     }
 
-    /// The table of `slots` slots from line `first` on.
+    /// All slots of a table, block by block.
     #[must_use]
-    pub fn table(&self, first: u32, slots: u32) -> Vec<BackendId> {
-        let end = (first + lines(slots)).min(self.lines.entries());
-        let mut table: Vec<_> = (first..end).flat_map(|line| self.lines.read(line).slots).collect();
-        debug_assert!(table.len() <= (slots + LINE_SLOTS) as usize);
-        table.truncate(slots as usize);
-        table
+    pub fn table(&self, table: TableRef) -> Vec<BackendId> {
+        let (first, size) = (table.first(), table.size());
+        let end = (first + lines(size)).min(self.lines.entries());
+        let mut slots: Vec<_> = (first..end).flat_map(|line| self.lines.read(line).slots).collect();
+        slots.truncate(size as usize);
+        slots
     }
 }

@@ -10,13 +10,13 @@ use lb_common::{
     flow::{Bucket, FlowValue, SLOTS},
     limits,
     service::{Address, EndpointBucket, Service},
-    table::{LINE_SLOTS, Line},
+    table::{LINE_SLOTS, Line, TableRef},
 };
 
 use super::mmap::Mapped;
 use crate::core::{
     nexthop::NextHop,
-    plan::{BackendId, Bank, Operation, backends::macs},
+    plan::{BackendId, Bank, Operation, ServiceId, backends::macs, tables::Places},
 };
 
 /// The maps that are reached by system calls.
@@ -113,8 +113,11 @@ impl Tables {
             Operation::SetNextHop(id, hop) => self.set_next_hop(*id, *hop),
             Operation::Scrub(ids) => self.scrub(ids),
             Operation::WriteBackend(id, entry) => return self.write_backend(*id, entry),
+            Operation::SetServing(id, serving) => self.set_serving(*id, *serving),
             Operation::Share(id, endpoint) => self.share(*id, *endpoint),
             Operation::WriteTable(first, slots) => self.write_table(*first, slots),
+            Operation::SwitchTables(id, places) => self.switch_tables(*id, places),
+            Operation::Number(number) => self.number(*number),
             Operation::WriteBank(bank) => self.write_bank(bank),
             Operation::Deny(prefix) => return self.kernel.deny(*prefix),
             Operation::Publish(bank) => self.publish(*bank),
@@ -181,6 +184,33 @@ impl Tables {
             entry.slots[..chunk.len()].copy_from_slice(chunk);
             self.lines.write(line, &entry);
         }
+    }
+
+    fn set_serving(&self, id: BackendId, serving: bool) {
+        let flags = self.backend_flags(id);
+        if serving {
+            flags.fetch_or(flags::SERVING, Ordering::Release);
+        } else {
+            flags.fetch_and(!flags::SERVING, Ordering::Release);
+        }
+    }
+
+    /// The table that was current is the previous one first: packets in
+    /// between see no difference of tables, as before.
+    fn switch_tables(&self, id: ServiceId, places: &Places) {
+        let index = (self.config.read(0).active & 1) * limits::SERVICES + u32::from(id);
+        let store = |offset, table: TableRef| {
+            self.services.word64(index, offset).store(table.0, Ordering::Release);
+        };
+        store(offset_of!(Service, previous), places.previous);
+        store(offset_of!(Service, table), places.current);
+    }
+
+    fn number(&self, number: u64) {
+        let bank = (self.config.read(0).active & 1) as usize;
+        let offset = offset_of!(Config, generations) + bank * size_of::<Generation>();
+        let at = self.config.word64(0, offset + offset_of!(Generation, number));
+        at.store(number, Ordering::Release);
     }
 
     fn write_bank(&self, bank: &Bank) {
@@ -255,5 +285,7 @@ impl Tables {
 mod failure;
 #[cfg(test)]
 mod retire;
+#[cfg(test)]
+mod reweigh;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ use crate::{
         model::{Mode, Model, Node},
         nexthop::Network,
         plan::{self, CapacityError, Host, Operation, Plan},
+        weight::Standings,
     },
     dataplane::{
         attach::Attachment,
@@ -311,7 +312,7 @@ impl State {
 
     fn plan(&self, model: &Model) -> Result<Plan, Error> {
         let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
-        Ok(plan::plan(model, &self.network, &snapshot, &self.host()?)?)
+        Ok(plan::plan(model, &Standings::default(), &self.network, &snapshot, &self.host()?)?)
     }
 
     /// Retires previous tables once the flows that began under them have been

@@ -9,7 +9,7 @@ use lb_common::{
 };
 
 use super::{BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::Ids};
-use crate::core::{model::Model, nexthop::NextHop};
+use crate::core::{model::Model, nexthop::NextHop, weight::Standings};
 
 /// A backend of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Wanted {
     pub service: ServiceId,
     /// See [`Backend::shared_endpoint`].
     pub shared_endpoint: u16,
+    /// Whether existing flows may go there.
+    pub serving: bool,
 }
 
 impl Wanted {
@@ -45,10 +47,15 @@ impl Wanted {
 
     fn flags(&self, resolved: bool) -> u32 {
         let who = &self.identity;
-        [(true, flags::SERVING), (resolved, flags::RESOLVED), (who.nat, flags::NAT)]
-            .into_iter()
-            .filter(|(on, _)| *on)
-            .fold(0, |all, (_, flag)| all | flag)
+        [
+            (true, flags::IN_USE),
+            (self.serving, flags::SERVING),
+            (resolved, flags::RESOLVED),
+            (who.nat, flags::NAT),
+        ]
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .fold(0, |all, (_, flag)| all | flag)
     }
 }
 
@@ -92,11 +99,17 @@ pub fn written_hop(entry: &Backend) -> Option<NextHop> {
 
 /// Every backend of the configuration by id.
 #[must_use]
-pub fn wanted(model: &Model, ids: &Ids, snapshot: &Snapshot) -> BTreeMap<BackendId, Wanted> {
+pub fn wanted(
+    model: &Model,
+    standings: &Standings,
+    ids: &Ids,
+    snapshot: &Snapshot,
+) -> BTreeMap<BackendId, Wanted> {
     let mut wanted: BTreeMap<_, _> = super::backend_identities(model)
         .map(|identity| {
             let service = ids.services[&identity.service];
-            (ids.backends[&identity], Wanted { identity, service, shared_endpoint: 0 })
+            let serving = standings.of(&identity, 0).serving;
+            (ids.backends[&identity], Wanted { identity, service, shared_endpoint: 0, serving })
         })
         .collect();
     let mut taken = BTreeSet::new();
@@ -127,7 +140,7 @@ fn endpoint_of(
             && (group.contains(&id) || !wanted.contains_key(&id))
     };
     let kept = group.iter().filter_map(|id| snapshot.backends.get(id));
-    let kept = kept.filter(|entry| entry.flags & flags::SERVING != 0);
+    let kept = kept.filter(|entry| entry.flags & flags::IN_USE != 0);
     kept.map(|entry| entry.shared_endpoint).filter(fits).min().unwrap_or(SHARED_BIT | lowest)
 }
 
@@ -154,15 +167,28 @@ fn sharing(wanted: &BTreeMap<BackendId, Wanted>) -> Vec<Vec<BackendId>> {
     groups
 }
 
-/// Serving backends that live on with another `shared_endpoint`.
+/// Backends that live on and begin to serve, and those that stop.
+#[must_use]
+pub fn changed_standings(
+    wanted: &BTreeMap<BackendId, Wanted>,
+    snapshot: &Snapshot,
+) -> (Vec<BackendId>, Vec<BackendId>) {
+    let serves = |entry: &Backend| entry.flags & flags::SERVING != 0;
+    let kept = snapshot.in_use().filter_map(|(id, entry)| Some((id, entry, wanted.get(&id)?)));
+    let changed = kept.filter(|(_, entry, want)| serves(entry) != want.serving);
+    let (rising, falling): (Vec<_>, Vec<_>) = changed.partition(|(_, _, want)| want.serving);
+    let ids = |all: Vec<(BackendId, _, _)>| all.into_iter().map(|(id, _, _)| id).collect();
+    (ids(rising), ids(falling))
+}
+
+/// Backends that live on with another `shared_endpoint`.
 #[must_use]
 pub fn changed_shares(
     wanted: &BTreeMap<BackendId, Wanted>,
     snapshot: &Snapshot,
 ) -> Vec<(BackendId, u16)> {
-    let serving = snapshot.serving().filter_map(|(id, entry)| Some((id, entry, wanted.get(&id)?)));
-    serving
-        .filter(|(_, entry, want)| entry.shared_endpoint != want.shared_endpoint)
+    let kept = snapshot.in_use().filter_map(|(id, entry)| Some((id, entry, wanted.get(&id)?)));
+    kept.filter(|(_, entry, want)| entry.shared_endpoint != want.shared_endpoint)
         .map(|(id, _, want)| (id, want.shared_endpoint))
         .collect()
 }
@@ -185,7 +211,7 @@ mod tests {
         let bytes = |text: &str| addr::to_bytes(text.parse().unwrap());
         let service = ServiceIdentity { vip: bytes(vip), first: ports.0, last: ports.1, proto: 6 };
         let identity = BackendIdentity { service, addr: bytes(addr), port, nat: true };
-        Wanted { identity, service: 1, shared_endpoint: 0 }
+        Wanted { identity, service: 1, shared_endpoint: 0, serving: true }
     }
 
     #[test]

@@ -87,10 +87,10 @@ impl Ids {
     }
 }
 
-/// Serving backends whose service is in force, by identity.
-fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId> {
+/// Backends in use whose service is in force, by identity.
+pub(super) fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId> {
     let services = service_identities(snapshot);
-    let present = snapshot.serving().filter_map(|(id, entry)| {
+    let present = snapshot.in_use().filter_map(|(id, entry)| {
         Some((BackendIdentity::read(entry, *services.get(&entry.service)?), id))
     });
     present.collect()
@@ -100,7 +100,7 @@ fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId>
 /// slots must go on pointing at nobody.
 fn reusable(snapshot: &Snapshot) -> Vec<BackendId> {
     let named: BTreeSet<_> = snapshot.tables.values().flatten().collect();
-    let retired = snapshot.backends.iter().filter(|(_, entry)| entry.flags & flags::SERVING == 0);
+    let retired = snapshot.backends.iter().filter(|(_, entry)| entry.flags & flags::IN_USE == 0);
     retired.map(|(&id, _)| id).filter(|id| !named.contains(id)).collect()
 }
 

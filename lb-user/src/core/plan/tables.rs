@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lb_common::{service::Service, table::TableRef};
 
 use super::{
-    CapacityError, Operation, ServiceId, Snapshot,
+    BackendId, CapacityError, Operation, ServiceId, Snapshot,
     arena::Arena,
     identity::{BackendIdentity, ServiceIdentity},
     ids::Ids,
@@ -13,6 +13,7 @@ use super::{
 use crate::core::{
     maglev::{self, Candidate},
     model::{self, Model},
+    weight::Standings,
 };
 
 /// A service's current table and the one before it.
@@ -25,7 +26,13 @@ pub struct Places {
 }
 
 impl Places {
-    fn read(entry: &Service) -> Self {
+    /// These tables once `current` takes over.
+    pub(super) fn followed_by(self, current: TableRef) -> Self {
+        let previous = if self.current.is_none() { current } else { self.current };
+        Self { current, previous }
+    }
+
+    pub(super) fn read(entry: &Service) -> Self {
         Self { current: entry.table, previous: entry.previous }
     }
 }
@@ -39,10 +46,10 @@ pub struct Built {
     pub writes: Vec<Operation>,
 }
 
-/// First line and slots of every table of the active bank.
-pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = (u32, u32)> {
+/// Every table of the active bank; the same one may come more than once.
+pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = TableRef> {
     let tables = snapshot.services.values().flat_map(|entry| [entry.table, entry.previous]);
-    tables.map(|table| (table.first(), table.size()))
+    tables.filter(|table| !table.is_none())
 }
 
 /// Builds every service's table and takes lines for those whose content
@@ -53,6 +60,7 @@ pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = (u32, u32)> {
 /// The new tables do not fit beside the old ones.
 pub fn build(
     model: &Model,
+    standings: &Standings,
     ids: &Ids,
     snapshot: &Snapshot,
     arena: &mut Arena,
@@ -60,16 +68,14 @@ pub fn build(
     let mut built = Built::default();
     for service in &model.services {
         let id = ids.services[&ServiceIdentity::of(service)];
-        let slots = slots(service, ids, snapshot.config.slot_seed);
+        let slots = slots(service, standings, &ids.backends, snapshot.config.slot_seed);
         let old = snapshot.services.get(&id).map(Places::read).unwrap_or_default();
         let old_slots =
             snapshot.tables.get(&old.current.first()).filter(|_| !old.current.is_none());
         let places = if old_slots.map_or(&[][..], Vec::as_slice) == slots {
             old
         } else {
-            let current = place(service, &slots, arena)?;
-            let previous = if old.current.is_none() { current } else { old.current };
-            Places { current, previous }
+            old.followed_by(place(service, &slots, arena)?)
         };
         if places != old && !places.current.is_none() {
             built.writes.push(Operation::WriteTable(places.current.first(), slots));
@@ -79,7 +85,7 @@ pub fn build(
     Ok(built)
 }
 
-fn place(
+pub(super) fn place(
     service: &model::Service,
     slots: &[u16],
     arena: &mut Arena,
@@ -92,14 +98,17 @@ fn place(
     Ok(TableRef::new(first, count, 1))
 }
 
-fn slots(service: &model::Service, ids: &Ids, seed: [u64; 2]) -> Vec<u16> {
+/// The table of a service whose backends have these ids.
+pub(super) fn slots(
+    service: &model::Service,
+    standings: &Standings,
+    ids: &BTreeMap<BackendIdentity, BackendId>,
+    seed: [u64; 2],
+) -> Vec<BackendId> {
     let candidate = |backend: &model::Backend| {
         let identity = BackendIdentity::of(service, backend);
-        Candidate {
-            identity: identity.bytes(),
-            id: ids.backends[&identity],
-            weight: backend.weight,
-        }
+        let weight = standings.of(&identity, backend.weight).weight;
+        Candidate { identity: identity.bytes(), id: ids[&identity], weight }
     };
     let candidates: Vec<_> = service.backends.iter().map(candidate).collect();
     maglev::table(&candidates, maglev::size(candidates.len()), seed)

@@ -14,6 +14,7 @@ use crate::{
         },
         nexthop::Network,
         plan::{self, CapacityError},
+        weight::Standings,
     },
     dataplane::fake,
 };
@@ -40,7 +41,8 @@ fn room_is_made_by_retiring_previous_tables() {
     assert_eq!(tables.snapshot().unwrap().services.len(), MANY as usize);
     for weight in [25, 75, 50] {
         let snapshot = tables.snapshot().unwrap();
-        let refused = plan::plan(&many(weight), &network, &snapshot, &host());
+        let refused =
+            plan::plan(&many(weight), &Standings::default(), &network, &snapshot, &host());
         assert!(matches!(refused, Err(CapacityError::Tables(_))), "{refused:?}");
         assert_eq!(tables.retire_previous(), MANY);
         assert_eq!(tables.retire_previous(), 0);

@@ -24,6 +24,7 @@ use crate::{
         },
         nexthop::Network,
         plan::{self, Host, identity::BackendIdentity, identity::ServiceIdentity},
+        weight::Standings,
     },
     dataplane::fake,
 };
@@ -45,7 +46,9 @@ pub(super) fn carry_out(
     network: &Network,
     check: impl Fn(&Tables),
 ) -> plan::Plan {
-    let plan = plan::plan(model, network, &tables.snapshot().unwrap(), &host()).unwrap();
+    let plan =
+        plan::plan(model, &Standings::default(), network, &tables.snapshot().unwrap(), &host())
+            .unwrap();
     for operation in &plan.operations {
         tables.apply(operation).unwrap();
         check(tables);
@@ -79,7 +82,7 @@ fn address(tables: &Tables, addr: addr::AddrBytes) -> Option<Address> {
     Some(tables.addresses.read(tables.config.read(0).active * limits::ADDRESSES + index))
 }
 
-fn serves(entry: &Backend) -> bool {
+pub(super) fn serves(entry: &Backend) -> bool {
     entry.flags & backend_flags::SERVING != 0
 }
 
@@ -100,8 +103,8 @@ fn check_reach(tables: &Tables) {
     }
 }
 
-fn slots(tables: &Tables, table: TableRef) -> BTreeSet<u16> {
-    tables.table(table.first(), table.size()).into_iter().collect()
+pub(super) fn slots(tables: &Tables, table: TableRef) -> BTreeSet<u16> {
+    tables.table(table).into_iter().collect()
 }
 
 fn check_service(tables: &Tables, id: u16, entry: &Service) {
@@ -144,7 +147,7 @@ fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     let mut view = View::new();
     for (&id, entry) in &snapshot.services {
         let who = ServiceIdentity::read(entry);
-        let slots = tables.table(entry.table.first(), entry.table.size());
+        let slots = tables.table(entry.table);
         let backend = |slot: u16| BackendIdentity::read(&snapshot.backends[&slot], who);
         let places = Service {
             table: TableRef::new(0, entry.table.slots(), 1),
@@ -178,7 +181,7 @@ fn any_service() -> impl Strategy<Value = model::Service> {
     })
 }
 
-fn any_model() -> impl Strategy<Value = (Model, Network)> {
+pub(super) fn any_model() -> impl Strategy<Value = (Model, Network)> {
     let services = prop::collection::vec(any_service(), 0..6);
     let deny =
         prop::sample::subsequence(vec!["203.0.113.0/24", "198.51.100.7/32", "2001::/16"], 0..3);
@@ -223,7 +226,7 @@ proptest! {
         let mut tables = fake::tables(64).unwrap();
         carry_out(&mut tables, &first.0, &first.1, |_| {});
         let snapshot = tables.snapshot().unwrap();
-        let cut = plan::plan(&second.0, &second.1, &snapshot, &host()).unwrap();
+        let cut = plan::plan(&second.0, &Standings::default(), &second.1, &snapshot, &host()).unwrap();
         for operation in cut.operations.iter().take(stop) {
             tables.apply(operation).unwrap();
         }
@@ -232,7 +235,7 @@ proptest! {
         carry_out(&mut fresh, &third.0, &third.1, |_| {});
         prop_assert_eq!(view(&tables), view(&fresh));
         let wanted: usize = third.0.services.iter().map(|service| service.backends.len()).sum();
-        prop_assert_eq!(tables.snapshot().unwrap().serving().count(), wanted);
+        prop_assert_eq!(tables.snapshot().unwrap().in_use().count(), wanted);
     }
 }
 
@@ -246,7 +249,7 @@ fn web(backends: &[(u8, u16)]) -> Model {
 
 fn ids(tables: &Tables) -> BTreeMap<IpAddr, u16> {
     let snapshot = tables.snapshot().unwrap();
-    snapshot.serving().map(|(id, entry)| (addr::from_bytes(entry.addr), id)).collect()
+    snapshot.in_use().map(|(id, entry)| (addr::from_bytes(entry.addr), id)).collect()
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! From changed weights to map operations, in the generation in force.
+//!
+//! Nothing but tables and the standing of backends changes, so no bank is
+//! built: the new table is written where nothing refers to, and one store
+//! puts it in force. After any prefix of the operations every slot of a
+//! current table names a backend that serves.
+
+use std::collections::BTreeSet;
+
+use lb_common::table::TableRef;
+
+use super::{
+    CapacityError, Operation, Plan, Snapshot,
+    arena::Arena,
+    identity::{BackendIdentity, ServiceIdentity},
+    ids::present_backends,
+    service_identities,
+    tables::{self, Places},
+};
+use crate::core::{model::Model, weight::Standings};
+
+/// Plans what the standings of the services `changed` ask for. `resting` are
+/// tables whose lines packets may still read. Of the snapshot, the content of
+/// tables and the denied prefixes are not looked at.
+///
+/// # Errors
+/// The new tables do not fit beside the old ones.
+pub fn reweigh(
+    model: &Model,
+    standings: &Standings,
+    changed: &BTreeSet<ServiceIdentity>,
+    snapshot: &Snapshot,
+    resting: &[TableRef],
+) -> Result<Plan, CapacityError> {
+    let used = tables::in_use(snapshot);
+    let mut arena = Arena::new(used.chain(resting.iter().copied()));
+    let ids = present_backends(snapshot);
+    let services = service_identities(snapshot);
+    let (mut rising, mut switches, mut falling) = (Vec::new(), Vec::new(), Vec::new());
+    for (&id, who) in services.iter().filter(|(_, who)| changed.contains(who)) {
+        let Some(service) = model.services.iter().find(|s| ServiceIdentity::of(s) == *who) else {
+            continue;
+        };
+        for backend in &service.backends {
+            let identity = BackendIdentity::of(service, backend);
+            let serving = standings.of(&identity, backend.weight).serving;
+            let id = ids[&identity];
+            if snapshot.is_serving(id) != serving {
+                let changes = if serving { &mut rising } else { &mut falling };
+                changes.push(Operation::SetServing(id, serving));
+            }
+        }
+        let slots = tables::slots(service, standings, &ids, snapshot.config.slot_seed);
+        let current = tables::place(service, &slots, &mut arena)?;
+        if !current.is_none() {
+            switches.push(Operation::WriteTable(current.first(), slots));
+        }
+        let old = Places::read(&snapshot.services[&id]);
+        switches.push(Operation::SwitchTables(id, old.followed_by(current)));
+    }
+    let operations = rising.into_iter().chain(switches).chain(falling).collect();
+    Ok(Plan { operations, ..Plan::default() })
+}

@@ -1,0 +1,117 @@
+//! Changes of weights, in place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{
+    tests::{any_model, carry_out, host, serves, slots},
+    *,
+};
+use crate::{
+    core::{
+        model::Model,
+        plan::{
+            self,
+            identity::{BackendIdentity, ServiceIdentity},
+        },
+        weight::{Standing, Standings},
+    },
+    dataplane::fake,
+};
+
+/// Whatever new flows can be given to serves and belongs to the service.
+fn check_slots(tables: &Tables) {
+    for (id, entry) in tables.services_of(tables.config.read(0).active) {
+        for slot in slots(tables, entry.table) {
+            let backend = tables.backends.read(slot.into());
+            assert!(serves(&backend) && backend.service == id, "slot of {id} names {slot}");
+        }
+    }
+}
+
+/// Standings drawn from `seeds`, one for each backend in turn.
+fn standings(model: &Model, seeds: &[(u16, bool)]) -> Standings {
+    let backends = model
+        .services
+        .iter()
+        .flat_map(|service| service.backends.iter().map(|b| BackendIdentity::of(service, b)));
+    let standing = |&(weight, serving): &(u16, bool)| Standing {
+        weight: if serving { weight } else { 0 },
+        serving,
+    };
+    Standings(backends.zip(seeds.iter().cycle().map(standing)).collect())
+}
+
+/// Who is behind each slot, and who serves.
+type View = BTreeMap<ServiceIdentity, (Vec<BackendIdentity>, BTreeSet<BackendIdentity>)>;
+
+fn view(tables: &Tables) -> View {
+    let snapshot = tables.snapshot().unwrap();
+    let view = |(&id, entry): (&u16, &Service)| {
+        let who = ServiceIdentity::read(entry);
+        let read = |id: u16| BackendIdentity::read(&snapshot.backends[&id], who);
+        let slots = tables.table(entry.table).into_iter().map(read).collect();
+        let mine = snapshot.in_use().filter(|(_, entry)| entry.service == id && serves(entry));
+        (who, (slots, mine.map(|(id, _)| read(id)).collect()))
+    };
+    snapshot.services.iter().map(view).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn every_step_of_a_reweighing_leaves_only_backends_that_serve(
+        (model, network) in any_model(),
+        rounds in prop::collection::vec(
+            prop::collection::vec((0u16..4, any::<bool>()), 1..9), 1..5
+        ),
+    ) {
+        let mut tables = fake::tables(64).unwrap();
+        carry_out(&mut tables, &model, &network, |_| {});
+        let all = model.services.iter().map(ServiceIdentity::of).collect();
+        for seeds in &rounds {
+            let standings = standings(&model, seeds);
+            let snapshot = tables.snapshot().unwrap();
+            let plan = plan::reweigh::reweigh(&model, &standings, &all, &snapshot, &[]).unwrap();
+            for operation in &plan.operations {
+                tables.apply(operation).unwrap();
+                check_slots(&tables);
+            }
+            let mut fresh = fake::tables(64).unwrap();
+            let snapshot = fresh.snapshot().unwrap();
+            let whole = plan::plan(&model, &standings, &network, &snapshot, &host()).unwrap();
+            fresh.carry_out(&whole.operations).unwrap();
+            prop_assert_eq!(view(&tables), view(&fresh));
+        }
+    }
+}
+
+#[test]
+fn lines_that_rest_are_not_written() {
+    use crate::core::model::{
+        Mode, Protocol,
+        sample::{backend, model, service},
+    };
+    let mut tables = fake::tables(64).unwrap();
+    let mut web = service("192.0.2.1", (80, 80), Protocol::Tcp, Mode::Nat);
+    web.backends.push(backend([10, 0, 0, 1].into(), None, 1));
+    let model = model(vec![web]);
+    carry_out(&mut tables, &model, &Default::default(), |_| {});
+    let all = model.services.iter().map(ServiceIdentity::of).collect();
+    let mut resting = Vec::new();
+    for weight in 1..6 {
+        let standings = standings(&model, &[(weight, true)]);
+        let snapshot = tables.snapshot().unwrap();
+        let plan = plan::reweigh::reweigh(&model, &standings, &all, &snapshot, &resting).unwrap();
+        let places = plan.operations.iter().find_map(|operation| match operation {
+            Operation::SwitchTables(_, places) => Some(*places),
+            _ => None,
+        });
+        let current = places.unwrap().current;
+        assert!(!resting.contains(&current), "{current:?} is written over");
+        resting.push(current);
+        tables.carry_out(&plan.operations).unwrap();
+    }
+}
