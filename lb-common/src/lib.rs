@@ -18,6 +18,7 @@ pub mod hash;
 pub mod limits;
 pub mod maps;
 pub mod nexthop;
+pub mod pace;
 pub mod service;
 pub mod stats;
 pub mod table;

@@ -31,8 +31,12 @@ pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// [`crate::firewall::Unresolved`], a ring buffer.
 pub const UNRESOLVED: &str = "UNRESOLVED";
 
+/// When the next refusal is due, see [`crate::pace`], per CPU; private to the
+/// packet path.
+pub const REFUSALS: &str = "REFUSALS";
+
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 15] = [
+pub const PINNED: [&str; 16] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -48,6 +52,7 @@ pub const PINNED: [&str; 15] = [
     COUNTERS,
     NEXT_HOPS,
     UNRESOLVED,
+    REFUSALS,
 ];
 
 /// The XDP program, and its pin.

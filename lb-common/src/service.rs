@@ -103,6 +103,12 @@ pub mod flags {
     pub const IN_USE: u8 = 1;
     /// More than one port: affinity keys are hashes that include the port.
     pub const RANGE: u8 = 1 << 1;
+    /// All flows of a source address stay together (`affinity = "client"`).
+    pub const CLIENT: u8 = 1 << 2;
+    /// Who cannot be served is told so (`on_empty = "reject"`).
+    pub const REJECT: u8 = 1 << 3;
+    /// TCP flows of a backend that serves no more are reset (`on_down = "reset"`).
+    pub const RESET: u8 = 1 << 4;
 }
 
 map_type! {

@@ -59,8 +59,12 @@ impl Env {
 /// The current second, see [`lb_common::flow::second`].
 #[inline(always)]
 pub(crate) fn now(config: &Config) -> u16 {
-    // SAFETY: no arguments; since Linux 5.5. Inlined by the kernel, unlike the
-    // clocks in nanoseconds.
-    let jiffies = unsafe { aya_ebpf::helpers::generated::bpf_jiffies64() };
-    lb_common::flow::second(jiffies, config.tick_scale)
+    lb_common::flow::second(jiffies(), config.tick_scale)
+}
+
+/// The kernel's ticks. Inlined by the kernel, unlike its clocks in nanoseconds.
+#[inline(always)]
+pub(crate) fn jiffies() -> u64 {
+    // SAFETY: no arguments; since Linux 5.5.
+    unsafe { aya_ebpf::helpers::generated::bpf_jiffies64() }
 }

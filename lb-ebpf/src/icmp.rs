@@ -22,7 +22,7 @@ use crate::{
     firewall,
     forward::{self, nat},
     nexthop::{self, Way},
-    packet::{Frame, load, store},
+    packet::{Frame, load, store, turn_around},
     parse::{self, Packet, TCP, UDP},
     select::{self, Chosen},
     service,
@@ -145,15 +145,7 @@ fn answer_echo<F: Family>(packet: &Packet<F>) -> Verdict {
     if F::impossible_source(packet.source) || packet.source == packet.destination {
         return Verdict::drop(Counter::BadSource);
     }
-    let start = packet.frame.start;
-    let destination: [u16; 3] = [load(start), load(start + 2), load(start + 4)];
-    let source: [u16; 3] = [load(start + 6), load(start + 8), load(start + 10)];
-    let mut i = 0;
-    while i < 3 {
-        store(start + 2 * i, source[i]);
-        store(start + 6 + 2 * i, destination[i]);
-        i += 1;
-    }
+    turn_around(packet.frame.start, packet.frame.start);
     F::answer(packet.l3, packet.source, packet.destination);
     let old: u16 = load(packet.l4);
     let new = u16::from_ne_bytes([if F::EXACT { 0 } else { 129 }, 0]);
@@ -242,9 +234,7 @@ fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
             service::ranged(env, address, flow.proto, flow.destination_port())?
         }
     };
-    let seed = env.config.place_seed;
-    let key = F::flow_key(flow.source, flow.ports, found.id, found.one_port(), seed);
-    let at = affinity::position(env.config, key);
+    let at = select::position(env, &flow, &found);
     if let Known::Live(entry) = affinity::find(&at, env.now())
         && let Some(chosen) = select::serving(entry.flow.backend(), found.id)
     {

@@ -23,6 +23,7 @@ mod maps;
 mod nexthop;
 mod packet;
 mod parse;
+mod refuse;
 mod select;
 mod service;
 mod verdict;

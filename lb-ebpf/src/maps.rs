@@ -93,6 +93,11 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNTERS as usize }> = Per
 pub(crate) static NEXT_HOPS: PerCpuArray<CachedHop, { limits::NEXT_HOPS as usize }> =
     PerCpuArray::new();
 
+/// One entry: when the next refusal is due by CPU, see [`lb_common::pace`].
+/// Written and read by packets only.
+#[btf_map]
+pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// Neighbours for the agent to resolve. Written by packets.
 #[btf_map]
 pub(crate) static UNRESOLVED: RingBuf<Unresolved, { limits::UNRESOLVED_BYTES as usize }> =

@@ -11,7 +11,8 @@ use core::ptr::read_volatile;
 use lb_common::{
     backend::{Backend, flags},
     flow::{FlowState, Timeouts},
-    service::Service,
+    hash,
+    service::{Service, flags as service_flags},
     stats::Counter,
     table::{LINE_SLOTS, TableRef, slot},
     tcp,
@@ -24,8 +25,9 @@ use crate::{
     family::Family,
     maps::{BACKENDS, TABLES},
     parse::{Packet, TCP},
+    refuse,
     service::Found,
-    verdict::Verdict,
+    verdict::{Action, Verdict},
 };
 
 /// A backend and its id.
@@ -62,19 +64,34 @@ pub(crate) fn select<F: Family>(
     packet: &Packet<F>,
     found: &Found,
 ) -> Result<Chosen, Verdict> {
-    let seed = env.config.place_seed;
-    let key = F::flow_key(packet.source, packet.ports, found.id, found.one_port(), seed);
-    let at = affinity::position(env.config, key);
+    let at = position(env, packet, found);
     let now = env.now();
     let known = affinity::find(&at, now);
     if let Known::Live(entry) = known
-        && let Some(state) = next_state(packet.proto, packet.tcp_flags, entry.flow.state())
+        && let Some(state) = next_state(packet.proto, flags_for(packet, found), entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
         entry.touch(now, state, timeouts(found));
         return Ok(chosen);
     }
     new_flow(env, packet, found, &at, known, now)
+}
+
+/// Where a packet's flow belongs in the affinity table; where all flows of a
+/// client stay together, they are one.
+#[inline(always)]
+pub(crate) fn position<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Position {
+    let ports = if found.by_client() { 0 } else { packet.ports };
+    let seed = env.config.place_seed;
+    let key = F::flow_key(packet.source, ports, found.id, found.one_port(), seed);
+    affinity::position(env.config, key)
+}
+
+/// The TCP flags that an entry of this service takes notice of: a client does
+/// not begin or end with a connection of his.
+#[inline(always)]
+fn flags_for<F: Family>(packet: &Packet<F>, found: &Found) -> u8 {
+    if found.by_client() { 0 } else { packet.tcp_flags }
 }
 
 /// The state of a flow after a packet; `None`: the packet begins another flow.
@@ -107,8 +124,20 @@ fn new_flow<F: Family>(
     if F::impossible_source(packet.source) || packet.source == packet.destination {
         return Err(Verdict::drop(Counter::BadSource));
     }
-    let choice = from_tables(env, packet, found);
     let opens = packet.proto == TCP && tcp::opens(packet.tcp_flags);
+    if let Known::Live(entry) = known
+        && packet.proto == TCP
+        && !opens
+        && found.service.flags & service_flags::RESET != 0
+    {
+        // Its backend serves no more.
+        let verdict = refuse::answer(env.ctx, Counter::Reset);
+        if verdict.action() == Action::Transmit {
+            entry.end(now);
+        }
+        return Err(verdict);
+    }
+    let choice = from_tables(env, packet, found);
     // A TCP flow that nobody recorded began when the previous table was in
     // force, or both agree.
     let chosen = match choice.previous {
@@ -116,12 +145,20 @@ fn new_flow<F: Family>(
         _ => choice.current,
     };
     let Some(chosen) = chosen else {
-        return Err(Verdict::drop(Counter::NoBackend));
+        return Err(if found.service.flags & service_flags::REJECT != 0 {
+            refuse::answer(env.ctx, Counter::Rejected)
+        } else {
+            Verdict::drop(Counter::NoBackend)
+        });
     };
     let slot = known.slot();
     let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags);
     if slot.is_some() || tracked {
-        if affinity::record(at, slot, chosen.id, now, timeouts(found)) {
+        let mut timeouts = timeouts(found);
+        if found.by_client() {
+            timeouts.embryonic = timeouts.established;
+        }
+        if affinity::record(at, slot, chosen.id, now, timeouts) {
             count::flow(chosen.id);
         } else {
             count::event(Counter::Unrecorded as u32);
@@ -148,13 +185,13 @@ pub(crate) struct Choice {
 /// Looks a flow up in the current and the previous table.
 #[inline(always)]
 pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Choice {
-    let hash = F::slot_hash(
-        packet.source,
-        packet.destination,
-        packet.ports,
-        packet.proto,
-        env.config.slot_seed,
-    );
+    let Packet { source, destination, ports, proto, .. } = *packet;
+    let seed = env.config.slot_seed;
+    let hash = if found.by_client() {
+        (hash::client(F::words(source), seed) >> 32) as u32
+    } else {
+        F::slot_hash(source, destination, ports, proto, seed)
+    };
     let (table, before) = tables(found.service);
     let current = lookup(table, hash);
     let mut choice =

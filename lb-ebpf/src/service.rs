@@ -27,6 +27,12 @@ impl Found {
     pub(crate) fn one_port(&self) -> bool {
         self.service.flags & flags::RANGE == 0
     }
+
+    /// Whether all flows of a client stay together.
+    #[inline(always)]
+    pub(crate) fn by_client(&self) -> bool {
+        self.service.flags & flags::CLIENT != 0
+    }
 }
 
 /// Looks an endpoint key up in the bank in force: one probe of one line.
