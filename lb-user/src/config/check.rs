@@ -7,11 +7,7 @@
 mod backend;
 mod endpoint;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    time::Duration,
-};
+use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use lb_common::{
     flow::Timeouts,
@@ -23,9 +19,7 @@ use super::{
     mistake::Mistake,
     read::{Located, Place, Wrong},
 };
-use crate::core::model::{
-    Admin, Affinity, Firewall, Model, Node, OnDown, OnEmpty, Policy, Service, health::Health,
-};
+use crate::core::model::{Admin, Firewall, Model, Node, Policy, Service, health::Health};
 
 /// Seconds a flow is kept after its first packet, unless `affinity_timeout`
 /// is shorter: as conntrack and IPVS keep what was never answered.
@@ -170,15 +164,15 @@ fn service(service: file::Service) -> Option<Service> {
             established,
             closing: established.min(CLOSING_TIMEOUT),
         },
-        affinity: Affinity::Flow,
+        affinity: service.affinity?.value,
         policy: Policy::Static,
         slow_start: Duration::ZERO,
         min_up: 1,
-        on_empty: OnEmpty::Drop,
-        on_down: OnDown::Release,
+        on_empty: service.on_empty?.value,
+        on_down: service.on_down?.value,
         health: Health::default(),
-        split: BTreeMap::new(),
-        routes: Vec::new(),
+        split: service.split,
+        routes: service.routes,
         backends: backends.collect::<Option<_>>()?,
         ports,
     })

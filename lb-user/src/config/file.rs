@@ -10,7 +10,7 @@
 //! Keys of features that are planned but not built are known and refused;
 //! where such a key has the one value that changes nothing, it is accepted.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use lb_common::{
@@ -27,7 +27,7 @@ use super::{
         only_number, pin_dir, port, port_rule, ports, prefix, seed, weight, word,
     },
 };
-use crate::core::model::{Mode, Protocol, XdpMode};
+use crate::core::model::{Affinity, Mode, OnDown, OnEmpty, Protocol, Route, XdpMode};
 
 /// Default of `node.flows`.
 pub const FLOWS: u32 = 1_000_000;
@@ -101,6 +101,16 @@ pub struct Service {
     pub mode: Field<Mode>,
     /// `affinity_timeout`, whole seconds.
     pub affinity_timeout: Field<u16>,
+    /// TEMP.
+    pub affinity: Field<Affinity>,
+    /// TEMP.
+    pub on_empty: Field<OnEmpty>,
+    /// TEMP.
+    pub on_down: Field<OnDown>,
+    /// TEMP.
+    pub split: BTreeMap<String, u16>,
+    /// TEMP.
+    pub routes: Vec<Route>,
     /// `[[service.backend]]`.
     pub backends: Vec<Backend>,
 }
@@ -118,6 +128,8 @@ pub struct Backend {
     pub port: Field<Option<u16>>,
     /// `weight`.
     pub weight: Field<u16>,
+    /// TEMP.
+    pub group: Field<Option<String>>,
 }
 
 /// Reads the text of a configuration: the mirror, unless the text is no TOML,
@@ -196,6 +208,23 @@ fn service(mut table: Section<'_>) -> Service {
             ]),
         ),
         affinity_timeout: table.optional("affinity_timeout", AFFINITY_TIMEOUT, affinity_timeout),
+        affinity: table.optional(
+            "affinity",
+            Affinity::Flow,
+            word(&[("flow", Some(Affinity::Flow)), ("client", Some(Affinity::Client))]),
+        ),
+        on_empty: table.optional(
+            "on_empty",
+            OnEmpty::Drop,
+            word(&[("drop", Some(OnEmpty::Drop)), ("reject", Some(OnEmpty::Reject))]),
+        ),
+        on_down: table.optional(
+            "on_down",
+            OnDown::Release,
+            word(&[("release", Some(OnDown::Release)), ("reset", Some(OnDown::Reset))]),
+        ),
+        split: split(table.table("split")),
+        routes: table.tables("route").into_iter().filter_map(route).collect(),
         backends: table.tables("backend").into_iter().map(backend).collect(),
     };
     table.optional(
@@ -203,17 +232,34 @@ fn service(mut table: Section<'_>) -> Service {
         (),
         word(&[("static", Some(())), ("latency", None), ("least-flows", None)]),
     );
-    table.optional("affinity", (), word(&[("flow", Some(())), ("client", None)]));
-    table.optional("on_empty", (), word(&[("drop", Some(())), ("reject", None)]));
     table.optional("slow_start", Duration::ZERO, only_at_once);
     table.optional("allow_sources", (), only_empty("write `[]`: everybody is served"));
     let one = only_number(1, 1..=BACKENDS, "write 1: without health checks every backend is up");
     table.optional("min_up", 1, one);
     health(table.table("health"));
-    table.unbuilt("split", "remove it: clients are not shared out to groups yet");
-    table.unbuilt("route", "remove it: sources are not routed to groups yet");
     table.finish();
     service
+}
+
+fn split(mut table: Section<'_>) -> BTreeMap<String, u16> {
+    let mut shares = BTreeMap::new();
+    for group in ["blue", "green", "red"] {
+        if let Some(Located { value: Some(share), .. }) =
+            table.optional(group, None, |value| weight(value).map(Some))
+        {
+            shares.insert(group.to_owned(), share);
+        }
+    }
+    table.finish();
+    shares
+}
+
+fn route(mut table: Section<'_>) -> Option<Route> {
+    let from = table.list("from", "from = [\"192.0.2.0/24\"]", prefix);
+    let group = table.required("group", "a group", name);
+    table.finish();
+    let from = from?.value.into_iter().map(|net| net.value).collect();
+    Some(Route { from, group: group?.value })
 }
 
 /// `[service.health]`, of which there is only "none".
@@ -245,10 +291,10 @@ fn backend(mut table: Section<'_>) -> Backend {
         address: table.required("address", "the address of the server", address),
         port: table.optional("port", None, |value| port(value).map(Some)),
         weight: table.optional("weight", WEIGHT, weight),
+        group: table.optional("group", None, |value| name(value).map(Some)),
     };
     table.optional("backup", false, only_flag(false, "write false: every backend serves"));
     table.unbuilt("zone", "leave it out: no policy looks at zones yet");
-    table.unbuilt("group", "leave it out: clients are not shared out to groups yet");
     table.finish();
     backend
 }

@@ -96,7 +96,7 @@ pub(super) fn model(backend: Backend, ports: &RangeInclusive<u16>) -> Option<mod
         port: changed_port(backend.port?.value, ports),
         weight: backend.weight?.value,
         zone: None,
-        group: None,
+        group: backend.group?.value,
         backup: false,
     })
 }
