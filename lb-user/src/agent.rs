@@ -1,4 +1,6 @@
 //! Drivers: wait, ask the core, act.
 
+pub mod admin;
 pub mod controller;
 pub mod log;
+pub mod probe;

@@ -34,12 +34,13 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// Keys and values as in the configuration file, in JSON.
 pub type Table = serde_json::Map<String, serde_json::Value>;
 
 /// Why a request was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refusal {
     /// What is wrong.
     pub error: String,
@@ -52,7 +53,7 @@ pub struct Refusal {
 }
 
 /// A change that is in force and on disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Done {
     /// Number of the generation.
     pub generation: u64,
@@ -62,7 +63,7 @@ pub struct Done {
 }
 
 /// `lb status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Name of the node.
     pub node: String,
@@ -83,11 +84,12 @@ pub struct Status {
     /// Seconds until an unconfirmed reload is taken back.
     pub confirm_s: Option<u64>,
     /// The pair; `None`: a single balancer.
+    #[schema(value_type = Option<Object>)]
     pub ha: Option<serde_json::Value>,
 }
 
 /// An interface attached to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     /// Its name.
     pub name: String,
@@ -96,11 +98,12 @@ pub struct Interface {
 }
 
 /// An element of `lb service list`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     /// Its name.
     pub name: String,
     /// Address clients connect to.
+    #[schema(value_type = String)]
     pub vip: IpAddr,
     /// `tcp` or `udp`.
     pub protocol: String,
@@ -125,7 +128,7 @@ pub struct Service {
 }
 
 /// `lb service show NAME`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceDetail {
     /// The line of the list.
     #[serde(flatten)]
@@ -133,19 +136,21 @@ pub struct ServiceDetail {
     /// Its backends.
     pub members: Vec<Backend>,
     /// Every key in force, as in the configuration file.
+    #[schema(value_type = Object)]
     pub config: Table,
     /// Whether edits changed it.
     pub edited: bool,
 }
 
 /// An element of `lb backend list`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Backend {
     /// Name of its service.
     pub service: String,
     /// Its name.
     pub name: String,
     /// Its address.
+    #[schema(value_type = String)]
     pub address: IpAddr,
     /// Port that packets arrive at; `None`: each packet's own.
     pub port: Option<u16>,
@@ -178,7 +183,7 @@ pub struct Backend {
 }
 
 /// Orders a backend's admin state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminOrder {
     /// `ready`, `drain` or `maint`.
@@ -189,7 +194,7 @@ pub struct AdminOrder {
 }
 
 /// `lb firewall list`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Firewall {
     /// `pass` or `drop`.
     pub host: String,
@@ -200,7 +205,7 @@ pub struct Firewall {
 }
 
 /// A source that is dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Denied {
     /// The prefix.
     pub prefix: String,
@@ -209,7 +214,7 @@ pub struct Denied {
 }
 
 /// Opens a port to the host, or closes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AllowOrder {
     /// Such as `tcp/443`.
@@ -219,7 +224,7 @@ pub struct AllowOrder {
 }
 
 /// Denies a source, or not any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DenyOrder {
     /// The prefix.
@@ -232,12 +237,13 @@ pub struct DenyOrder {
 }
 
 /// An element of `lb flow list`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Flow {
     /// Name of its service.
     pub service: String,
     /// The client; `None` where the table keeps but a hash of it (IPv6,
     /// services with several ports).
+    #[schema(value_type = Option<String>)]
     pub client: Option<IpAddr>,
     /// Its port.
     pub client_port: Option<u16>,
@@ -249,15 +255,35 @@ pub struct Flow {
     pub idle_s: u64,
 }
 
+/// Which flows: those that all given conditions hold for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FlowFilter {
+    /// Name of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Address of the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub client: Option<IpAddr>,
+    /// Name of the backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// At most so many; of a list only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
 /// How many flows match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FlowCount {
     /// Their number.
     pub flows: u64,
 }
 
 /// `lb stats`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
     /// By service.
     pub services: Vec<Traffic>,
@@ -272,7 +298,7 @@ pub struct Stats {
 }
 
 /// Counters of a service or backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
     /// Name of the service.
     pub service: String,
@@ -292,7 +318,7 @@ pub struct Traffic {
 }
 
 /// A configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileText {
     /// Its name, for messages.
@@ -302,7 +328,7 @@ pub struct FileText {
 }
 
 /// `lb reload`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reload {
     /// The file; `None`: the agent's own.
@@ -317,7 +343,7 @@ pub struct Reload {
 }
 
 /// `lb plan FILE`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Outlook {
     /// What would differ from what is in force, in words.
     pub changes: Vec<String>,
@@ -328,7 +354,7 @@ pub struct Outlook {
 }
 
 /// What a change moves of a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Movement {
     /// Its name.
     pub service: String,
@@ -341,14 +367,16 @@ pub struct Movement {
 }
 
 /// `lb explain`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
     /// Source address.
+    #[schema(value_type = String)]
     pub client: IpAddr,
     /// Source port.
     pub client_port: u16,
     /// Destination address.
+    #[schema(value_type = String)]
     pub vip: IpAddr,
     /// Destination port.
     pub vip_port: u16,
@@ -363,7 +391,7 @@ pub struct Question {
 }
 
 /// What the loaded program does with a packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// The steps in their order.
     pub steps: Vec<Step>,
@@ -374,7 +402,7 @@ pub struct Explanation {
 }
 
 /// One step of the packet path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     /// Its name: `policy`, `service`, `affinity`, `table`, `backend`, `rewrite`, `egress`.
     pub step: String,

@@ -2,17 +2,35 @@
 //! its outcome into text and an exit status. One file per command.
 
 mod agent;
+mod backend;
 mod check;
+mod client;
+mod completions;
+mod console;
 mod detach;
+mod explain;
+mod firewall;
+mod flow;
+mod keys;
+mod man;
+mod plan;
+mod reload;
+mod service;
+mod stats;
+mod status;
+mod table;
+#[cfg(test)]
+mod tests;
+mod units;
 
-use std::{
-    fmt,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{fmt, io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use self::{
+    client::{Client, Request},
+    console::{Console, Looks},
+};
 use crate::{
     config,
     sys::capability::{self, Capability, CapabilityError},
@@ -23,45 +41,129 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "lb", version, propagate_version = false)]
 #[command(about = "A layer-4 load balancer")]
-#[command(after_help = "Exit status: 0 done, 1 refused, 2 wrong usage, 64 bad configuration.")]
+#[command(after_help = "\
+Exit status: 0 done, 1 refused, 2 wrong usage or agent out of reach, 64 bad configuration.")]
 #[command(after_long_help = "\
 Examples:
   lb check /etc/lb/lb.toml            find every mistake, touch nothing
   lb agent --config /etc/lb/lb.toml   balance; stopping it does not stop the traffic
+  lb backend list                     who serves, and how they are
+  lb backend drain web web-1          no new flows for this one
+  lb plan new.toml                    what would change, and whom it would move
+  lb reload new.toml --confirm 30s    apply it; it is taken back unless confirmed
   lb detach                           stop the traffic
+
+Environment:
+  LB_SOCKET  the agent's socket, as `--socket`
+  NO_COLOR   no colours, as `--no-color`
 
 Exit status:
   0   done
   1   refused; the message says why, the hint what to do, nothing was changed
-  2   wrong usage
+  2   wrong usage, or the agent is out of reach
   64  bad configuration")]
 struct Cli {
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
     command: Command,
 }
 
+/// Options of every command that asks the agent.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The agent's socket
+    #[arg(long, global = true, env = "LB_SOCKET", hide_env = true, value_name = "PATH",
+          default_value = config::file::SOCKET)]
+    socket: PathBuf,
+    /// Print the agent's answers in JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print no colours
+    #[arg(long, global = true)]
+    no_color: bool,
+}
+
+/// The commands: to look, to change, whole files, and what needs no agent.
 #[derive(Debug, Subcommand)]
 enum Command {
-    Agent(agent::Agent),
+    Status(status::Status),
+    Stats(stats::Stats),
+    Explain(explain::Explain),
+    Service(service::Command),
+    Backend(backend::Command),
+    Firewall(firewall::Command),
+    Flow(flow::Command),
+    Plan(plan::Plan),
+    Reload(reload::Reload),
     Check(check::Check),
+    Agent(agent::Agent),
     Detach(detach::Detach),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Agent(agent) => agent.run(),
-        Command::Check(check) => check.run(),
-        Command::Detach(detach) => detach.run(),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // Standard error may be closed: then nobody is there to be told.
-            let _ = writeln!(io::stderr(), "{failure}");
-            ExitCode::from(failure.status as u8)
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let status = match Cli::try_parse() {
+        Ok(cli) => {
+            let looks = Looks::of_process(cli.global.json, cli.global.no_color);
+            cli.run(Console::new(&mut out, &mut err, looks))
         }
+        Err(usage) => match usage.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Status::Refused as u8,
+            _ => u8::try_from(usage.exit_code()).unwrap_or(Status::Usage as u8),
+        },
+    };
+    ExitCode::from(status)
+}
+
+impl Cli {
+    /// Runs the command, tells why it failed, and returns its exit status.
+    fn run(self, console: Console<'_>) -> u8 {
+        let mut lb = Session { client: Client::new(self.global.socket), console };
+        let outcome = match self.command {
+            Command::Status(status) => status.run(&mut lb),
+            Command::Stats(stats) => stats.run(&mut lb),
+            Command::Explain(explain) => explain.run(&mut lb),
+            Command::Service(service) => service.run(&mut lb),
+            Command::Backend(backend) => backend.run(&mut lb),
+            Command::Firewall(firewall) => firewall.run(&mut lb),
+            Command::Flow(flow) => flow.run(&mut lb),
+            Command::Plan(plan) => plan.run(&mut lb),
+            Command::Reload(reload) => reload.run(&mut lb),
+            Command::Check(check) => check.run(&mut lb.console),
+            Command::Agent(agent) => agent.run(self.global.no_color),
+            Command::Detach(detach) => detach.run(&mut lb.console),
+            Command::Completions(completions) => completions.run(&mut lb.console),
+            Command::Man(man) => man.run(&mut lb.console),
+        };
+        match outcome {
+            Ok(()) => 0,
+            Err(failure) => {
+                if failure.status != Status::Unread {
+                    lb.console.tell(&failure);
+                }
+                failure.status as u8
+            }
+        }
+    }
+}
+
+/// What commands work with: the agent, and where their words go.
+struct Session<'a> {
+    client: Client,
+    console: Console<'a>,
+}
+
+impl Session<'_> {
+    /// Has the agent change something, and says what is in force now.
+    fn change(&mut self, request: Request, outcome: impl fmt::Display) -> Result<(), Failure> {
+        let answer = self.client.send(request)?;
+        self.console.done(&answer, outcome)
     }
 }
 
@@ -69,9 +171,15 @@ pub fn run() -> ExitCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Status {
+    /// Who read the output has gone: no failure.
+    Unread = 0,
     Refused = 1,
     Usage = 2,
     BadConfiguration = 64,
+}
+
+impl Status {
+    const OUT_OF_REACH: Self = Self::Usage;
 }
 
 /// Why a command did not do what it was asked to.
@@ -105,38 +213,44 @@ impl fmt::Display for Failure {
 impl From<config::Errors> for Failure {
     fn from(errors: config::Errors) -> Self {
         match &errors {
-            config::Errors::Unreadable { .. } => Self::new(Status::BadConfiguration, errors)
-                .hint("is the path right, and may this user read it?"),
+            config::Errors::Unreadable { source, .. } => {
+                let hint = match source.kind() {
+                    io::ErrorKind::NotFound => "is the path right?",
+                    io::ErrorKind::PermissionDenied => "may this user read it?",
+                    io::ErrorKind::InvalidData => {
+                        "is it a configuration? then save it in UTF-8: only names and comments \
+                         can have other characters than ASCII"
+                    }
+                    _ => "name a configuration file, such as `/etc/lb/lb.toml`",
+                };
+                Self::new(Status::BadConfiguration, errors).hint(hint)
+            }
             config::Errors::Mistakes { file, mistakes } => Self {
                 details: Some(errors.to_string()),
                 ..Self::new(
                     Status::BadConfiguration,
-                    format!("{file}: {}, nothing was changed", count(mistakes.len(), "mistake")),
+                    format!(
+                        "{file}: {}, nothing was changed",
+                        count(mistakes.len() as u64, "mistake")
+                    ),
                 )
             },
         }
     }
 }
 
-impl From<CapabilityError> for Failure {
-    fn from(error: CapabilityError) -> Self {
+/// Refuses to go on without these capabilities.
+fn require(needed: &[Capability]) -> Result<(), Failure> {
+    capability::require(needed).map_err(|error| {
         let missing = matches!(error, CapabilityError::Missing(_));
-        let failure = Self::new(Status::Refused, error);
+        let failure = Failure::new(Status::Refused, error);
         if missing {
-            failure.hint(format!("run it as root, or with {}", needed()))
+            let names: Vec<_> = needed.iter().map(Capability::to_string).collect();
+            failure.hint(format!("run it as root, or with {}", names.join(", ")))
         } else {
-            failure.hint("mount /proc, which the agent reads")
+            failure.hint("mount /proc, which the kernel tells capabilities by")
         }
-    }
-}
-
-/// Refuses to go on without what the data plane needs.
-fn require_capabilities() -> Result<(), Failure> {
-    Ok(capability::require(&Capability::ALL)?)
-}
-
-fn needed() -> String {
-    Capability::ALL.map(|capability| capability.to_string()).join(", ")
+    })
 }
 
 /// An error and its causes, in one line.
@@ -145,79 +259,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Writes a line to standard output; a reader who has gone is no failure.
-fn say(line: impl fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// Writes a warning to standard error.
-fn warn(warning: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "warning: {warning}");
-}
-
 /// "1 mistake", "2 mistakes".
-fn count(number: usize, noun: &str) -> String {
+fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::{CommandFactory as _, error::ErrorKind};
-
-    use super::*;
-
-    #[test]
-    fn definitions_are_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn wrong_usage_is_refused() {
-        let cases: [(&[&str], ErrorKind); 7] = [
-            (&["lb"], ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
-            (&["lb", "agent"], ErrorKind::MissingRequiredArgument),
-            (&["lb", "agent", "--config", "f", "--interface", "a/b"], ErrorKind::ValueValidation),
-            (&["lb", "agent", "--config", "f", "--packet-log", "debug"], ErrorKind::InvalidValue),
-            (&["lb", "check"], ErrorKind::MissingRequiredArgument),
-            (&["lb", "detach", "--config", "f", "--pin-dir", "d"], ErrorKind::ArgumentConflict),
-            (&["lb", "balance"], ErrorKind::InvalidSubcommand),
-        ];
-        for (arguments, kind) in cases {
-            let error = Cli::try_parse_from(arguments).expect_err("wrong usage");
-            assert_eq!((error.kind(), error.exit_code()), (kind, Status::Usage as i32));
-        }
-    }
-
-    #[test]
-    fn failure_is_an_error_line_and_a_hint_line() {
-        let missing = CapabilityError::Missing(vec![Capability::Bpf, Capability::Perfmon]);
-        let failure = Failure::from(missing);
-        assert_eq!(failure.status, Status::Refused);
-        assert_eq!(
-            failure.to_string(),
-            "error: missing CAP_BPF, CAP_PERFMON
-hint: run it as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"
-        );
-    }
-
-    #[test]
-    fn bad_configuration_shows_every_mistake_above_the_error() {
-        let mistake = config::Mistake {
-            line: 3,
-            path: "node.flows".to_owned(),
-            value: Some("0".to_owned()),
-            rule: "must be more".to_owned(),
-            hint: None,
-        };
-        let errors =
-            config::Errors::Mistakes { file: "lb.toml".to_owned(), mistakes: vec![mistake; 2] };
-        let failure = Failure::from(errors);
-        assert_eq!(failure.status, Status::BadConfiguration);
-        assert_eq!(
-            failure.to_string(),
-            "lb.toml:3: node.flows: 0: must be more
-lb.toml:3: node.flows: 0: must be more
-error: lb.toml: 2 mistakes, nothing was changed"
-        );
-    }
 }

@@ -33,8 +33,7 @@ const MOST_BYTES: u64 = 64 << 20;
 /// The file cannot be read, or the mistakes in it, all of them.
 pub fn load(path: &Path, interfaces: &[String]) -> Result<Model, Errors> {
     let file = path.display().to_string();
-    let text =
-        read_text(path).map_err(|source| Errors::Unreadable { file: file.clone(), source })?;
+    let text = read_file(path)?;
     let host_name = fs::read_to_string(HOST_NAME).unwrap_or_default();
     let host_name = host_name.trim();
     let surroundings = Surroundings {
@@ -42,6 +41,15 @@ pub fn load(path: &Path, interfaces: &[String]) -> Result<Model, Errors> {
         interfaces,
     };
     parse(&text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
+}
+
+/// Reads the text of the file at `path`, whatever it says.
+///
+/// # Errors
+/// The file cannot be read, or is no text.
+pub fn read_file(path: &Path) -> Result<String, Errors> {
+    let file = path.display().to_string();
+    read_text(path).map_err(|source| Errors::Unreadable { file, source })
 }
 
 /// Reads a regular file of a sane size: the agent reads its file while it has
@@ -61,7 +69,7 @@ fn read_text(path: &Path) -> io::Result<String> {
             .iter()
             .filter(|byte| **byte == b'\n')
             .count();
-        io::Error::other(format!("line {line} is not UTF-8"))
+        io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
     })
 }
 

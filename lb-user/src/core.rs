@@ -1,8 +1,10 @@
 //! Pure rules: no sockets, files, clock, randomness or kernel.
 
+pub mod fleet;
 pub mod health;
 pub mod maglev;
 pub mod model;
 pub mod nexthop;
 pub mod plan;
+pub mod split;
 pub mod weight;

@@ -4,11 +4,12 @@
 pub mod attach;
 #[cfg(test)]
 pub mod fake;
+pub mod flows;
 pub mod kernel;
 pub mod load;
 pub mod mmap;
 pub mod pins;
 pub mod read;
 pub mod rings;
-pub mod sweep;
+
 pub mod tables;

@@ -63,17 +63,19 @@ pub enum LogError {
 
 /// Sets up logging for the whole process. What is logged follows the
 /// environment variable `RUST_LOG`, by default everything from `info` up.
+/// `colourless`: no colours, not even on a terminal.
 ///
 /// # Errors
 /// `RUST_LOG` is not understood, or logging was set up before.
-pub fn init(format: Format) -> Result<(), LogError> {
+pub fn init(format: Format, colourless: bool) -> Result<(), LogError> {
     let filter = match env::var(EnvFilter::DEFAULT_ENV) {
         Ok(filter) => EnvFilter::builder().parse(filter)?,
         Err(env::VarError::NotPresent) => EnvFilter::new("info"),
         Err(env::VarError::NotUnicode(_)) => return Err(LogError::Encoding),
     };
-    let colour =
-        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    let colour = !colourless
+        && io::stderr().is_terminal()
+        && env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour);
     match format {

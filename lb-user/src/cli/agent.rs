@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{Failure, Status, require_capabilities, with_causes};
+use super::{Failure, Status, require, with_causes};
 use crate::{
     agent::{
         controller,
         log::{self, Format, PacketLog},
     },
     config,
+    sys::capability::Capability,
 };
 
 /// Attach the balancer and keep it up to date
@@ -90,10 +91,10 @@ impl From<Level> for PacketLog {
 }
 
 impl Agent {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, colourless: bool) -> Result<(), Failure> {
         let model = config::load(&self.config, &self.interface)?;
-        require_capabilities()?;
-        log::init(self.log_format.into()).map_err(|error| {
+        require(&Capability::ALL)?;
+        log::init(self.log_format.into(), colourless).map_err(|error| {
             Failure::new(Status::Usage, error)
                 .hint("such as `RUST_LOG=info` or `RUST_LOG=lb_user=debug`")
         })?;

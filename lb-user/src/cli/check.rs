@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Failure, count, say, warn};
+use super::{Failure, console::Console, count};
 use crate::{config, core::model::Model};
 
 /// Check a configuration file without touching anything
@@ -20,20 +20,19 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, console: &mut Console<'_>) -> Result<(), Failure> {
         let model = config::load(&self.file, &self.interface)?;
         let file = self.file.display();
         for surprise in config::surprise::surprises(&model) {
-            warn(format!("{file}: {surprise}"));
+            console.tell(format_args!("warning: {file}: {surprise}"));
         }
-        say(format!("{file}: ok: {}", summary(&model)));
-        Ok(())
+        console.say(format_args!("{file}: ok: {}", summary(&model)))
     }
 }
 
 fn summary(model: &Model) -> String {
-    let backends = model.services.iter().map(|service| service.backends.len()).sum();
-    let services = count(model.services.len(), "service");
-    let interfaces = count(model.node.interfaces.len(), "interface");
-    format!("{services}, {}, {interfaces}", count(backends, "backend"))
+    let backends: usize = model.services.iter().map(|service| service.backends.len()).sum();
+    let services = count(model.services.len() as u64, "service");
+    let interfaces = count(model.node.interfaces.len() as u64, "interface");
+    format!("{services}, {}, {interfaces}", count(backends as u64, "backend"))
 }

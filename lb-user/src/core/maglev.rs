@@ -104,7 +104,8 @@ fn hash(bytes: &[u8], seed: u64) -> u64 {
     h
 }
 
-fn mix(z: u64) -> u64 {
+/// The finalizer of splitmix64: a permutation of all words.
+pub(crate) fn mix(z: u64) -> u64 {
     let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

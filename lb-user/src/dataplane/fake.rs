@@ -4,7 +4,12 @@
 use std::{collections::BTreeSet, io};
 
 use ipnet::IpNet;
-use lb_common::{config::Config, firewall::ALLOW_WORDS, limits};
+use lb_common::{
+    config::Config,
+    firewall::ALLOW_WORDS,
+    limits,
+    stats::{BackendStats, COUNTERS},
+};
 
 use super::{
     mmap::Mapped,
@@ -25,7 +30,7 @@ pub fn tables(buckets: u32) -> io::Result<Tables> {
         allow: Mapped::anonymous(2 * ALLOW_WORDS)?,
         backends: Mapped::anonymous(limits::BACKENDS)?,
         lines: Mapped::anonymous(limits::TABLE_LINES)?,
-        flows: Mapped::anonymous(buckets)?,
+        flows: Mapped::anonymous(buckets)?.into(),
         kernel: Box::new(FakeKernel::default()),
     };
     let config = Config {
@@ -57,6 +62,14 @@ impl KernelMaps for FakeKernel {
 
     fn denied(&self) -> io::Result<BTreeSet<IpNet>> {
         Ok(self.denied.clone())
+    }
+
+    fn stats(&self, _id: BackendId) -> io::Result<BackendStats> {
+        Ok(BackendStats::ZERO)
+    }
+
+    fn counters(&self) -> io::Result<Vec<u64>> {
+        Ok(vec![0; COUNTERS as usize])
     }
 
     fn reset_stats(&mut self, _id: BackendId) -> io::Result<()> {

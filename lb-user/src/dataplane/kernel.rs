@@ -17,6 +17,8 @@ pub struct Kernel {
     pub deny_v6: LpmTrie<MapData, [u8; 16], u32>,
     /// `BACKEND_STATS`.
     pub stats: PerCpuArray<MapData, BackendStats>,
+    /// `COUNTERS`.
+    pub counters: PerCpuArray<MapData, u64>,
 }
 
 impl KernelMaps for Kernel {
@@ -43,6 +45,23 @@ impl KernelMaps for Kernel {
         let v4 = self.deny_v4.keys().map(|key| key.map(|key| net_v4(&key)));
         let v6 = self.deny_v6.keys().map(|key| key.map(|key| net_v6(&key)));
         v4.chain(v6).filter_map(Result::transpose).collect::<Result<_, _>>().map_err(into_io)
+    }
+
+    fn stats(&self, id: BackendId) -> io::Result<BackendStats> {
+        let of_cpus = self.stats.get(&id.into(), 0).map_err(into_io)?;
+        Ok(of_cpus.iter().fold(BackendStats::ZERO, |sum, one| BackendStats {
+            packets: sum.packets + one.packets,
+            bytes: sum.bytes + one.bytes,
+            reply_packets: sum.reply_packets + one.reply_packets,
+            reply_bytes: sum.reply_bytes + one.reply_bytes,
+            flows: sum.flows + one.flows,
+            ..BackendStats::ZERO
+        }))
+    }
+
+    fn counters(&self) -> io::Result<Vec<u64>> {
+        let sum = |number| Ok(self.counters.get(&number, 0).map_err(into_io)?.iter().sum());
+        (0..self.counters.len()).map(sum).collect()
     }
 
     fn reset_stats(&mut self, id: BackendId) -> io::Result<()> {

@@ -286,11 +286,12 @@ fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
         allow: mapped(ebpf, maps::ALLOW)?,
         backends: mapped(ebpf, maps::BACKENDS)?,
         lines: mapped(ebpf, maps::TABLES)?,
-        flows: mapped(ebpf, maps::FLOWS)?,
+        flows: mapped(ebpf, maps::FLOWS)?.into(),
         kernel: Box::new(Kernel {
             deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
             deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,
             stats: typed(ebpf, maps::BACKEND_STATS, PerCpuArray::try_from)?,
+            counters: typed(ebpf, maps::COUNTERS, PerCpuArray::try_from)?,
         }),
     })
 }

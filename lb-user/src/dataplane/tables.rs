@@ -1,15 +1,21 @@
 //! Carries out plan operations.
 
-use std::{collections::BTreeSet, io, mem::offset_of, sync::atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    io,
+    mem::offset_of,
+    sync::{Arc, atomic::Ordering},
+};
 
 use ipnet::IpNet;
 use lb_common::{
     backend::{Backend, flags},
     config::{Config, Generation},
     firewall::{ALLOW_WORDS, AllowWord},
-    flow::{Bucket, FlowValue, SLOTS},
+    flow::Bucket,
     limits,
     service::{Address, EndpointBucket, Service},
+    stats::BackendStats,
     table::{LINE_SLOTS, Line, TableRef},
 };
 
@@ -39,6 +45,18 @@ pub trait KernelMaps: Send {
     /// The kernel's answer.
     fn denied(&self) -> io::Result<BTreeSet<IpNet>>;
 
+    /// Counters of a backend, of all CPUs together.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn stats(&self, id: BackendId) -> io::Result<BackendStats>;
+
+    /// Packets by [`lb_common::stats::Counter`], of all CPUs together.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn counters(&self) -> io::Result<Vec<u64>>;
+
     /// Sets the counters of a backend to zero.
     ///
     /// # Errors
@@ -63,7 +81,7 @@ pub struct Tables {
     /// `TABLES`.
     pub lines: Mapped<Line>,
     /// `FLOWS`.
-    pub flows: Mapped<Bucket>,
+    pub flows: Arc<Mapped<Bucket>>,
     /// The others.
     pub kernel: Box<dyn KernelMaps>,
 }
@@ -242,9 +260,7 @@ impl Tables {
     }
 
     fn scrub(&self, ids: &BTreeSet<BackendId>) {
-        for bucket in 0..self.flows.entries() {
-            self.clear_slots(bucket, |_, value| ids.contains(&value.backend()));
-        }
+        self.flows.clear(0..self.flows.entries(), |_, value| ids.contains(&value.backend()));
     }
 
     /// Retires the previous table of every service in force: from now on a flow
@@ -262,22 +278,6 @@ impl Tables {
             }
         }
         retired
-    }
-
-    /// Clears the slots of a bucket whose key and value are `spent`; a slot
-    /// that a packet claims meanwhile is left to it. Returns how many.
-    pub fn clear_slots(&self, bucket: u32, spent: impl Fn(u64, FlowValue) -> bool) -> u32 {
-        let mut cleared = 0;
-        for slot in 0..SLOTS {
-            let key = self.flows.word64(bucket, offset_of!(Bucket, keys) + slot * 8);
-            let value = self.flows.word64(bucket, offset_of!(Bucket, values) + slot * 8);
-            let owner = key.load(Ordering::Acquire);
-            if owner != 0 && spent(owner, FlowValue(value.load(Ordering::Acquire))) {
-                let swap = key.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
-                cleared += u32::from(swap.is_ok());
-            }
-        }
-        cleared
     }
 }
 

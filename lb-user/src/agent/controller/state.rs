@@ -282,7 +282,7 @@ impl State {
         let end = tables.flows.entries();
         let start = if self.swept < end { self.swept } else { 0 };
         let stop = end.min(start + end.div_ceil(SWEEP_TICKS));
-        let cleared = tables.sweep(start..stop, now);
+        let cleared = tables.flows.sweep(start..stop, now);
         tracing::trace!(start, stop, cleared, "swept");
         self.swept = stop;
         Ok(())

@@ -31,6 +31,14 @@ impl KernelMaps for Stubborn {
         Ok(self.denied.clone())
     }
 
+    fn stats(&self, _id: BackendId) -> io::Result<BackendStats> {
+        Ok(BackendStats::ZERO)
+    }
+
+    fn counters(&self) -> io::Result<Vec<u64>> {
+        Ok(Vec::new())
+    }
+
     fn reset_stats(&mut self, _id: BackendId) -> io::Result<()> {
         Ok(())
     }

@@ -9,7 +9,7 @@ use lb_common::{
     addr,
     backend::{SHARED_BIT, flags as backend_flags},
     config::features,
-    flow::FlowState,
+    flow::{FlowState, FlowValue},
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
     table::TableRef,
 };

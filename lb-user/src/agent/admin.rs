@@ -1,0 +1,150 @@
+//! The admin socket: HTTP/1.1 with JSON, see [`crate::api`]. Requests become
+//! [`Call`]s that the controller answers one after the other, so edits are
+//! serialised and every answer is about one generation.
+
+mod listen;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use axum::http::StatusCode;
+use tokio::sync::{mpsc, oneshot};
+
+pub use listen::ListenError;
+
+use crate::api;
+
+/// Requests that wait for the controller; further ones wait in their sockets.
+const WAITING: usize = 64;
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Takes the answer; who asked may have gone.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// The answer as JSON, or why not.
+pub type Reply = Result<serde_json::Value, Refused>;
+
+/// What can be asked of the agent.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// `GET /v1/status`.
+    Status,
+    /// `GET /v1/services`.
+    Services,
+    /// `GET /v1/services/{name}`.
+    Service(String),
+    /// `GET /v1/backends`, of a service or all.
+    Backends(Option<String>),
+    /// `GET /v1/firewall`.
+    Firewall,
+    /// `GET /v1/stats`.
+    Stats,
+    /// `GET /v1/flows`.
+    Flows(api::FlowFilter),
+    /// `GET /v1/flows/count`.
+    CountFlows(api::FlowFilter),
+    /// `DELETE /v1/flows`.
+    FlushFlows(api::FlowFilter),
+    /// `POST /v1/plan`.
+    Plan(api::FileText),
+    /// `POST /v1/explain`.
+    Explain(api::Question),
+    /// `POST /v1/reload`.
+    Reload(api::Reload),
+    /// `POST /v1/reload/confirm`.
+    Confirm,
+    /// Everything that changes the configuration piece by piece.
+    Edit(Change),
+}
+
+/// One edit.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// `POST /v1/services`.
+    AddService(api::Table),
+    /// `PATCH /v1/services/{name}`.
+    SetService(String, api::Table),
+    /// `DELETE /v1/services/{name}`.
+    RemoveService(String),
+    /// `POST /v1/services/{name}/backends`.
+    AddBackend(String, api::Table),
+    /// `PATCH /v1/services/{name}/backends/{name}`.
+    SetBackend(String, String, api::Table),
+    /// `PUT /v1/services/{name}/backends/{name}/admin`.
+    Order(String, String, api::AdminOrder),
+    /// `DELETE /v1/services/{name}/backends/{name}`.
+    RemoveBackend(String, String),
+    /// `PUT /v1/firewall/allow`.
+    Allow(api::AllowOrder),
+    /// `PUT /v1/firewall/deny`.
+    Deny(api::DenyOrder),
+}
+
+/// A refusal and its HTTP status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The status.
+    pub status: StatusCode,
+    /// The body.
+    pub refusal: api::Refusal,
+}
+
+impl Refused {
+    /// A refusal without a hint.
+    #[must_use]
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        let refusal = api::Refusal { error: error.into(), hint: None, mistakes: Vec::new() };
+        Self { status, refusal }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.refusal.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the mistakes in a configuration.
+    #[must_use]
+    pub fn mistakes(mut self, mistakes: Vec<String>) -> Self {
+        self.refusal.mistakes = mistakes;
+        self
+    }
+}
+
+/// Listens on a Unix socket at `path`; it is removed when the server ends.
+///
+/// # Errors
+/// The socket cannot be made, or another agent listens there.
+pub fn serve(path: &Path) -> Result<(mpsc::Receiver<Call>, Server), ListenError> {
+    let (calls, queue) = mpsc::channel(WAITING);
+    let listener = listen::Listener::bind(path)?;
+    let path = path.to_owned();
+    let task = tokio::spawn(async move {
+        // Accepting never fails for good: see `Listener`.
+        let _ = axum::serve(listener, routes::router(calls)).await;
+    });
+    Ok((queue, Server { task, path }))
+}
+
+/// Ends the server when dropped.
+#[derive(Debug)]
+pub struct Server {
+    task: tokio::task::JoinHandle<()>,
+    path: std::path::PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        // A socket that stays is replaced by the next agent.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,296 @@
+//! Paths and methods, and their description as an OpenAPI document.
+
+use axum::{
+    Json, Router,
+    extract::{
+        DefaultBodyLimit, Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{delete, get, patch, post, put},
+};
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+use utoipa::OpenApi;
+
+use super::{Call, Change, Refused, Reply, Request};
+use crate::api;
+
+/// Largest body: a configuration file that fills all maps.
+const BODY: usize = 64 << 20;
+
+type Calls = State<mpsc::Sender<Call>>;
+type Body<T> = Result<Json<T>, JsonRejection>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+/// `?service=NAME`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfService {
+    service: Option<String>,
+}
+
+pub(super) fn router(calls: mpsc::Sender<Call>) -> Router {
+    let backend = "/v1/services/{service}/backends/{backend}";
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/services", get(services).post(add_service))
+        .route("/v1/services/{name}", get(service))
+        .route("/v1/services/{name}", patch(set_service).delete(remove_service))
+        .route("/v1/services/{name}/backends", post(add_backend))
+        .route(backend, patch(set_backend).delete(remove_backend))
+        .route("/v1/services/{service}/backends/{backend}/admin", put(order))
+        .route("/v1/backends", get(backends))
+        .route("/v1/firewall", get(firewall))
+        .route("/v1/firewall/allow", put(allow))
+        .route("/v1/firewall/deny", put(deny))
+        .route("/v1/flows", get(flows))
+        .route("/v1/flows", delete(flush_flows))
+        .route("/v1/flows/count", get(count_flows))
+        .route("/v1/stats", get(stats))
+        .route("/v1/plan", post(plan))
+        .route("/v1/reload", post(reload))
+        .route("/v1/reload/confirm", post(confirm))
+        .route("/v1/explain", post(explain))
+        .route("/v1/openapi.json", get(async || Json(Document::openapi())))
+        .fallback(async || {
+            Refused::new(StatusCode::NOT_FOUND, "no such path").hint("see `/v1/openapi.json`")
+        })
+        .method_not_allowed_fallback(async || {
+            Refused::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
+                .hint("see `/v1/openapi.json`")
+        })
+        .layer(DefaultBodyLimit::max(BODY))
+        .with_state(calls)
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.refusal)).into_response()
+    }
+}
+
+impl From<JsonRejection> for Refused {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+            .hint("send JSON with `content-type: application/json`, see `/v1/openapi.json`")
+    }
+}
+
+impl From<QueryRejection> for Refused {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text()).hint("see `/v1/openapi.json`")
+    }
+}
+
+async fn ask(
+    calls: &mpsc::Sender<Call>,
+    request: Request,
+) -> Result<Json<serde_json::Value>, Refused> {
+    let gone = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is about to end");
+    let (reply, answer) = oneshot::channel::<Reply>();
+    calls.send(Call { request, reply }).await.map_err(|_| gone())?;
+    Ok(Json(answer.await.map_err(|_| gone())??))
+}
+
+type Answer = Result<Json<serde_json::Value>, Refused>;
+
+/// Node, version, generation, interfaces, flows
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
+async fn status(State(calls): Calls) -> Answer {
+    ask(&calls, Request::Status).await
+}
+
+/// All services
+#[utoipa::path(get, path = "/v1/services", responses((status = 200, body = Vec<api::Service>)))]
+async fn services(State(calls): Calls) -> Answer {
+    ask(&calls, Request::Services).await
+}
+
+/// One service, its backends and keys
+#[utoipa::path(get, path = "/v1/services/{name}", responses((status = 200, body = api::ServiceDetail)))]
+async fn service(State(calls): Calls, Path(name): Path<String>) -> Answer {
+    ask(&calls, Request::Service(name)).await
+}
+
+/// Add a service: the keys of `[[service]]`
+#[utoipa::path(post, path = "/v1/services", request_body = Object,
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn add_service(State(calls): Calls, body: Body<api::Table>) -> Answer {
+    ask(&calls, Request::Edit(Change::AddService(body?.0))).await
+}
+
+/// Set keys of a service
+#[utoipa::path(patch, path = "/v1/services/{name}", request_body = Object,
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn set_service(
+    State(calls): Calls,
+    Path(name): Path<String>,
+    body: Body<api::Table>,
+) -> Answer {
+    ask(&calls, Request::Edit(Change::SetService(name, body?.0))).await
+}
+
+/// Remove a service
+#[utoipa::path(delete, path = "/v1/services/{name}",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn remove_service(State(calls): Calls, Path(name): Path<String>) -> Answer {
+    ask(&calls, Request::Edit(Change::RemoveService(name))).await
+}
+
+/// All backends, or those of a service
+#[utoipa::path(get, path = "/v1/backends", params(("service" = Option<String>, Query)),
+    responses((status = 200, body = Vec<api::Backend>)))]
+async fn backends(State(calls): Calls, query: Asked<OfService>) -> Answer {
+    ask(&calls, Request::Backends(query?.0.service)).await
+}
+
+/// Add a backend: the keys of `[[service.backend]]`
+#[utoipa::path(post, path = "/v1/services/{name}/backends", request_body = Object,
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn add_backend(
+    State(calls): Calls,
+    Path(service): Path<String>,
+    body: Body<api::Table>,
+) -> Answer {
+    ask(&calls, Request::Edit(Change::AddBackend(service, body?.0))).await
+}
+
+/// Set keys of a backend
+#[utoipa::path(patch, path = "/v1/services/{service}/backends/{backend}", request_body = Object,
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn set_backend(
+    State(calls): Calls,
+    Path((service, backend)): Path<(String, String)>,
+    body: Body<api::Table>,
+) -> Answer {
+    ask(&calls, Request::Edit(Change::SetBackend(service, backend, body?.0))).await
+}
+
+/// Order a backend to be ready, to drain or to stop
+#[utoipa::path(put, path = "/v1/services/{service}/backends/{backend}/admin",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn order(
+    State(calls): Calls,
+    Path((service, backend)): Path<(String, String)>,
+    body: Body<api::AdminOrder>,
+) -> Answer {
+    ask(&calls, Request::Edit(Change::Order(service, backend, body?.0))).await
+}
+
+/// Remove a backend
+#[utoipa::path(delete, path = "/v1/services/{service}/backends/{backend}",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn remove_backend(
+    State(calls): Calls,
+    Path((service, backend)): Path<(String, String)>,
+) -> Answer {
+    ask(&calls, Request::Edit(Change::RemoveBackend(service, backend))).await
+}
+
+/// Port policy and denied sources
+#[utoipa::path(get, path = "/v1/firewall", responses((status = 200, body = api::Firewall)))]
+async fn firewall(State(calls): Calls) -> Answer {
+    ask(&calls, Request::Firewall).await
+}
+
+/// Open a port to the host, or close it
+#[utoipa::path(put, path = "/v1/firewall/allow",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn allow(State(calls): Calls, body: Body<api::AllowOrder>) -> Answer {
+    ask(&calls, Request::Edit(Change::Allow(body?.0))).await
+}
+
+/// Deny a source, for a while or for good, or admit it again
+#[utoipa::path(put, path = "/v1/firewall/deny",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn deny(State(calls): Calls, body: Body<api::DenyOrder>) -> Answer {
+    ask(&calls, Request::Edit(Change::Deny(body?.0))).await
+}
+
+/// Flows of the affinity table
+#[utoipa::path(get, path = "/v1/flows", params(api::FlowFilter),
+    responses((status = 200, body = Vec<api::Flow>)))]
+async fn flows(State(calls): Calls, query: Asked<api::FlowFilter>) -> Answer {
+    ask(&calls, Request::Flows(query?.0)).await
+}
+
+/// How many flows there are
+#[utoipa::path(get, path = "/v1/flows/count", params(api::FlowFilter),
+    responses((status = 200, body = api::FlowCount)))]
+async fn count_flows(State(calls): Calls, query: Asked<api::FlowFilter>) -> Answer {
+    ask(&calls, Request::CountFlows(query?.0)).await
+}
+
+/// Forget flows: their next packet is that of a new flow
+#[utoipa::path(delete, path = "/v1/flows", params(api::FlowFilter),
+    responses((status = 200, body = api::FlowCount)))]
+async fn flush_flows(State(calls): Calls, query: Asked<api::FlowFilter>) -> Answer {
+    ask(&calls, Request::FlushFlows(query?.0)).await
+}
+
+/// Counters
+#[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = api::Stats)))]
+async fn stats(State(calls): Calls) -> Answer {
+    ask(&calls, Request::Stats).await
+}
+
+/// What a configuration file would change
+#[utoipa::path(post, path = "/v1/plan",
+    responses((status = 200, body = api::Outlook), (status = "4XX", body = api::Refusal)))]
+async fn plan(State(calls): Calls, body: Body<api::FileText>) -> Answer {
+    ask(&calls, Request::Plan(body?.0)).await
+}
+
+/// Put a configuration file in force, whole or not at all
+#[utoipa::path(post, path = "/v1/reload",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn reload(State(calls): Calls, body: Body<api::Reload>) -> Answer {
+    ask(&calls, Request::Reload(body?.0)).await
+}
+
+/// Keep what a reload with `confirm_s` put in force
+#[utoipa::path(post, path = "/v1/reload/confirm",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn confirm(State(calls): Calls) -> Answer {
+    ask(&calls, Request::Confirm).await
+}
+
+/// What the loaded program does with a packet
+#[utoipa::path(post, path = "/v1/explain",
+    responses((status = 200, body = api::Explanation), (status = "4XX", body = api::Refusal)))]
+async fn explain(State(calls): Calls, body: Body<api::Question>) -> Answer {
+    ask(&calls, Request::Explain(body?.0)).await
+}
+
+/// The document at `/v1/openapi.json`.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "lb admin API", description = "Over the agent's Unix socket."),
+    paths(
+        status,
+        services,
+        service,
+        add_service,
+        set_service,
+        remove_service,
+        backends,
+        add_backend,
+        set_backend,
+        order,
+        remove_backend,
+        firewall,
+        allow,
+        deny,
+        flows,
+        count_flows,
+        flush_flows,
+        stats,
+        plan,
+        reload,
+        confirm,
+        explain
+    )
+)]
+struct Document;

@@ -1,0 +1,122 @@
+//! The server over real sockets, with a controller that answers anything.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
+
+use super::*;
+
+/// Serves in a temporary directory; every call is answered with `answer`.
+async fn with_server(
+    answer: impl Fn(&Request) -> Reply + Send + 'static,
+    test: impl AsyncFnOnce(&Path),
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run/lb.sock");
+    let (mut calls, server) = serve(&path).unwrap();
+    tokio::spawn(async move {
+        while let Some(call) = calls.recv().await {
+            let _ = call.reply.send(answer(&call.request));
+        }
+    });
+    test(&path).await;
+    drop(server);
+    assert!(!path.exists());
+}
+
+/// Status and body of an answer.
+async fn ask(path: &Path, method: &str, target: &str, body: &str) -> (u16, serde_json::Value) {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nhost: lb\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap())
+}
+
+#[tokio::test]
+async fn answers_and_refusals_come_back_as_json() {
+    let answer = |request: &Request| match request {
+        Request::Status => Ok(serde_json::json!({ "node": "a" })),
+        Request::Service(name) => {
+            Err(Refused::new(StatusCode::NOT_FOUND, format!("no service `{name}`")).hint("look"))
+        }
+        other => panic!("{other:?}"),
+    };
+    with_server(answer, async |path| {
+        assert_eq!(ask(path, "GET", "/v1/status", "").await.1["node"], "a");
+        let (status, body) = ask(path, "GET", "/v1/services/we%20b", "").await;
+        let refusal = serde_json::json!({ "error": "no service `we b`", "hint": "look" });
+        assert_eq!((status, body), (404, refusal));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whatever_is_no_request_is_refused_with_a_hint() {
+    with_server(
+        |request| panic!("{request:?}"),
+        async |path| {
+            for (method, target, body, status) in [
+                ("GET", "/v2/status", "", 404),
+                ("DELETE", "/v1/status", "", 405),
+                ("GET", "/v1/flows?limit=many", "", 400),
+                ("GET", "/v1/backends?svc=web", "", 400),
+                ("PUT", "/v1/firewall/allow", "{", 400),
+                ("PUT", "/v1/firewall/allow", r#"{"rule":"tcp/1","allow":true,"x":1}"#, 422),
+            ] {
+                let (seen, answer) = ask(path, method, target, body).await;
+                assert_eq!(seen, status, "{method} {target}: {answer}");
+                assert!(answer["hint"].is_string() && answer["error"].is_string(), "{answer}");
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_openapi_document_has_the_paths_that_are_served_and_no_others() {
+    with_server(
+        |_| Ok(serde_json::json!(null)),
+        async |path| {
+            let (_, document) = ask(path, "GET", "/v1/openapi.json", "").await;
+            let paths = document["paths"].as_object().unwrap();
+            let mut methods = 0;
+            for (target, item) in paths {
+                let target = target.replace(['{', '}'], "");
+                for method in item.as_object().unwrap().keys() {
+                    let (status, answer) = ask(path, &method.to_uppercase(), &target, "{}").await;
+                    assert!(![404, 405].contains(&status), "{method} {target}: {answer}");
+                    methods += 1;
+                }
+            }
+            assert_eq!(methods, 22);
+            assert!(document["components"]["schemas"]["Refusal"].is_object());
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_socket_that_a_dead_agent_left_is_replaced_and_a_live_one_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lb.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let (_calls, _server) = serve(&path).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert!(matches!(serve(&path), Err(ListenError::Taken(_))));
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(matches!(serve(&file), Err(ListenError::NoSocket(_))));
+    assert!(file.exists());
+}

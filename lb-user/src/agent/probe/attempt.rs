@@ -1,0 +1,149 @@
+//! One probe of one target.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Target,
+    dns::Dns,
+    exec::Exec,
+    http::Http,
+    line,
+    peer::Peer,
+    reason::{Reason, said},
+    tls::Configs,
+};
+use crate::core::{
+    health::{Observation, Report},
+    model::health::{Probe, Udp},
+};
+
+/// Longest line that an `agent` backend says, in bytes.
+const LINE: usize = 256;
+
+/// A probe, ready to be made again and again.
+pub(super) struct Attempt {
+    kind: Kind,
+    timeout: Duration,
+}
+
+enum Kind {
+    Tcp(Peer),
+    Http(Http),
+    Udp(Peer, Udp),
+    Dns(Dns),
+    Exec(Exec),
+    Agent(Peer),
+    /// Cannot be made at all.
+    Unfit(Reason),
+}
+
+impl Attempt {
+    /// What the target asks for; `None`: nothing.
+    pub(super) fn new(target: &Target, configs: &mut Configs) -> Option<Self> {
+        let kind = Kind::new(target, configs).unwrap_or_else(|reason| Some(Kind::Unfit(reason)))?;
+        Some(Self { kind, timeout: target.health.timeout })
+    }
+
+    /// Makes it; `late` is how long it had to wait for its turn, if that is
+    /// worth telling.
+    pub(super) async fn make(&self, late: Option<Duration>) -> Observation {
+        let begin = Instant::now();
+        // In a box, so that a target takes little memory between its probes.
+        let (outcome, report) = match timeout(self.timeout, Box::pin(self.kind.once())).await {
+            Ok(found) => found,
+            Err(_) => (self.silence(), None),
+        };
+        let outcome = outcome.map(|()| begin.elapsed()).map_err(|Reason(text)| match late {
+            None => text,
+            Some(late) => format!("{text}; begun {late:.1?} late, too many probes at once"),
+        });
+        Observation { outcome, report }
+    }
+
+    /// What it means that nothing was heard until the timeout.
+    fn silence(&self) -> Result<(), Reason> {
+        match &self.kind {
+            Kind::Udp(_, Udp { expect: None, .. }) => Ok(()),
+            _ => Err(Reason(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+}
+
+impl Kind {
+    fn new(target: &Target, configs: &mut Configs) -> Result<Option<Self>, Reason> {
+        let peer = || {
+            let port = target.port.ok_or("no port to probe, expected `health.port`")?;
+            Ok::<_, Reason>(Peer {
+                address: SocketAddr::new(target.address, port),
+                mark: target.mark,
+            })
+        };
+        Ok(Some(match &target.health.probe {
+            Probe::None => return Ok(None),
+            Probe::Tcp => Self::Tcp(peer()?),
+            Probe::Http(http) => {
+                let tls = http.tls.as_ref().map(|tls| configs.get(tls)).transpose()?;
+                Self::Http(Http::new(peer()?, http, tls)?)
+            }
+            Probe::Udp(udp) => Self::Udp(peer()?, udp.clone()),
+            Probe::Dns(dns) => Self::Dns(Dns::new(peer()?, dns)?),
+            Probe::Exec(program) => Self::Exec(Exec {
+                program: program.clone(),
+                name: target.name.clone(),
+                address: target.address,
+                port: target.port,
+            }),
+            Probe::Agent => Self::Agent(peer()?),
+        }))
+    }
+
+    async fn once(&self) -> (Result<(), Reason>, Option<Report>) {
+        let outcome = match self {
+            Self::Tcp(peer) => peer.connect().await.map(drop).map_err(Reason::from),
+            Self::Http(http) => http.ask().await,
+            Self::Udp(peer, udp) => datagram(*peer, udp).await,
+            Self::Dns(dns) => dns.ask().await,
+            Self::Exec(exec) => exec.run().await,
+            Self::Agent(peer) => match hear(*peer).await {
+                Ok(line) => return line::read(&line),
+                Err(reason) => Err(reason),
+            },
+            Self::Unfit(reason) => Err(reason.clone()),
+        };
+        (outcome, None)
+    }
+}
+
+/// Sends what is to be sent and looks at the answer.
+async fn datagram(peer: Peer, udp: &Udp) -> Result<(), Reason> {
+    let expect = udp.expect.as_deref().unwrap_or_default();
+    let mut answer = vec![0; expect.len()];
+    let length = peer.exchange(&udp.send, &mut answer).await?;
+    if answer[..length] == *expect {
+        return Ok(());
+    }
+    let answer = said(&answer[..length]);
+    Err(Reason(format!("answer begins with `{answer}`, not as expected")))
+}
+
+/// What the backend says of itself: a line, or all until it closes.
+async fn hear(peer: Peer) -> Result<Vec<u8>, Reason> {
+    let mut stream = peer.connect().await?;
+    let mut line = Vec::with_capacity(LINE);
+    loop {
+        let mut bytes = [0; LINE];
+        let length = stream.read(&mut bytes).await?;
+        let end = bytes[..length].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        line.extend_from_slice(&bytes[..end.unwrap_or(length)]);
+        if line.len() > LINE {
+            return Err(Reason(format!("says more than {LINE} bytes in a line")));
+        } else if end.is_some() || length == 0 {
+            return Ok(line);
+        }
+    }
+}

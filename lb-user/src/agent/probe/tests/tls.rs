@@ -1,0 +1,162 @@
+//! `https` probes, of servers with good and bad certificates.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt as _;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer},
+    },
+};
+
+use super::*;
+use crate::core::model::health::{Http, Tls};
+
+/// An authority, and the file that has its certificate.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    file: NamedTempFile,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let file = NamedTempFile::new().unwrap();
+        fs::write(file.path(), certificate.pem()).unwrap();
+        Self { issuer: Issuer::new(params, key), file }
+    }
+
+    fn probe(&self) -> Probe {
+        https(true, Some(self.file.path().into()))
+    }
+
+    /// A server with a certificate for `web.test` and 127.0.0.1 that is not
+    /// quite right.
+    async fn server(&self, spoil: impl FnOnce(&mut CertificateParams)) -> SocketAddr {
+        let mut params = params();
+        spoil(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        tls_server(certificate.der().clone(), key).await
+    }
+}
+
+fn params() -> CertificateParams {
+    CertificateParams::new(vec!["web.test".into(), "127.0.0.1".into()]).unwrap()
+}
+
+fn https(verify: bool, ca_file: Option<PathBuf>) -> Probe {
+    Probe::Http(Http {
+        path: "/".into(),
+        host: Some("web.test".into()),
+        expect_status: vec![200..=299],
+        tls: Some(Tls { verify, ca_file }),
+    })
+}
+
+async fn tls_server(certificate: CertificateDer<'static>, key: KeyPair) -> SocketAddr {
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    server(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            // The client refuses bad certificates.
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            stream.read_buf(&mut Vec::with_capacity(1024)).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            stream.flush().await.unwrap();
+            let _reset = stream.read(&mut [0]).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_good_certificate_is_taken() {
+    let authority = Authority::new();
+    let address = authority.server(|_| ()).await;
+    success(address, authority.probe()).await;
+    let Probe::Http(by_name) = authority.probe() else { unreachable!() };
+    success(address, Probe::Http(Http { host: None, ..by_name })).await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused() {
+    let authority = Authority::new();
+    let old = |params: &mut CertificateParams| params.not_after = date_time_ymd(2001, 1, 1);
+    let address = authority.server(old).await;
+    assert_eq!(failure(address, authority.probe()).await, "certificate expired");
+    let early = |params: &mut CertificateParams| params.not_before = date_time_ymd(4000, 1, 1);
+    let address = authority.server(early).await;
+    assert_eq!(failure(address, authority.probe()).await, "certificate not valid yet");
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused() {
+    let authority = Authority::new();
+    let other = CertificateParams::new(vec!["mail.test".into()]).unwrap();
+    let address = authority.server(|params| *params = other).await;
+    let reason = failure(address, authority.probe()).await;
+    assert_eq!(reason, "certificate is for mail.test, expected web.test");
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_trusted_signed_is_refused() {
+    let key = KeyPair::generate().unwrap();
+    let own = params().self_signed(&key).unwrap();
+    let address = tls_server(own.der().clone(), key).await;
+    let untrusted = "certificate signed by nobody trusted: by itself, or `ca_file` lacks its \
+                     authority";
+    assert_eq!(failure(address, Authority::new().probe()).await, untrusted);
+    // One that is itself in the file is trusted.
+    let file = NamedTempFile::new().unwrap();
+    fs::write(file.path(), own.pem()).unwrap();
+    success(address, https(true, Some(file.path().into()))).await;
+}
+
+#[tokio::test]
+async fn any_certificate_is_taken_where_it_is_not_verified() {
+    let old = |params: &mut CertificateParams| params.not_after = date_time_ymd(2001, 1, 1);
+    let address = Authority::new().server(old).await;
+    success(address, https(false, None)).await;
+}
+
+#[tokio::test]
+async fn a_server_without_tls_says_so() {
+    let address = server(|mut stream| async move {
+        let _reset = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let _reset = stream.read(&mut [0; 512]).await;
+    })
+    .await;
+    assert_eq!(failure(address, https(false, None)).await, "answer is not TLS");
+    assert_eq!(failure_soon(mute().await, https(false, None)).await, "no answer within 50ms");
+}
+
+#[tokio::test]
+async fn a_ca_file_that_is_replaced_is_read_again() {
+    let authority = Authority::new();
+    let address = authority.server(|_| ()).await;
+    let file = NamedTempFile::new().unwrap();
+    let targets = vec![target(0, address, https(true, Some(file.path().into())))];
+    let (mut prober, mut events) = Prober::new(1);
+    prober.set(targets.clone());
+    let outcome = events.recv().await.unwrap().observation.outcome;
+    assert_eq!(outcome.unwrap_err(), "`ca_file`: no certificate in it");
+    fs::copy(authority.file.path(), file.path()).unwrap();
+    prober.set(targets);
+    assert!(events.recv().await.unwrap().observation.outcome.is_ok());
+}

@@ -1,0 +1,235 @@
+//! Commands that show something.
+
+use serde_json::{Value, json};
+
+use super::peer::{Outcome, Peer};
+
+const BACKENDS: &str = r#"[
+{"service":"web","name":"web-1","address":"10.0.0.11","port":8443,"weight":100,"effective_weight":50,"admin":"ready","deadline_s":null,"health":"up","reason":"HTTP 200","zone":"az-1","group":null,"backup":false,"flows":3,"packets":1200,"bytes":1258291,"latency_us":850},
+{"service":"web","name":"web-2","address":"2001:db8::2","port":null,"weight":5,"effective_weight":0,"admin":"drain","deadline_s":90,"health":"down","reason":"refused","zone":null,"group":null,"backup":true,"flows":0,"packets":0,"bytes":0,"latency_us":null}]"#;
+
+const SERVICE: &str = r#""name":"web","vip":"203.0.113.10","protocol":"tcp","port":"443","mode":"nat","policy":"static","affinity":"flow","backends":2,"up":1,"flows":3,"packets":1200,"bytes":1258291"#;
+
+fn stats(packets: u64) -> String {
+    let traffic = format!(
+        r#""packets":{packets},"bytes":2048,"reply_packets":0,"reply_bytes":0,"new_flows":1"#
+    );
+    format!(
+        r#"{{"services":[{{"service":"web",{traffic}}}],"backends":[{{"service":"web","backend":"web-1",{traffic}}}],"drops":{{"denied":2,"ttl":0}},"passed":7,"unrecorded":0}}"#
+    )
+}
+
+/// What a command shows, what it tells beside, and what it asked for.
+fn shown(answer: &str, words: &str) -> (String, String, Vec<(String, Value)>) {
+    let peer = Peer::new(&[(200, answer)]);
+    let words: Vec<_> = words.split_whitespace().collect();
+    let Outcome { status, out, err } = peer.lb(&words);
+    assert_eq!(status, 0, "{err}");
+    let asked = peer.asked();
+    let json = peer.lb(&[&words[..], &["--json"]].concat());
+    let expected = Outcome { status: 0, out: format!("{answer}\n"), err: String::new() };
+    assert_eq!(json, expected, "JSON is passed on word for word");
+    (out, err, asked)
+}
+
+fn asked(target: &str) -> Vec<(String, Value)> {
+    vec![(target.to_owned(), Value::Null)]
+}
+
+#[test]
+fn backends_are_a_table() {
+    let (out, err, request) = shown(BACKENDS, "backend list web");
+    assert_eq!(
+        out,
+        "\
+SERVICE  BACKEND  ADDRESS         WEIGHT  EFFECTIVE  ADMIN                HEALTH  ZONE  BACKUP  FLOWS  PACKETS    BYTES  LATENCY  REASON
+web      web-1    10.0.0.11:8443     100         50  ready                up      az-1  -           3     1200  1.2 MiB   850 us  HTTP 200
+web      web-2    2001:db8::2          5          0  drain (1m 30s left)  down    -     yes         0        0      0 B        -  refused
+"
+    );
+    assert_eq!((err.as_str(), request), ("", asked("GET /v1/backends?service=web")));
+}
+
+#[test]
+fn services_are_a_table() {
+    let (out, _, request) = shown(&format!("[{{{SERVICE}}}]"), "service list");
+    assert_eq!(
+        out,
+        "\
+SERVICE  VIP           PROTOCOL  PORT  MODE  POLICY  AFFINITY   UP  FLOWS  PACKETS    BYTES
+web      203.0.113.10  tcp       443   nat   static  flow      1/2      3     1200  1.2 MiB
+"
+    );
+    assert_eq!(request, asked("GET /v1/services"));
+}
+
+#[test]
+fn a_service_is_shown_with_its_keys_as_they_can_be_set() {
+    let config = r#"{"vip":"203.0.113.10","port":443,"health":{"kind":"http","rise":2},"backend":[{"name":"web-1"}]}"#;
+    let answer = format!(r#"{{{SERVICE},"members":{BACKENDS},"config":{config},"edited":true}}"#);
+    let (out, err, request) = shown(&answer, "service show web");
+    assert!(out.contains("\nweb      web-1    10.0.0.11:8443"), "{out}");
+    assert!(
+        out.ends_with(
+            "
+KEY          VALUE
+vip          203.0.113.10
+port         443
+health.kind  http
+health.rise  2
+"
+        ),
+        "{out}"
+    );
+    assert!(err.starts_with("note: "), "{err}");
+    assert_eq!(request, asked("GET /v1/services/web"));
+}
+
+#[test]
+fn status_is_a_table() {
+    let answer = json!({
+        "node": "lb-a", "version": env!("CARGO_PKG_VERSION"), "generation": 12, "uptime_s": 3700,
+        "interfaces": [{"name": "eth0", "xdp_mode": "native"}, {"name": "eth1", "xdp_mode": null}],
+        "flows": 250, "flow_capacity": 1000, "edits": 1, "confirm_s": 20,
+        "ha": {"role": "active", "peer": "lb-b"},
+    });
+    let (out, err, request) = shown(&answer.to_string(), "status");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        out,
+        format!(
+            "\
+KEY         VALUE
+node        lb-a
+version     {version}
+generation  12
+uptime      1h 1m 40s
+interfaces  eth0 (native), eth1 (away)
+flows       250 of 1000 (25.0 %)
+edits       1 edit that the configuration file does not have
+reload      taken back in 20s unless confirmed: `lb reload --confirmed`
+pair        role active, peer lb-b
+"
+        )
+    );
+    assert_eq!((err.as_str(), request), ("", asked("GET /v1/status")));
+}
+
+#[test]
+fn an_agent_of_another_version_is_noted() {
+    let answer = json!({
+        "node": "lb-a", "version": "9.9.9", "generation": 1, "uptime_s": 0, "interfaces": [],
+        "flows": 0, "flow_capacity": 0, "edits": 0, "confirm_s": null, "ha": null, "new": 1,
+    });
+    let (out, err, _) = shown(&answer.to_string(), "status");
+    assert!(out.contains("pair        none, a single balancer\n"), "{out}");
+    assert!(err.starts_with("note: this `lb` is of version "), "{err}");
+}
+
+#[test]
+fn firewall_is_a_table() {
+    let answer = r#"{"host":"drop","allow":["tcp/22"],"deny":[{"prefix":"192.0.2.0/24","left_s":60},{"prefix":"198.51.100.7/32","left_s":null}]}"#;
+    let (out, _, request) = shown(answer, "firewall list");
+    assert_eq!(
+        out,
+        "\
+RULE   WHAT             LEFT
+drop   host             -
+allow  tcp/22           -
+deny   192.0.2.0/24     1m
+deny   198.51.100.7/32  -
+"
+    );
+    assert_eq!(request, asked("GET /v1/firewall"));
+}
+
+#[test]
+fn flows_are_a_table() {
+    let answer = r#"[{"service":"web","client":"2001:db8::7","client_port":40000,"backend":"web-1","state":"established","idle_s":61},{"service":"web","client":null,"client_port":null,"backend":"web-1","state":"closing","idle_s":0}]"#;
+    let (out, err, request) = shown(answer, "flow list --backend web-1 --limit 5");
+    assert_eq!(
+        out,
+        "\
+SERVICE  CLIENT               BACKEND  STATE         IDLE
+web      [2001:db8::7]:40000  web-1    established  1m 1s
+web      -                    web-1    closing         0s
+"
+    );
+    assert_eq!((err.as_str(), request), ("", asked("GET /v1/flows?backend=web-1&limit=5")));
+    let (_, err, _) = shown(answer, "flow list --limit 2");
+    assert_eq!(err, "note: there may be more, see `--limit`\n");
+}
+
+#[test]
+fn flows_are_counted() {
+    let (out, _, request) = shown(r#"{"flows":12034}"#, "flow count --service web");
+    assert_eq!((out.as_str(), request), ("12034\n", asked("GET /v1/flows/count?service=web")));
+}
+
+#[test]
+fn an_explanation_ends_with_the_verdict() {
+    let answer = r#"{"steps":[{"step":"policy","answer":"let in"},{"step":"service","answer":"web"}],"verdict":"drop","reason":"no_backend"}"#;
+    let (out, _, request) =
+        shown(answer, "explain 198.51.100.7:40000 203.0.113.10:443 --syn --interface eth0");
+    assert_eq!(
+        out,
+        "\
+STEP     ANSWER
+policy   let in
+service  web
+verdict  drop (no_backend)
+"
+    );
+    let question = json!({
+        "client": "198.51.100.7", "client_port": 40000, "vip": "203.0.113.10", "vip_port": 443,
+        "protocol": "tcp", "syn": true, "interface": "eth0",
+    });
+    assert_eq!(request, [("POST /v1/explain".to_owned(), question)]);
+}
+
+#[test]
+fn stats_are_counters_by_service_and_backend_and_drops_by_reason() {
+    let (out, _, request) = shown(&stats(10), "stats");
+    assert_eq!(
+        out,
+        "\
+SERVICE  BACKEND  PACKETS    BYTES  REPLIES  REPLY BYTES  NEW FLOWS
+web      -             10  2.0 KiB        0          0 B          1
+web      web-1         10  2.0 KiB        0          0 B          1
+
+COUNTER           PACKETS
+dropped: denied         2
+passed                  7
+unrecorded flows        0
+"
+    );
+    assert_eq!(request, asked("GET /v1/stats"));
+}
+
+#[test]
+fn watched_stats_are_rates_until_the_agent_is_gone() {
+    let gone = (503, r#"{"error":"stopping"}"#);
+    let (first, second) = (stats(10), stats(1_000_010));
+    let peer = Peer::new(&[(200, &first), (200, &second), gone]);
+    let outcome = peer.lb(&["stats", "--watch", "0.01"]);
+    assert_eq!((outcome.status, outcome.err.as_str()), (1, "error: stopping\n"));
+    assert!(outcome.out.starts_with("SERVICE  BACKEND  PACKETS/S "), "{}", outcome.out);
+    assert_eq!(outcome.out.matches("web-1").count(), 1, "one table of two looks");
+
+    let peer = Peer::new(&[(200, &first), (200, &second), gone]);
+    let outcome = peer.lb(&["stats", "--watch", "0.01", "--json"]);
+    assert_eq!(outcome.out, format!("{first}\n{second}\n"), "a line each");
+}
+
+#[test]
+fn empty_lists_are_told_beside() {
+    let empty = [
+        ("service list", "no service\n"),
+        ("backend list", "no backend\n"),
+        ("flow list", "no flow\n"),
+    ];
+    for (words, told) in empty {
+        let (out, err, _) = shown("[]", words);
+        assert_eq!((out.as_str(), err.as_str()), ("", told));
+    }
+}

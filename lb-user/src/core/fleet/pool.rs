@@ -1,0 +1,222 @@
+//! The backends of one service.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Orders;
+use crate::core::{
+    health::Tracker,
+    model::{Policy, Service},
+    plan::identity::BackendIdentity,
+    weight::{
+        self, AdminState, Member, ServiceState, Standing, Weighed,
+        policy::{self, Factor, Sample},
+        ramp,
+    },
+};
+
+/// A service and its backends.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    service: Service,
+    /// In the order of the service.
+    seats: Vec<Seat>,
+    /// Where in `seats` a backend is.
+    index: BTreeMap<BackendIdentity, usize>,
+    state: ServiceState,
+    /// When slow start changes a weight next.
+    step: Option<Duration>,
+    /// When the policy is to be asked next.
+    policy_due: Option<Duration>,
+    /// The standings last taken.
+    taken: BTreeMap<BackendIdentity, Standing>,
+}
+
+/// A backend.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) identity: BackendIdentity,
+    pub(super) tracker: Tracker,
+    pub(super) admin: AdminState,
+    pub(super) deadline: Option<u64>,
+    /// Its drain has come to its deadline.
+    pub(super) ended: bool,
+    pub(super) flows: u64,
+    pub(super) standing: Standing,
+    up_since: Option<Duration>,
+    factor: Factor,
+}
+
+impl Seat {
+    /// A new backend; it is `warm` if it needs no slow start.
+    fn new(identity: BackendIdentity, tracker: Tracker, warm: bool) -> Self {
+        Self {
+            identity,
+            tracker,
+            admin: AdminState::Ready,
+            deadline: None,
+            ended: false,
+            flows: 0,
+            standing: Standing { weight: 0, serving: warm },
+            up_since: None,
+            factor: Factor::ONE,
+        }
+    }
+
+    /// Whoever did not serve at all and now does begins with a slow start.
+    fn pace(&mut self, slow_start: Duration, now: Duration) {
+        if self.member().serving() && !self.standing.serving {
+            self.up_since = Some(now);
+        }
+        // What is over must not begin again with a longer slow start.
+        if ramp::ramp(slow_start, self.up_since, now).next.is_none() {
+            self.up_since = None;
+        }
+    }
+
+    fn member(&self) -> Member {
+        Member {
+            // What a drain is at its end.
+            admin: if self.ended { AdminState::Maint } else { self.admin },
+            health: self.tracker.health(),
+            report: self.tracker.report().unwrap_or_default(),
+            up_since: self.up_since,
+            factor: self.factor,
+        }
+    }
+
+    /// An order that is repeated does not undo that its deadline has come.
+    fn order(&mut self, (admin, deadline): (AdminState, Option<u64>)) {
+        let deadline = deadline.filter(|_| admin == AdminState::Drain);
+        if (self.admin, self.deadline) != (admin, deadline) {
+            (self.admin, self.deadline, self.ended) = (admin, deadline, false);
+        }
+    }
+}
+
+impl Pool {
+    /// A service that is new; [`configure`](Self::configure) brings its backends.
+    pub(super) fn new(service: &Service) -> Self {
+        Self {
+            service: Service { backends: Vec::new(), ..service.clone() },
+            seats: Vec::new(),
+            index: BTreeMap::new(),
+            state: ServiceState::default(),
+            step: None,
+            policy_due: None,
+            taken: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a new generation, and says which backends left.
+    pub(super) fn configure(
+        &mut self,
+        service: &Service,
+        orders: &Orders<'_>,
+        now: Duration,
+    ) -> Vec<BackendIdentity> {
+        let gone = if self.service == *service { Vec::new() } else { self.rebuild(service, now) };
+        for (seat, backend) in self.seats.iter_mut().zip(&service.backends) {
+            seat.order(orders(&service.name, &backend.name).unwrap_or_default());
+        }
+        let moves = service.policy != Policy::Static && self.seats.len() > 1;
+        self.policy_due = moves.then(|| self.policy_due.unwrap_or(now + policy::INTERVAL));
+        gone
+    }
+
+    fn rebuild(&mut self, service: &Service, now: Duration) -> Vec<BackendIdentity> {
+        let before = std::mem::replace(&mut self.service, service.clone());
+        let warm = !self.seats.iter().any(|seat| seat.standing.serving);
+        let seats = std::mem::take(&mut self.seats).into_iter();
+        let mut stay: BTreeMap<_, _> = seats.map(|seat| (seat.identity, seat)).collect();
+        for backend in &service.backends {
+            let identity = BackendIdentity::of(service, backend);
+            let mut seat = stay
+                .remove(&identity)
+                .unwrap_or_else(|| Seat::new(identity, Tracker::new(&service.health, now), warm));
+            if before.health != service.health {
+                seat.tracker.reconfigure(&service.health, now);
+            }
+            if before.policy != service.policy {
+                seat.factor = Factor::ONE;
+            }
+            self.seats.push(seat);
+        }
+        self.index = self.seats.iter().zip(0..).map(|(seat, at)| (seat.identity, at)).collect();
+        stay.into_keys().collect()
+    }
+
+    /// Weighs the backends, after the policy has had its say if that is due.
+    /// Whether a standing changed.
+    pub(super) fn weigh(&mut self, zone: Option<&str>, now: Duration) -> bool {
+        for seat in &mut self.seats {
+            seat.pace(self.service.slow_start, now);
+        }
+        let mut weighed = self.weighed(zone, now);
+        if self.policy_due.is_some_and(|due| due <= now) {
+            self.policy_due = Some(now + policy::INTERVAL);
+            self.follow_policy(&weighed.base);
+            weighed = self.weighed(zone, now);
+        }
+        self.state = weighed.state;
+        self.step = weighed.next_change;
+        let mut changed = false;
+        for (seat, standing) in self.seats.iter_mut().zip(weighed.standings) {
+            changed |= seat.standing != standing;
+            seat.standing = standing;
+        }
+        changed
+    }
+
+    fn weighed(&self, zone: Option<&str>, now: Duration) -> Weighed {
+        let members: Vec<_> = self.seats.iter().map(Seat::member).collect();
+        weight::weigh(&self.service, zone, &members, now)
+    }
+
+    fn follow_policy(&mut self, base: &[u64]) {
+        let sample = |(seat, &base): (&Seat, &u64)| Sample {
+            base,
+            latency: seat.tracker.latency(),
+            flows: seat.flows,
+        };
+        let samples: Vec<_> = self.seats.iter().zip(base).map(sample).collect();
+        let factors: Vec<_> = self.seats.iter().map(|seat| seat.factor).collect();
+        let factors = policy::update(self.service.policy, &samples, &factors);
+        for (seat, factor) in self.seats.iter_mut().zip(factors) {
+            seat.factor = factor;
+        }
+    }
+
+    /// Whether standings differ from those last taken; takes them.
+    pub(super) fn take(&mut self) -> bool {
+        let standings = self.seats.iter().map(|seat| (seat.identity, seat.standing)).collect();
+        let before = std::mem::replace(&mut self.taken, standings);
+        before != self.taken
+    }
+
+    /// When it is to be weighed next, if nothing else happens.
+    pub(super) fn wake(&self) -> Option<Duration> {
+        self.step.into_iter().chain(self.policy_due).min()
+    }
+
+    /// Deadlines that have not come.
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = (u64, BackendIdentity)> {
+        let open = self.seats.iter().filter(|seat| !seat.ended);
+        open.filter_map(|seat| Some((seat.deadline?, seat.identity)))
+    }
+
+    pub(super) fn state(&self) -> ServiceState {
+        self.state
+    }
+
+    pub(super) fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter()
+    }
+
+    pub(super) fn seat(&self, key: &BackendIdentity) -> Option<&Seat> {
+        self.index.get(key).map(|&at| &self.seats[at])
+    }
+
+    pub(super) fn seat_mut(&mut self, key: &BackendIdentity) -> Option<&mut Seat> {
+        self.index.get(key).map(|&at| &mut self.seats[at])
+    }
+}

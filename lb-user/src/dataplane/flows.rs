@@ -1,0 +1,93 @@
+//! Reads and clears the affinity table, beside the packets that use it.
+
+use std::{mem::offset_of, ops::Range, sync::atomic::Ordering};
+
+use lb_common::{
+    flow::{Bucket, FlowValue, SLOTS},
+    limits,
+};
+
+use super::mmap::Mapped;
+
+/// An entry of the affinity table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// [`lb_common::hash::flow_key_v4`] or a hash.
+    pub key: u64,
+    /// Its value.
+    pub value: FlowValue,
+}
+
+impl Mapped<Bucket> {
+    /// All entries whose time is not up at `now`.
+    pub fn live(&self, now: u16) -> impl Iterator<Item = Entry> + '_ {
+        (0..self.entries()).flat_map(move |bucket| {
+            let bucket = self.read(bucket);
+            let entries = bucket.keys.into_iter().zip(bucket.values);
+            entries
+                .map(|(key, value)| Entry { key, value: FlowValue(value) })
+                .filter(move |entry| entry.key != 0 && entry.value.left(now) >= 0)
+        })
+    }
+
+    /// Live entries by backend id.
+    #[must_use]
+    pub fn count(&self, now: u16) -> Vec<u32> {
+        let mut counts = vec![0; limits::BACKENDS as usize];
+        for entry in self.live(now) {
+            if let Some(count) = counts.get_mut(usize::from(entry.value.backend())) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
+    /// Clears the slots of buckets whose key and value are `spent`; a slot
+    /// that a packet claims meanwhile is left to it. Returns how many.
+    pub fn clear(&self, buckets: Range<u32>, spent: impl Fn(u64, FlowValue) -> bool) -> u32 {
+        buckets.map(|bucket| self.clear_bucket(bucket, &spent)).sum()
+    }
+
+    fn clear_bucket(&self, bucket: u32, spent: &impl Fn(u64, FlowValue) -> bool) -> u32 {
+        let mut cleared = 0;
+        for slot in 0..SLOTS {
+            let key = self.word64(bucket, offset_of!(Bucket, keys) + slot * 8);
+            let value = self.word64(bucket, offset_of!(Bucket, values) + slot * 8);
+            let owner = key.load(Ordering::Acquire);
+            if owner != 0 && spent(owner, FlowValue(value.load(Ordering::Acquire))) {
+                let swap = key.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
+                cleared += u32::from(swap.is_ok());
+            }
+        }
+        cleared
+    }
+
+    /// Clears what is expired. Packets treat a slot whose time is up as free,
+    /// but a slot's clock wraps after 18 hours: the agent clears what is
+    /// expired long before, so that no flow comes back to life.
+    pub fn sweep(&self, buckets: Range<u32>, now: u16) -> u32 {
+        self.clear(buckets, |_, value| value.left(now) < 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::flow::{FlowState, MAX_TIMEOUT};
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_expired_is_swept_and_only_the_rest_is_live() {
+        let flows = Mapped::anonymous(4).unwrap();
+        let now = 5_u16;
+        let value = |left: i16| {
+            FlowValue::new(7, 1, FlowState::Established, now.wrapping_add_signed(left)).0
+        };
+        let values = [value(-1), value(0), value(-2000), value(MAX_TIMEOUT.cast_signed())];
+        flows.write(2, &Bucket { keys: [1, 2, 3, 4], values });
+        assert_eq!(flows.live(now).map(|entry| entry.key).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!((flows.count(now)[7], flows.count(now)[8]), (2, 0));
+        assert_eq!(flows.sweep(0..4, now), 2);
+        assert_eq!(flows.read(2).keys, [0, 2, 0, 4]);
+    }
+}
