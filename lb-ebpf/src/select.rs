@@ -14,7 +14,7 @@ use lb_common::{
     hash,
     service::{Service, flags as service_flags},
     stats::Counter,
-    table::{LINE_SLOTS, TableRef, slot},
+    table::{self, LINE_SLOTS, TableRef},
     tcp,
 };
 
@@ -23,10 +23,10 @@ use crate::{
     count,
     env::Env,
     family::Family,
-    maps::{BACKENDS, TABLES},
+    maps::{BACKENDS, CONFIG, SERVICES, TABLES},
     parse::{Packet, TCP},
     refuse,
-    service::Found,
+    service::{self, Found},
     verdict::{Action, Verdict},
 };
 
@@ -186,41 +186,102 @@ pub(crate) struct Choice {
 #[inline(always)]
 pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Choice {
     let Packet { source, destination, ports, proto, .. } = *packet;
-    let seed = env.config.slot_seed;
-    let hash = if found.by_client() {
-        (hash::client(F::words(source), seed) >> 32) as u32
+    let hash = F::slot_hash(source, destination, ports, proto, env.config.slot_seed);
+    let tables = Tables::of(found.service);
+    let ids = if found.by_client() || tables.have_blocks() {
+        let [high, low] = F::words(source);
+        let service = service::index(env, found.id);
+        Ids::from_raw(lb_look_up_client(service.into(), high, low, hash.into()))
     } else {
-        F::slot_hash(source, destination, ports, proto, seed)
+        tables.look_up(hash, 0)
     };
-    let (table, before) = tables(found.service);
-    let current = lookup(table, hash);
     let mut choice =
-        Choice { current: serving(current, found.id), previous: None, disagree: false };
-    if before != table {
-        let previous = lookup(before, hash);
-        if previous != current {
-            choice.disagree = true;
-            choice.previous = serving(previous, found.id);
-        }
+        Choice { current: serving(ids.current, found.id), previous: None, disagree: false };
+    if ids.previous != ids.current {
+        choice.disagree = true;
+        choice.previous = serving(ids.previous, found.id);
     }
     choice
 }
 
-/// The current and the previous table of a service, each read at once: the
-/// agent may be changing them.
-#[inline(always)]
-fn tables(service: &Service) -> (TableRef, TableRef) {
-    // SAFETY: a map element; aligned words are read whole.
-    unsafe { (read_volatile(&raw const service.table), read_volatile(&raw const service.previous)) }
+/// Looks a flow up where the client counts: a global function, so that other
+/// services do without its code. `service` is the index of its entry, `high`
+/// and `low` are the client's address, `hash` is the flow's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_look_up_client(service: u64, high: u64, low: u64, hash: u64) -> u64 {
+    let (Some(service), Some(config)) = (SERVICES.get(service as u32), CONFIG.get(0)) else {
+        return 0;
+    };
+    let client = hash::client([high, low], config.slot_seed);
+    let by_client = service.flags & service_flags::CLIENT != 0;
+    let hash = if by_client { (client >> 32) as u32 } else { hash as u32 };
+    Tables::of(service).look_up(hash, client as u32).to_raw()
 }
 
-/// Backend id in the slot of `hash`; 0 where there is none.
+/// The current and the previous table of a service.
+#[derive(Clone, Copy)]
+struct Tables {
+    current: TableRef,
+    previous: TableRef,
+}
+
+impl Tables {
+    /// Each is read at once: the agent may be changing them.
+    #[inline(always)]
+    fn of(service: &Service) -> Self {
+        // SAFETY: a map element; aligned words are read whole.
+        unsafe {
+            Self {
+                current: read_volatile(&raw const service.table),
+                previous: read_volatile(&raw const service.previous),
+            }
+        }
+    }
+
+    /// Whether one of them has more than one block.
+    #[inline(always)]
+    fn have_blocks(self) -> bool {
+        self.current.blocks() > 1 || self.previous.blocks() > 1
+    }
+
+    /// What they have for a flow of this slot hash. `block` is the hash that
+    /// picks the block.
+    #[inline(always)]
+    fn look_up(self, hash: u32, block: u32) -> Ids {
+        let current = look_up(self.current, hash, block);
+        let same = self.previous == self.current;
+        Ids { current, previous: if same { current } else { look_up(self.previous, hash, block) } }
+    }
+}
+
+/// Backend ids in the current and the previous table; 0 where there is none.
+#[derive(Clone, Copy)]
+struct Ids {
+    current: u16,
+    previous: u16,
+}
+
+impl Ids {
+    #[inline(always)]
+    fn to_raw(self) -> u64 {
+        u64::from(self.current) | u64::from(self.previous) << 16
+    }
+
+    #[inline(always)]
+    fn from_raw(raw: u64) -> Self {
+        Self { current: raw as u16, previous: (raw >> 16) as u16 }
+    }
+}
+
+/// Backend id in a slot; 0 where there is none.
 #[inline(always)]
-fn lookup(table: TableRef, hash: u32) -> u16 {
+fn look_up(table: TableRef, hash: u32, block: u32) -> u16 {
     if table.is_none() {
         return 0;
     }
-    let slot = slot(hash, table.slots());
+    let slots = table.slots();
+    let slot = table::slot(block, table.blocks()) * slots + table::slot(hash, slots);
     match TABLES.get(table.first() + slot / LINE_SLOTS) {
         Some(line) => line.slots[(slot % LINE_SLOTS) as usize],
         None => 0,

@@ -15,7 +15,7 @@ use super::{
     identity::{BackendIdentity, ServiceIdentity},
     ids::present_backends,
     service_identities,
-    tables::{self, Places},
+    tables::{self, Content, Places},
 };
 use crate::core::{model::Model, weight::Standings};
 
@@ -50,10 +50,10 @@ pub fn reweigh(
                 changes.push(Operation::SetServing(id, serving));
             }
         }
-        let slots = tables::slots(service, standings, &ids, snapshot.config.slot_seed);
-        let current = tables::place(service, &slots, &mut arena)?;
+        let content = Content::of(service, standings, &ids, snapshot.config.slot_seed);
+        let current = content.place(service, &mut arena)?;
         if !current.is_none() {
-            switches.push(Operation::WriteTable(current.first(), slots));
+            switches.push(Operation::WriteTable(current.first(), content.slots));
         }
         let old = Places::read(&snapshot.services[&id]);
         switches.push(Operation::SwitchTables(id, old.followed_by(current)));
