@@ -25,5 +25,6 @@ mod refuse;
 mod reload;
 mod setup;
 mod shared;
+mod split;
 mod subject;
 mod table;

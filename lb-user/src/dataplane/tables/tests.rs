@@ -150,7 +150,7 @@ fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
         let slots = tables.table(entry.table);
         let backend = |slot: u16| BackendIdentity::read(&snapshot.backends[&slot], who);
         let places = Service {
-            table: TableRef::new(0, entry.table.slots(), 1),
+            table: TableRef::new(0, entry.table.slots(), entry.table.blocks()),
             previous: TableRef::NONE,
             ..*entry
         };
@@ -165,7 +165,9 @@ fn any_service() -> impl Strategy<Value = model::Service> {
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
     let mode = prop::sample::select(vec![Mode::Nat, Mode::Dsr]);
     let backends = prop::collection::btree_map(1u8..8, (0u16..3, 0u16..4), 0..6);
-    (any::<bool>(), ports, protocol, mode, backends).prop_map(|(v6, ports, protocol, mode, all)| {
+    let split = prop::option::weighted(0.3, (0u16..100, 1u16..100));
+    let any = (any::<bool>(), ports, protocol, mode, backends, split);
+    any.prop_map(|(v6, ports, protocol, mode, all, split)| {
         let mut service =
             service(if v6 { "2001:db8::1" } else { "192.0.2.1" }, ports, protocol, mode);
         for (last, (port, weight)) in all {
@@ -175,7 +177,12 @@ fn any_service() -> impl Strategy<Value = model::Service> {
                 std::net::Ipv4Addr::from([10, 0, 0, last]).into()
             };
             let port = (port > 0 && mode == Mode::Nat && ports.0 == ports.1).then_some(79 + port);
-            service.backends.push(backend(address, port, weight));
+            let group = Some(if last % 2 == 0 { "blue" } else { "green" }.to_owned());
+            let backend = backend(address, port, weight);
+            service.backends.push(model::Backend { group, ..backend });
+        }
+        if let Some((blue, green)) = split {
+            service.split = [("blue".to_owned(), blue), ("green".to_owned(), green)].into();
         }
         service
     })
