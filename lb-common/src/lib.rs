@@ -23,3 +23,4 @@ pub mod service;
 pub mod stats;
 pub mod table;
 pub mod tcp;
+pub mod trace;

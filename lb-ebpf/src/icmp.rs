@@ -72,16 +72,17 @@ pub(crate) fn is_vital<F: Family>(packet: &Packet<F>) -> bool {
 /// Decides about an ICMP message: a global function for each family, which
 /// the verifier judges once, and which parses the frame anew.
 #[inline(always)]
-pub(crate) fn handle<F: Family>(ctx: *mut xdp_md) -> Verdict {
-    Verdict::from_raw(if F::EXACT { lb_icmp_v4(ctx) } else { lb_icmp_v6(ctx) })
+pub(crate) fn handle<F: Family>(env: &Env) -> Verdict {
+    let (ctx, explains) = (env.ctx, u64::from(env.explains));
+    Verdict::from_raw(if F::EXACT { lb_icmp_v4(ctx, explains) } else { lb_icmp_v6(ctx, explains) })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_icmp_v4(ctx: *mut xdp_md) -> u64 {
+extern "C" fn lb_icmp_v4(ctx: *mut xdp_md, explains: u64) -> u64 {
     let ctx = XdpContext::new(ctx);
     let frame = Frame::new(&ctx);
-    if let Some(env) = Env::new(&ctx)
+    if let Some(env) = Env::new(&ctx, explains != 0)
         && let Some((_, l3)) = parse::link(frame)
         && let Ok(packet) = parse::ipv4(frame, l3)
         && parse::icmp(&packet)
@@ -93,10 +94,10 @@ extern "C" fn lb_icmp_v4(ctx: *mut xdp_md) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_icmp_v6(ctx: *mut xdp_md) -> u64 {
+extern "C" fn lb_icmp_v6(ctx: *mut xdp_md, explains: u64) -> u64 {
     let ctx = XdpContext::new(ctx);
     let frame = Frame::new(&ctx);
-    if let Some(env) = Env::new(&ctx)
+    if let Some(env) = Env::new(&ctx, explains != 0)
         && let Some((_, l3)) = parse::link(frame)
         && let Ok(packet) = parse::ipv6(env.ctx, frame, l3)
         && parse::icmp(&packet)
@@ -294,7 +295,8 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     let port = csum::delta16(quote.destination_port(), load(quote.l4 + 2));
     let (addr, l4) = (!backend.ip_delta, !backend.l4_delta);
     translate_quote(packet, &quote, &Deltas { addr, l4, port, outer: from_backend });
-    count::replied(owner.id, packet.frame.length());
+    env.note(|record| (record.backend, record.service) = (owner.id, backend.service));
+    count::replied(env, owner.id, packet.frame.length());
     match way {
         Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
         _ => Verdict::pass(Counter::HandedOver),

@@ -9,7 +9,7 @@ use lb_common::{csum, pace, stats::Counter, tcp};
 use network_types::tcp::TcpHdr;
 
 use crate::{
-    env,
+    env::{self, Env},
     family::{Family, V6},
     maps::{CONFIG, REFUSALS},
     packet::{Frame, load, store, turn_around},
@@ -20,17 +20,18 @@ use crate::{
 /// Answers the packet, counted as `counter`. What must not be answered is
 /// dropped, and what comes too often.
 #[inline(always)]
-pub(crate) fn answer(ctx: *mut xdp_md, counter: Counter) -> Verdict {
-    Verdict::from_raw(lb_refuse(ctx, counter as u64))
+pub(crate) fn answer(env: &Env, counter: Counter) -> Verdict {
+    Verdict::from_raw(lb_refuse(env.ctx, counter as u64, env.explains.into()))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_refuse(ctx: *mut xdp_md, counter: u64) -> u64 {
+extern "C" fn lb_refuse(ctx: *mut xdp_md, counter: u64, explains: u64) -> u64 {
+    let explains = explains != 0;
     let frame = Frame::new(&XdpContext::new(ctx));
     let refused = match parse::link(frame) {
-        Some((parse::IPV4, l3)) => ip(ctx, parse::ipv4(frame, l3)),
-        Some((parse::IPV6, l3)) => ip(ctx, parse::ipv6(ctx, frame, l3)),
+        Some((parse::IPV4, l3)) => ip(ctx, parse::ipv4(frame, l3), explains),
+        Some((parse::IPV6, l3)) => ip(ctx, parse::ipv6(ctx, frame, l3), explains),
         _ => Err(Counter::Internal),
     };
     match refused {
@@ -40,18 +41,22 @@ extern "C" fn lb_refuse(ctx: *mut xdp_md, counter: u64) -> u64 {
 }
 
 #[inline(always)]
-fn ip<F: Family>(ctx: *mut xdp_md, parsed: Result<Packet<F>, Counter>) -> Result<(), Counter> {
+fn ip<F: Family>(
+    ctx: *mut xdp_md,
+    parsed: Result<Packet<F>, Counter>,
+    explains: bool,
+) -> Result<(), Counter> {
     let packet = parsed?;
     if packet.proto == parse::TCP {
-        reset(ctx, &parse::tcp(packet)?)
+        reset(ctx, &parse::tcp(packet)?, explains)
     } else {
-        port_unreachable(ctx, &parse::udp(packet)?)
+        port_unreachable(ctx, &parse::udp(packet)?, explains)
     }
 }
 
 /// Whether this CPU may refuse another packet already.
 #[inline(always)]
-fn pace() -> Result<(), Counter> {
+fn pace(explains: bool) -> Result<(), Counter> {
     let (Some(config), Some(due)) = (CONFIG.get(0), REFUSALS.get_ptr_mut(0)) else {
         return Err(Counter::Internal);
     };
@@ -59,8 +64,10 @@ fn pace() -> Result<(), Counter> {
     // SAFETY: this CPU's element.
     match pace::admit(unsafe { *due }, now) {
         Some(next) => {
-            // SAFETY: as above.
-            unsafe { *due = next };
+            if !explains {
+                // SAFETY: as above.
+                unsafe { *due = next };
+            }
             Ok(())
         }
         None => Err(Counter::RefusalLimited),
@@ -70,7 +77,7 @@ fn pace() -> Result<(), Counter> {
 /// Makes the reset of a packet to a connection that does not exist (RFC 9293,
 /// section 3.10.7.1).
 #[inline(always)]
-fn reset<F: Family>(ctx: *mut xdp_md, packet: &Packet<F>) -> Result<(), Counter> {
+fn reset<F: Family>(ctx: *mut xdp_md, packet: &Packet<F>, explains: bool) -> Result<(), Counter> {
     let Packet { frame, l4, source, destination, tcp_flags, .. } = *packet;
     if tcp_flags & tcp::RST != 0 {
         return Err(Counter::NoBackend);
@@ -84,7 +91,7 @@ fn reset<F: Family>(ctx: *mut xdp_md, packet: &Packet<F>) -> Result<(), Counter>
         let next = u32::from_be(load(l4 + 4)).wrapping_add(data + marks);
         (0, next.to_be(), tcp::RST | tcp::ACK)
     };
-    pace()?;
+    pace(explains)?;
     cut(ctx, frame, packet.l3 + F::HEADER + TcpHdr::LEN)?;
     let frame = Frame::new(&XdpContext::new(ctx));
     let Some((_, l3)) = parse::link(frame) else { return Err(Counter::Internal) };
@@ -120,12 +127,16 @@ const ICMP_HEADER: usize = 8;
 /// 5.2.7.1; RFC 4443, section 3.1). Who it must not be sent about or to
 /// (fragments, groups, impossible sources) does not get here.
 #[inline(always)]
-fn port_unreachable<F: Family>(ctx: *mut xdp_md, packet: &Packet<F>) -> Result<(), Counter> {
+fn port_unreachable<F: Family>(
+    ctx: *mut xdp_md,
+    packet: &Packet<F>,
+    explains: bool,
+) -> Result<(), Counter> {
     let Packet { frame, l3, source, destination, .. } = *packet;
     let link = l3 - frame.start;
     let whole = F::length(l3);
     let quote = if whole > F::QUOTE { F::QUOTE } else { whole };
-    pace()?;
+    pace(explains)?;
     let grown = F::HEADER + ICMP_HEADER;
     cut(ctx, frame, l3 + quote)?;
     // SAFETY: the context is valid; since Linux 4.10.

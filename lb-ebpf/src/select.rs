@@ -16,6 +16,7 @@ use lb_common::{
     stats::Counter,
     table::{self, LINE_SLOTS, TableRef},
     tcp,
+    trace::steps,
 };
 
 use crate::{
@@ -67,11 +68,22 @@ pub(crate) fn select<F: Family>(
     let at = position(env, packet, found);
     let now = env.now();
     let known = affinity::find(&at, now);
+    env.note(|record| {
+        (record.service, record.now) = (found.id, now);
+        record.entry = known.slot().map_or(0, |entry| entry.flow.0);
+        record.steps |= match known {
+            Known::Live(_) => steps::KNOWN,
+            Known::Stale(_) => steps::STALE,
+            Known::Nothing => 0,
+        };
+    });
     if let Known::Live(entry) = known
         && let Some(state) = next_state(packet.proto, flags_for(packet, found), entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
-        entry.touch(now, state, timeouts(found));
+        if !env.explains {
+            entry.touch(now, state, timeouts(found));
+        }
         return Ok(chosen);
     }
     new_flow(env, packet, found, &at, known, now)
@@ -131,8 +143,8 @@ fn new_flow<F: Family>(
         && found.service.flags & service_flags::RESET != 0
     {
         // Its backend serves no more.
-        let verdict = refuse::answer(env.ctx, Counter::Reset);
-        if verdict.action() == Action::Transmit {
+        let verdict = refuse::answer(env, Counter::Reset);
+        if verdict.action() == Action::Transmit && !env.explains {
             entry.end(now);
         }
         return Err(verdict);
@@ -141,25 +153,31 @@ fn new_flow<F: Family>(
     // A TCP flow that nobody recorded began when the previous table was in
     // force, or both agree.
     let chosen = match choice.previous {
-        Some(previous) if packet.proto == TCP && !opens => Some(previous),
+        Some(previous) if packet.proto == TCP && !opens => {
+            env.note(|record| record.steps |= steps::FROM_PREVIOUS);
+            Some(previous)
+        }
         _ => choice.current,
     };
     let Some(chosen) = chosen else {
         return Err(if found.service.flags & service_flags::REJECT != 0 {
-            refuse::answer(env.ctx, Counter::Rejected)
+            refuse::answer(env, Counter::Rejected)
         } else {
             Verdict::drop(Counter::NoBackend)
         });
     };
     let slot = known.slot();
     let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags);
-    if slot.is_some() || tracked {
+    if env.explains {
+        let records = slot.is_some() || tracked;
+        env.note(|record| record.steps |= if records { steps::RECORDS } else { 0 });
+    } else if slot.is_some() || tracked {
         let mut timeouts = timeouts(found);
         if found.by_client() {
             timeouts.embryonic = timeouts.established;
         }
         if affinity::record(at, slot, chosen.id, now, timeouts) {
-            count::flow(chosen.id);
+            count::flow(env, chosen.id);
         } else {
             count::event(Counter::Unrecorded as u32);
             // What follows this SYN will be taken for a flow of the previous
@@ -195,6 +213,12 @@ pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Foun
     } else {
         tables.look_up(hash, 0)
     };
+    env.note(|record| {
+        record.steps |= steps::LOOKED_UP;
+        (record.table, record.previous) = (tables.current, tables.previous);
+        record.slot = ids.slot;
+        (record.current_backend, record.previous_backend) = (ids.current, ids.previous);
+    });
     let mut choice =
         Choice { current: serving(ids.current, found.id), previous: None, disagree: false };
     if ids.previous != ids.current {
@@ -249,39 +273,51 @@ impl Tables {
     /// picks the block.
     #[inline(always)]
     fn look_up(self, hash: u32, block: u32) -> Ids {
-        let current = look_up(self.current, hash, block);
-        let same = self.previous == self.current;
-        Ids { current, previous: if same { current } else { look_up(self.previous, hash, block) } }
+        let slot = slot_of(self.current, hash, block);
+        let current = look_up(self.current, slot);
+        let previous = if self.previous == self.current {
+            current
+        } else {
+            look_up(self.previous, slot_of(self.previous, hash, block))
+        };
+        Ids { current, previous, slot }
     }
 }
 
-/// Backend ids in the current and the previous table; 0 where there is none.
+/// Backend ids in the current and the previous table, 0 where there is none,
+/// and the slot in the current one.
 #[derive(Clone, Copy)]
 struct Ids {
     current: u16,
     previous: u16,
+    slot: u32,
 }
 
 impl Ids {
     #[inline(always)]
     fn to_raw(self) -> u64 {
-        u64::from(self.current) | u64::from(self.previous) << 16
+        u64::from(self.current) | u64::from(self.previous) << 16 | u64::from(self.slot) << 32
     }
 
     #[inline(always)]
     fn from_raw(raw: u64) -> Self {
-        Self { current: raw as u16, previous: (raw >> 16) as u16 }
+        Self { current: raw as u16, previous: (raw >> 16) as u16, slot: (raw >> 32) as u32 }
     }
+}
+
+/// Slot of a flow, counted through all blocks.
+#[inline(always)]
+fn slot_of(table: TableRef, hash: u32, block: u32) -> u32 {
+    let slots = table.slots();
+    table::slot(block, table.blocks()) * slots + table::slot(hash, slots)
 }
 
 /// Backend id in a slot; 0 where there is none.
 #[inline(always)]
-fn look_up(table: TableRef, hash: u32, block: u32) -> u16 {
+fn look_up(table: TableRef, slot: u32) -> u16 {
     if table.is_none() {
         return 0;
     }
-    let slots = table.slots();
-    let slot = table::slot(block, table.blocks()) * slots + table::slot(hash, slots);
     match TABLES.get(table.first() + slot / LINE_SLOTS) {
         Some(line) => line.slots[(slot % LINE_SLOTS) as usize],
         None => 0,
