@@ -29,6 +29,20 @@ pub const fn delta32(old: u32, new: u32) -> u32 {
     delta16(old as u16, new as u16) + delta16((old >> 16) as u16, (new >> 16) as u16)
 }
 
+/// Sum of the two 16-bit words of a 32-bit one.
+#[inline(always)]
+#[must_use]
+pub const fn sum32(word: u32) -> u32 {
+    (word & 0xffff) + (word >> 16)
+}
+
+/// Sum of the four 16-bit words of a 64-bit one.
+#[inline(always)]
+#[must_use]
+pub const fn sum64(word: u64) -> u32 {
+    sum32(word as u32) + sum32((word >> 32) as u32)
+}
+
 /// Delta of an address, folded; IPv4 addresses in mapped form have equal
 /// prefixes, which add nothing.
 #[must_use]

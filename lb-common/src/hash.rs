@@ -109,6 +109,19 @@ pub const fn slot_v6(
     (finish((sum ^ (ports as u64 | (proto as u64) << 32)).wrapping_mul(K1)) >> 32) as u32
 }
 
+/// Hash of a client's address, the same on all balancers and for all services.
+/// Its halves are independent: the high one is the slot hash where all flows
+/// of a client stay together, the low one picks the block of a table. For
+/// IPv4, `source` is the address and 0.
+#[inline(always)]
+#[must_use]
+pub const fn client(source: [u64; 2], seed: [u64; 2]) -> u64 {
+    let a = (source[0] ^ seed[0]).wrapping_mul(K2);
+    let b = (source[1] ^ seed[1]).wrapping_mul(K3);
+    let sum = (a ^ (a >> 32)).wrapping_add(b ^ (b >> 29));
+    finish(sum.wrapping_mul(K0))
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -176,6 +189,11 @@ mod tests {
         spreads(|i| slot_v4(addr(i), 9, ports(1024, 80), 6, SEED) >> 22);
         spreads(|i| slot_v4(7, 9, ports(i as u16, 80), (i >> 16) as u8, SEED) >> 22);
         spreads(|i| slot_v6([1, u64::from(addr(i)) << 32], [3, 4], 5, 6, SEED) >> 22);
+        let client = |i: u32| client([u64::from(addr(i)), 0], SEED);
+        spreads(|i| (client(i) >> 54) as u32);
+        spreads(|i| (client(i) >> 22) as u32);
+        // Slot and block of a client say nothing of each other.
+        spreads(|i| ((client(i) >> 59) as u32) << 5 | (client(i) >> 27) as u32 & 31);
         spreads(|i| {
             place(flow_key_hashed([1, u64::from(i) << 40], 5, 6, SEED), SEED, u32::MAX).primary
         });

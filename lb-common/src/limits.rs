@@ -1,7 +1,7 @@
 //! Sizes, with the memory they cost. All are entries of preallocated maps.
 
 /// Layout of the maps; a data plane with another number cannot be adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Services at most, ids 1 to this - 1 (two generations of 64 B: 512 KiB).
 pub const SERVICES: u32 = 4096;
@@ -17,7 +17,8 @@ pub const ENDPOINT_BUCKETS: u32 = 32_768;
 pub const TABLE_LINES: u32 = 1 << 19;
 /// Interfaces at most.
 pub const PORTS: u32 = 64;
-/// Cached next hops towards clients, per CPU (64 B: 1 MiB per CPU).
+/// Cached next hops towards clients, per CPU (64 B: 1 MiB per CPU), and one
+/// more for runs that only explain.
 pub const NEXT_HOPS: u32 = 16_384;
 /// Prefixes of `firewall.deny_sources` per family (kernel trie, grows with use).
 pub const DENY_PREFIXES: u32 = 65_536;

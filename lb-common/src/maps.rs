@@ -31,8 +31,15 @@ pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// [`crate::firewall::Unresolved`], a ring buffer.
 pub const UNRESOLVED: &str = "UNRESOLVED";
 
+/// When the next refusal is due, see [`crate::pace`], per CPU; private to the
+/// packet path.
+pub const REFUSALS: &str = "REFUSALS";
+
+/// [`crate::trace::Record`], one entry.
+pub const TRACE: &str = "TRACE";
+
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 15] = [
+pub const PINNED: [&str; 17] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -48,11 +55,17 @@ pub const PINNED: [&str; 15] = [
     COUNTERS,
     NEXT_HOPS,
     UNRESOLVED,
+    REFUSALS,
+    TRACE,
 ];
 
 /// The XDP program, and its pin.
 pub const PROGRAM: &str = "lb_xdp";
 /// The program that tells the data plane's clock, and its pin.
 pub const CLOCK_PROGRAM: &str = "lb_clock";
+/// The program that explains what [`PROGRAM`] would do, and its pin.
+pub const EXPLAIN_PROGRAM: &str = "lb_explain";
+/// All programs.
+pub const PROGRAMS: [&str; 3] = [PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
 /// Pin of an interface's link: this and the interface's index.
 pub const LINK_PREFIX: &str = "link_";

@@ -1,6 +1,6 @@
 //! Services, the addresses they live on, and the table that finds them.
 
-use crate::{addr::AddrBytes, pod::map_type};
+use crate::{addr::AddrBytes, pod::map_type, table::TableRef};
 
 /// Slots of an endpoint bucket.
 pub const ENDPOINT_SLOTS: usize = 4;
@@ -71,14 +71,11 @@ map_type! {
     pub struct Service: 64 {
         /// The VIP.
         0 => pub vip: AddrBytes,
-        /// Current Maglev table: first line in `TABLES`.
-        16 => pub table: u32,
-        /// Slots of the current table; 0: no backend may take new flows.
-        20 => pub table_slots: u32,
+        /// Current Maglev table; none: no backend may take new flows. Of an
+        /// active bank it is changed by one store.
+        16 => pub table: TableRef,
         /// The table before it; the same as the current one where nothing changed.
-        24 => pub previous: u32,
-        /// Slots of the previous table.
-        28 => pub previous_slots: u32,
+        24 => pub previous: TableRef,
         /// Port (network byte order); 0 where the service has a range.
         32 => pub port: u16,
         /// Last port of a range (network byte order), else equal to the first.
@@ -106,6 +103,12 @@ pub mod flags {
     pub const IN_USE: u8 = 1;
     /// More than one port: affinity keys are hashes that include the port.
     pub const RANGE: u8 = 1 << 1;
+    /// All flows of a source address stay together (`affinity = "client"`).
+    pub const CLIENT: u8 = 1 << 2;
+    /// Who cannot be served is told so (`on_empty = "reject"`).
+    pub const REJECT: u8 = 1 << 3;
+    /// TCP flows of a backend that serves no more are reset (`on_down = "reset"`).
+    pub const RESET: u8 = 1 << 4;
 }
 
 map_type! {

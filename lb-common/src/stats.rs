@@ -58,6 +58,10 @@ counters! {
     Unrecorded = 2 => "unrecorded",
     /// an echo request to a VIP, answered
     EchoReplied = 3 => "echo_replied",
+    /// a packet that no backend of its service may take, answered with a TCP reset or an ICMP error
+    Rejected = 4 => "rejected",
+    /// a packet of a TCP flow whose backend serves no more, answered with a reset
+    Reset = 5 => "reset",
 
     /// the frame ends before its headers do
     Truncated = 16 => "truncated",
@@ -89,6 +93,8 @@ counters! {
     Internal = 29 => "internal",
     /// a source that cannot be: multicast, broadcast or the VIP itself
     BadSource = 30 => "bad_source",
+    /// a packet to be answered with a reset or an ICMP error, but too many were of late
+    RefusalLimited = 31 => "refusal_limited",
 }
 
 /// Entries of `COUNTERS`.

@@ -39,6 +39,14 @@ impl Entry {
             unsafe { write_volatile(self.value, new.0) };
         }
     }
+
+    /// Ends the flow: a slot whose time is up is free.
+    #[inline(always)]
+    pub(crate) fn end(&self, now: u16) {
+        let over = self.flow.touched(now.wrapping_sub(1), FlowState::Closing as u8);
+        // SAFETY: a map element; aligned words are written whole.
+        unsafe { write_volatile(self.value, over.0) };
+    }
 }
 
 /// What the table knows of a flow.

@@ -27,7 +27,7 @@ pub(crate) fn decide(ctx: *mut xdp_md) -> Verdict {
 #[inline(never)]
 extern "C" fn lb_control(ctx: *mut xdp_md) -> u64 {
     let ctx = XdpContext::new(ctx);
-    let Some(env) = Env::new(&ctx) else {
+    let Some(env) = Env::new(&ctx, false) else {
         return Verdict::drop(Counter::Internal).to_raw();
     };
     let frame = Frame::new(&ctx);

@@ -1,6 +1,11 @@
-//! Counters, per CPU, without atomics.
+//! Counters, per CPU, without atomics. Runs that only explain count nothing.
 
-use crate::maps::{BACKEND_STATS, COUNTERS};
+use lb_common::stats::BackendStats;
+
+use crate::{
+    env::Env,
+    maps::{BACKEND_STATS, COUNTERS},
+};
 
 /// Counts an event, by the number of a [`lb_common::stats::Counter`].
 #[inline(always)]
@@ -13,33 +18,34 @@ pub(crate) fn event(counter: u32) {
 
 /// Counts a frame sent to a backend.
 #[inline(always)]
-pub(crate) fn forwarded(backend: u16, bytes: u64) {
-    if let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend)) {
-        // SAFETY: this CPU's element.
-        unsafe {
-            (*stats).packets += 1;
-            (*stats).bytes += bytes;
-        }
-    }
+pub(crate) fn forwarded(env: &Env, backend: u16, bytes: u64) {
+    of_backend(env, backend, |stats| {
+        stats.packets += 1;
+        stats.bytes += bytes;
+    });
 }
 
 /// Counts a reply that was rewritten.
 #[inline(always)]
-pub(crate) fn replied(backend: u16, bytes: u64) {
-    if let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend)) {
-        // SAFETY: this CPU's element.
-        unsafe {
-            (*stats).reply_packets += 1;
-            (*stats).reply_bytes += bytes;
-        }
-    }
+pub(crate) fn replied(env: &Env, backend: u16, bytes: u64) {
+    of_backend(env, backend, |stats| {
+        stats.reply_packets += 1;
+        stats.reply_bytes += bytes;
+    });
 }
 
 /// Counts a flow entered into the affinity table.
 #[inline(always)]
-pub(crate) fn flow(backend: u16) {
-    if let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend)) {
+pub(crate) fn flow(env: &Env, backend: u16) {
+    of_backend(env, backend, |stats| stats.flows += 1);
+}
+
+#[inline(always)]
+fn of_backend(env: &Env, backend: u16, count: impl FnOnce(&mut BackendStats)) {
+    if !env.explains
+        && let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend))
+    {
         // SAFETY: this CPU's element.
-        unsafe { (*stats).flows += 1 };
+        count(unsafe { &mut *stats });
     }
 }

@@ -1,9 +1,15 @@
 //! What every step needs: the frame's context and the configuration in force.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use lb_common::config::{Config, Filter, Generation, filter_bit};
+use lb_common::{
+    config::{Config, Filter, Generation, filter_bit},
+    trace::Record,
+};
 
-use crate::{family::Family, maps::CONFIG};
+use crate::{
+    family::Family,
+    maps::{CONFIG, TRACE},
+};
 
 /// The surroundings of one run.
 #[derive(Clone, Copy)]
@@ -16,17 +22,31 @@ pub(crate) struct Env {
     pub generation: &'static Generation,
     /// Its bank: 0 or 1.
     pub bank: u32,
+    /// Whether the run only explains: it leaves no trace but in `TRACE`. A
+    /// constant in the programs, so that it costs nothing there.
+    pub explains: bool,
 }
 
 impl Env {
     /// Reads the generation in force, once for the whole run.
     #[inline(always)]
-    pub(crate) fn new(ctx: &XdpContext) -> Option<Self> {
+    pub(crate) fn new(ctx: &XdpContext, explains: bool) -> Option<Self> {
         let config = CONFIG.get(0)?;
         let bank = config.active & 1;
         // The mask is all the verifier needs to see that the index is in range.
         let generation = &config.generations[bank as usize];
-        Some(Self { ctx: ctx.ctx, config, generation, bank })
+        Some(Self { ctx: ctx.ctx, config, generation, bank, explains })
+    }
+
+    /// Notes what was found, if the run explains.
+    #[inline(always)]
+    pub(crate) fn note(&self, note: impl FnOnce(&mut Record)) {
+        if self.explains
+            && let Some(record) = TRACE.get_ptr_mut(0)
+        {
+            // SAFETY: a map element; the agent starts one such run at a time.
+            note(unsafe { &mut *record });
+        }
     }
 
     /// Interface the packet came in by.
@@ -59,8 +79,12 @@ impl Env {
 /// The current second, see [`lb_common::flow::second`].
 #[inline(always)]
 pub(crate) fn now(config: &Config) -> u16 {
-    // SAFETY: no arguments; since Linux 5.5. Inlined by the kernel, unlike the
-    // clocks in nanoseconds.
-    let jiffies = unsafe { aya_ebpf::helpers::generated::bpf_jiffies64() };
-    lb_common::flow::second(jiffies, config.tick_scale)
+    lb_common::flow::second(jiffies(), config.tick_scale)
+}
+
+/// The kernel's ticks. Inlined by the kernel, unlike its clocks in nanoseconds.
+#[inline(always)]
+pub(crate) fn jiffies() -> u64 {
+    // SAFETY: no arguments; since Linux 5.5.
+    unsafe { aya_ebpf::helpers::generated::bpf_jiffies64() }
 }

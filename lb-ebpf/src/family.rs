@@ -6,7 +6,7 @@ use lb_common::{
     service::{self, EndpointKind},
 };
 
-use crate::packet::{load, store};
+use crate::packet::{load, number16, store};
 
 /// An IP version: header layout and keys. Addresses are as loaded from the frame.
 pub(crate) trait Family: Copy {
@@ -54,6 +54,14 @@ pub(crate) trait Family: Copy {
         proto: u8,
         seed: [u64; 2],
     ) -> u32;
+    /// Bytes of the packet by its header at `l3`.
+    fn length(l3: usize) -> usize;
+    /// Writes a header of our own at `l3`, `length` bytes of `proto` behind it.
+    fn write_header(l3: usize, source: Self::Addr, destination: Self::Addr, proto: u8, length: u16);
+    /// ICMP type and code of "port unreachable", as one word.
+    const PORT_UNREACHABLE: u32;
+    /// Bytes of a packet that an ICMP error quotes at most.
+    const QUOTE: usize;
     /// Turns a header at `l3` around to be an answer with a fresh time to live.
     fn answer(l3: usize, source: Self::Addr, destination: Self::Addr);
     /// Length and protocol of a header quoted in an ICMP error, `None` where
@@ -146,6 +154,32 @@ impl Family for V4 {
     fn slot_hash(source: u32, destination: u32, ports: u32, proto: u8, seed: [u64; 2]) -> u32 {
         hash::slot_v4(source, destination, ports, proto, seed)
     }
+    const PORT_UNREACHABLE: u32 = u32::from_ne_bytes([3, 3, 0, 0]);
+    // 576 bytes with its headers (RFC 1812, section 4.3.2.3).
+    const QUOTE: usize = 576 - 20 - 8;
+
+    #[inline(always)]
+    fn length(l3: usize) -> usize {
+        usize::from(number16(l3 + 2))
+    }
+    #[inline(always)]
+    fn write_header(l3: usize, source: u32, destination: u32, proto: u8, length: u16) {
+        let [high, low] = (Self::HEADER as u16 + length).to_be_bytes();
+        // Version and header length, identification 0 and "don't fragment"
+        // (RFC 6864, section 4.1), time to live and protocol.
+        let words = [[0x45, 0, high, low], [0, 0, 0x40, 0], [HOPS, proto, 0, 0]];
+        let mut sum = csum::sum32(source) + csum::sum32(destination);
+        let mut i = 0;
+        while i < 3 {
+            let word = u32::from_ne_bytes(words[i]);
+            sum += csum::sum32(word);
+            store(l3 + 4 * i, word);
+            i += 1;
+        }
+        store(l3 + 10, !csum::fold(sum));
+        store(l3 + 12, source);
+        store(l3 + 16, destination);
+    }
     #[inline(always)]
     fn answer(l3: usize, source: u32, destination: u32) {
         store(l3 + 12, destination);
@@ -236,6 +270,24 @@ impl Family for V6 {
         seed: [u64; 2],
     ) -> u32 {
         hash::slot_v6(source, destination, ports, proto, seed)
+    }
+    const PORT_UNREACHABLE: u32 = u32::from_ne_bytes([1, 4, 0, 0]);
+    // 1280 bytes with its headers (RFC 4443, section 3.1).
+    const QUOTE: usize = 1280 - 40 - 8;
+
+    #[inline(always)]
+    fn length(l3: usize) -> usize {
+        Self::HEADER + usize::from(number16(l3 + 4))
+    }
+    #[inline(always)]
+    fn write_header(l3: usize, source: [u64; 2], destination: [u64; 2], proto: u8, length: u16) {
+        let [high, low] = length.to_be_bytes();
+        store(l3, u32::from_ne_bytes([0x60, 0, 0, 0]));
+        store(l3 + 4, u32::from_ne_bytes([high, low, proto, HOPS]));
+        store(l3 + 8, source[0]);
+        store(l3 + 16, source[1]);
+        store(l3 + 24, destination[0]);
+        store(l3 + 32, destination[1]);
     }
     #[inline(always)]
     fn answer(l3: usize, source: [u64; 2], destination: [u64; 2]) {

@@ -40,7 +40,8 @@ pub(crate) fn to_backend<F: Family>(
 #[inline(always)]
 pub(crate) fn leave(env: &Env, frame: Frame, chosen: &Chosen) -> Verdict {
     let backend = chosen.backend;
-    count::forwarded(chosen.id, frame.length());
+    env.note(|record| record.backend = chosen.id);
+    count::forwarded(env, chosen.id, frame.length());
     if backend.flags & flags::RESOLVED != 0 {
         nexthop::send(env, frame, backend.macs_low, backend.macs_high, backend.ifindex)
     } else if backend.flags & flags::NAT != 0 {

@@ -22,7 +22,7 @@ use crate::{
     firewall,
     forward::{self, nat},
     nexthop::{self, Way},
-    packet::{Frame, load, store},
+    packet::{Frame, load, store, turn_around},
     parse::{self, Packet, TCP, UDP},
     select::{self, Chosen},
     service,
@@ -72,16 +72,17 @@ pub(crate) fn is_vital<F: Family>(packet: &Packet<F>) -> bool {
 /// Decides about an ICMP message: a global function for each family, which
 /// the verifier judges once, and which parses the frame anew.
 #[inline(always)]
-pub(crate) fn handle<F: Family>(ctx: *mut xdp_md) -> Verdict {
-    Verdict::from_raw(if F::EXACT { lb_icmp_v4(ctx) } else { lb_icmp_v6(ctx) })
+pub(crate) fn handle<F: Family>(env: &Env) -> Verdict {
+    let (ctx, explains) = (env.ctx, u64::from(env.explains));
+    Verdict::from_raw(if F::EXACT { lb_icmp_v4(ctx, explains) } else { lb_icmp_v6(ctx, explains) })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_icmp_v4(ctx: *mut xdp_md) -> u64 {
+extern "C" fn lb_icmp_v4(ctx: *mut xdp_md, explains: u64) -> u64 {
     let ctx = XdpContext::new(ctx);
     let frame = Frame::new(&ctx);
-    if let Some(env) = Env::new(&ctx)
+    if let Some(env) = Env::new(&ctx, explains != 0)
         && let Some((_, l3)) = parse::link(frame)
         && let Ok(packet) = parse::ipv4(frame, l3)
         && parse::icmp(&packet)
@@ -93,10 +94,10 @@ extern "C" fn lb_icmp_v4(ctx: *mut xdp_md) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_icmp_v6(ctx: *mut xdp_md) -> u64 {
+extern "C" fn lb_icmp_v6(ctx: *mut xdp_md, explains: u64) -> u64 {
     let ctx = XdpContext::new(ctx);
     let frame = Frame::new(&ctx);
-    if let Some(env) = Env::new(&ctx)
+    if let Some(env) = Env::new(&ctx, explains != 0)
         && let Some((_, l3)) = parse::link(frame)
         && let Ok(packet) = parse::ipv6(env.ctx, frame, l3)
         && parse::icmp(&packet)
@@ -145,15 +146,7 @@ fn answer_echo<F: Family>(packet: &Packet<F>) -> Verdict {
     if F::impossible_source(packet.source) || packet.source == packet.destination {
         return Verdict::drop(Counter::BadSource);
     }
-    let start = packet.frame.start;
-    let destination: [u16; 3] = [load(start), load(start + 2), load(start + 4)];
-    let source: [u16; 3] = [load(start + 6), load(start + 8), load(start + 10)];
-    let mut i = 0;
-    while i < 3 {
-        store(start + 2 * i, source[i]);
-        store(start + 6 + 2 * i, destination[i]);
-        i += 1;
-    }
+    turn_around(packet.frame.start, packet.frame.start);
     F::answer(packet.l3, packet.source, packet.destination);
     let old: u16 = load(packet.l4);
     let new = u16::from_ne_bytes([if F::EXACT { 0 } else { 129 }, 0]);
@@ -242,9 +235,7 @@ fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
             service::ranged(env, address, flow.proto, flow.destination_port())?
         }
     };
-    let seed = env.config.place_seed;
-    let key = F::flow_key(flow.source, flow.ports, found.id, found.one_port(), seed);
-    let at = affinity::position(env.config, key);
+    let at = select::position(env, &flow, &found);
     if let Known::Live(entry) = affinity::find(&at, env.now())
         && let Some(chosen) = select::serving(entry.flow.backend(), found.id)
     {
@@ -304,7 +295,8 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     let port = csum::delta16(quote.destination_port(), load(quote.l4 + 2));
     let (addr, l4) = (!backend.ip_delta, !backend.l4_delta);
     translate_quote(packet, &quote, &Deltas { addr, l4, port, outer: from_backend });
-    count::replied(owner.id, packet.frame.length());
+    env.note(|record| (record.backend, record.service) = (owner.id, backend.service));
+    count::replied(env, owner.id, packet.frame.length());
     match way {
         Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
         _ => Verdict::pass(Counter::HandedOver),

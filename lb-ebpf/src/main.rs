@@ -23,6 +23,7 @@ mod maps;
 mod nexthop;
 mod packet;
 mod parse;
+mod refuse;
 mod select;
 mod service;
 mod verdict;
@@ -44,7 +45,7 @@ use crate::{
 #[xdp]
 #[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
-    let verdict = balance(&ctx);
+    let verdict = balance(&ctx, false);
     log::verdict(&ctx, verdict);
     match verdict.action() {
         Action::Pass => {
@@ -71,18 +72,38 @@ fn lb_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
+/// The same way, for a packet of the agent's: never attached. It notes what it
+/// finds in `TRACE`; flows, counters and whatever else packets write stay as
+/// they are.
+#[xdp]
+fn lb_explain(ctx: XdpContext) -> u32 {
+    let mut verdict = balance(&ctx, true);
+    if verdict.action() == Action::Redirect && maps::PORTS.redirect(verdict.value(), 0).is_err() {
+        verdict = Verdict::drop(Counter::NoNextHop);
+    }
+    if let Some(env) = Env::new(&ctx, true) {
+        env.note(|record| record.verdict = verdict.to_raw());
+    }
+    match verdict.action() {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        Action::Transmit => xdp_action::XDP_TX,
+        Action::Redirect => xdp_action::XDP_REDIRECT,
+    }
+}
+
 /// The data plane's clock, run by the agent: never attached.
 #[xdp]
 fn lb_clock(ctx: XdpContext) -> u32 {
-    match Env::new(&ctx) {
+    match Env::new(&ctx, false) {
         Some(env) => u32::from(env.now()),
         None => u32::MAX,
     }
 }
 
 #[inline(always)]
-fn balance(ctx: &XdpContext) -> Verdict {
-    let Some(env) = Env::new(ctx) else {
+fn balance(ctx: &XdpContext, explains: bool) -> Verdict {
+    let Some(env) = Env::new(ctx, explains) else {
         return Verdict::drop(Counter::Internal);
     };
     let frame = Frame::new(ctx);
@@ -113,7 +134,7 @@ fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
                 return either(flow(env, &packet));
             }
         } else if packet.proto == F::ICMP && parse::icmp(&packet) {
-            return icmp::handle::<F>(env.ctx);
+            return icmp::handle::<F>(env);
         }
     }
     control::decide(env.ctx)

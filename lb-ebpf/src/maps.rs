@@ -19,6 +19,7 @@ use lb_common::{
     service::{Address, EndpointBucket, Service},
     stats::{self, BackendStats},
     table::Line,
+    trace::Record,
 };
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
@@ -90,8 +91,18 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNTERS as usize }> = Per
 
 /// Next hops towards clients by CPU. Written and read by packets only.
 #[btf_map]
-pub(crate) static NEXT_HOPS: PerCpuArray<CachedHop, { limits::NEXT_HOPS as usize }> =
+pub(crate) static NEXT_HOPS: PerCpuArray<CachedHop, { limits::NEXT_HOPS as usize + 1 }> =
     PerCpuArray::new();
+
+/// One entry: when the next refusal is due by CPU, see [`lb_common::pace`].
+/// Written and read by packets only.
+#[btf_map]
+pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// One entry: what a run that only explains found. Written by `lb_explain`,
+/// cleared and read by the agent.
+#[btf_map]
+pub(crate) static TRACE: Array<Record, 1, MMAPABLE> = Array::new();
 
 /// Neighbours for the agent to resolve. Written by packets.
 #[btf_map]

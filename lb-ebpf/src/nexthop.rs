@@ -56,7 +56,7 @@ pub(crate) enum Way {
 #[inline(always)]
 pub(crate) fn towards_client<F: Family>(env: &Env, packet: &Packet<F>, vip: &AddrBytes) -> Way {
     let key = F::words(packet.destination);
-    let index = cache_index(key) & (limits::NEXT_HOPS - 1);
+    let index = if env.explains { APART } else { cache_index(key) & (limits::NEXT_HOPS - 1) };
     let Some(hop) = NEXT_HOPS.get_ptr_mut(index) else {
         return Way::Kernel;
     };
@@ -84,6 +84,9 @@ pub(crate) fn towards_client<F: Family>(env: &Env, packet: &Packet<F>, vip: &Add
         Way::Hop(hop)
     }
 }
+
+/// The entry of runs that only explain.
+const APART: u32 = limits::NEXT_HOPS;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -168,6 +171,9 @@ extern "C" fn lb_ask_kernel(
         // Nothing to forward: the route is local (or broadcast).
         fib::NOT_FORWARDED => state |= flags::LOCAL,
         fib::NO_NEIGHBOUR => {
+            if index == u64::from(APART) {
+                return UNKNOWN;
+            }
             report_unresolved(hop.key, v4, ctx.ingress_ifindex() as u32);
             return UNKNOWN;
         }

@@ -60,6 +60,20 @@ pub(crate) fn store<T: Copy>(at: usize, value: T) {
     unsafe { *(at as *mut T) = value }
 }
 
+/// Sends a frame back where it came from: its first 12 bytes, which must be in
+/// the frame at `from`, go to `to` with the Ethernet addresses exchanged.
+#[inline(always)]
+pub(crate) fn turn_around(from: usize, to: usize) {
+    let destination: [u16; 3] = [load(from), load(from + 2), load(from + 4)];
+    let source: [u16; 3] = [load(from + 6), load(from + 8), load(from + 10)];
+    let mut i = 0;
+    while i < 3 {
+        store(to + 2 * i, source[i]);
+        store(to + 6 + 2 * i, destination[i]);
+        i += 1;
+    }
+}
+
 /// Loads a 16-bit number in host byte order.
 #[inline(always)]
 pub(crate) fn number16(at: usize) -> u16 {

@@ -77,6 +77,9 @@ impl<F: Family> Packet<F> {
     }
 }
 
+/// Bytes of an Ethernet header with two tags.
+pub(crate) const LONGEST_LINK: usize = EthHdr::LEN + 8;
+
 /// Skips the Ethernet header and up to two VLAN tags (IEEE 802.1Q, 802.1ad):
 /// EtherType as it lies in the frame and the position behind. `None`: the
 /// frame ends first.

@@ -6,12 +6,17 @@
 //! recorded at its first packet behind the SYN, so a flood of SYNs leaves no
 //! trace in the affinity table.
 
+use core::ptr::read_volatile;
+
 use lb_common::{
     backend::{Backend, flags},
     flow::{FlowState, Timeouts},
+    hash,
+    service::{Service, flags as service_flags},
     stats::Counter,
-    table::{LINE_SLOTS, slot},
+    table::{self, LINE_SLOTS, TableRef},
     tcp,
+    trace::steps,
 };
 
 use crate::{
@@ -19,10 +24,11 @@ use crate::{
     count,
     env::Env,
     family::Family,
-    maps::{BACKENDS, TABLES},
+    maps::{BACKENDS, CONFIG, SERVICES, TABLES},
     parse::{Packet, TCP},
-    service::Found,
-    verdict::Verdict,
+    refuse,
+    service::{self, Found},
+    verdict::{Action, Verdict},
 };
 
 /// A backend and its id.
@@ -59,19 +65,45 @@ pub(crate) fn select<F: Family>(
     packet: &Packet<F>,
     found: &Found,
 ) -> Result<Chosen, Verdict> {
-    let seed = env.config.place_seed;
-    let key = F::flow_key(packet.source, packet.ports, found.id, found.one_port(), seed);
-    let at = affinity::position(env.config, key);
+    let at = position(env, packet, found);
     let now = env.now();
     let known = affinity::find(&at, now);
+    env.note(|record| {
+        (record.service, record.now) = (found.id, now);
+        record.entry = known.slot().map_or(0, |entry| entry.flow.0);
+        record.steps |= match known {
+            Known::Live(_) => steps::KNOWN,
+            Known::Stale(_) => steps::STALE,
+            Known::Nothing => 0,
+        };
+    });
     if let Known::Live(entry) = known
-        && let Some(state) = next_state(packet.proto, packet.tcp_flags, entry.flow.state())
+        && let Some(state) = next_state(packet.proto, flags_for(packet, found), entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
-        entry.touch(now, state, timeouts(found));
+        if !env.explains {
+            entry.touch(now, state, timeouts(found));
+        }
         return Ok(chosen);
     }
     new_flow(env, packet, found, &at, known, now)
+}
+
+/// Where a packet's flow belongs in the affinity table; where all flows of a
+/// client stay together, they are one.
+#[inline(always)]
+pub(crate) fn position<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Position {
+    let ports = if found.by_client() { 0 } else { packet.ports };
+    let seed = env.config.place_seed;
+    let key = F::flow_key(packet.source, ports, found.id, found.one_port(), seed);
+    affinity::position(env.config, key)
+}
+
+/// The TCP flags that an entry of this service takes notice of: a client does
+/// not begin or end with a connection of his.
+#[inline(always)]
+fn flags_for<F: Family>(packet: &Packet<F>, found: &Found) -> u8 {
+    if found.by_client() { 0 } else { packet.tcp_flags }
 }
 
 /// The state of a flow after a packet; `None`: the packet begins another flow.
@@ -104,22 +136,48 @@ fn new_flow<F: Family>(
     if F::impossible_source(packet.source) || packet.source == packet.destination {
         return Err(Verdict::drop(Counter::BadSource));
     }
-    let choice = from_tables(env, packet, found);
     let opens = packet.proto == TCP && tcp::opens(packet.tcp_flags);
+    if let Known::Live(entry) = known
+        && packet.proto == TCP
+        && !opens
+        && found.service.flags & service_flags::RESET != 0
+    {
+        // Its backend serves no more.
+        let verdict = refuse::answer(env, Counter::Reset);
+        if verdict.action() == Action::Transmit && !env.explains {
+            entry.end(now);
+        }
+        return Err(verdict);
+    }
+    let choice = from_tables(env, packet, found);
     // A TCP flow that nobody recorded began when the previous table was in
     // force, or both agree.
     let chosen = match choice.previous {
-        Some(previous) if packet.proto == TCP && !opens => Some(previous),
+        Some(previous) if packet.proto == TCP && !opens => {
+            env.note(|record| record.steps |= steps::FROM_PREVIOUS);
+            Some(previous)
+        }
         _ => choice.current,
     };
     let Some(chosen) = chosen else {
-        return Err(Verdict::drop(Counter::NoBackend));
+        return Err(if found.service.flags & service_flags::REJECT != 0 {
+            refuse::answer(env, Counter::Rejected)
+        } else {
+            Verdict::drop(Counter::NoBackend)
+        });
     };
     let slot = known.slot();
     let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags);
-    if slot.is_some() || tracked {
-        if affinity::record(at, slot, chosen.id, now, timeouts(found)) {
-            count::flow(chosen.id);
+    if env.explains {
+        let records = slot.is_some() || tracked;
+        env.note(|record| record.steps |= if records { steps::RECORDS } else { 0 });
+    } else if slot.is_some() || tracked {
+        let mut timeouts = timeouts(found);
+        if found.by_client() {
+            timeouts.embryonic = timeouts.established;
+        }
+        if affinity::record(at, slot, chosen.id, now, timeouts) {
+            count::flow(env, chosen.id);
         } else {
             count::event(Counter::Unrecorded as u32);
             // What follows this SYN will be taken for a flow of the previous
@@ -145,35 +203,122 @@ pub(crate) struct Choice {
 /// Looks a flow up in the current and the previous table.
 #[inline(always)]
 pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Choice {
-    let hash = F::slot_hash(
-        packet.source,
-        packet.destination,
-        packet.ports,
-        packet.proto,
-        env.config.slot_seed,
-    );
-    let service = found.service;
-    let current = lookup(service.table, service.table_slots, hash);
+    let Packet { source, destination, ports, proto, .. } = *packet;
+    let hash = F::slot_hash(source, destination, ports, proto, env.config.slot_seed);
+    let tables = Tables::of(found.service);
+    let ids = if found.by_client() || tables.have_blocks() {
+        let [high, low] = F::words(source);
+        let service = service::index(env, found.id);
+        Ids::from_raw(lb_look_up_client(service.into(), high, low, hash.into()))
+    } else {
+        tables.look_up(hash, 0)
+    };
+    env.note(|record| {
+        record.steps |= steps::LOOKED_UP;
+        (record.table, record.previous) = (tables.current, tables.previous);
+        record.slot = ids.slot;
+        (record.current_backend, record.previous_backend) = (ids.current, ids.previous);
+    });
     let mut choice =
-        Choice { current: serving(current, found.id), previous: None, disagree: false };
-    if service.previous != service.table {
-        let previous = lookup(service.previous, service.previous_slots, hash);
-        if previous != current {
-            choice.disagree = true;
-            choice.previous = serving(previous, found.id);
-        }
+        Choice { current: serving(ids.current, found.id), previous: None, disagree: false };
+    if ids.previous != ids.current {
+        choice.disagree = true;
+        choice.previous = serving(ids.previous, found.id);
     }
     choice
 }
 
-/// Backend id in the slot of `hash`; 0 where there is none.
+/// Looks a flow up where the client counts: a global function, so that other
+/// services do without its code. `service` is the index of its entry, `high`
+/// and `low` are the client's address, `hash` is the flow's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_look_up_client(service: u64, high: u64, low: u64, hash: u64) -> u64 {
+    let (Some(service), Some(config)) = (SERVICES.get(service as u32), CONFIG.get(0)) else {
+        return 0;
+    };
+    let client = hash::client([high, low], config.slot_seed);
+    let by_client = service.flags & service_flags::CLIENT != 0;
+    let hash = if by_client { (client >> 32) as u32 } else { hash as u32 };
+    Tables::of(service).look_up(hash, client as u32).to_raw()
+}
+
+/// The current and the previous table of a service.
+#[derive(Clone, Copy)]
+struct Tables {
+    current: TableRef,
+    previous: TableRef,
+}
+
+impl Tables {
+    /// Each is read at once: the agent may be changing them.
+    #[inline(always)]
+    fn of(service: &Service) -> Self {
+        // SAFETY: a map element; aligned words are read whole.
+        unsafe {
+            Self {
+                current: read_volatile(&raw const service.table),
+                previous: read_volatile(&raw const service.previous),
+            }
+        }
+    }
+
+    /// Whether one of them has more than one block.
+    #[inline(always)]
+    fn have_blocks(self) -> bool {
+        self.current.blocks() > 1 || self.previous.blocks() > 1
+    }
+
+    /// What they have for a flow of this slot hash. `block` is the hash that
+    /// picks the block.
+    #[inline(always)]
+    fn look_up(self, hash: u32, block: u32) -> Ids {
+        let slot = slot_of(self.current, hash, block);
+        let current = look_up(self.current, slot);
+        let previous = if self.previous == self.current {
+            current
+        } else {
+            look_up(self.previous, slot_of(self.previous, hash, block))
+        };
+        Ids { current, previous, slot }
+    }
+}
+
+/// Backend ids in the current and the previous table, 0 where there is none,
+/// and the slot in the current one.
+#[derive(Clone, Copy)]
+struct Ids {
+    current: u16,
+    previous: u16,
+    slot: u32,
+}
+
+impl Ids {
+    #[inline(always)]
+    fn to_raw(self) -> u64 {
+        u64::from(self.current) | u64::from(self.previous) << 16 | u64::from(self.slot) << 32
+    }
+
+    #[inline(always)]
+    fn from_raw(raw: u64) -> Self {
+        Self { current: raw as u16, previous: (raw >> 16) as u16, slot: (raw >> 32) as u32 }
+    }
+}
+
+/// Slot of a flow, counted through all blocks.
 #[inline(always)]
-fn lookup(first_line: u32, slots: u32, hash: u32) -> u16 {
-    if slots == 0 {
+fn slot_of(table: TableRef, hash: u32, block: u32) -> u32 {
+    let slots = table.slots();
+    table::slot(block, table.blocks()) * slots + table::slot(hash, slots)
+}
+
+/// Backend id in a slot; 0 where there is none.
+#[inline(always)]
+fn look_up(table: TableRef, slot: u32) -> u16 {
+    if table.is_none() {
         return 0;
     }
-    let slot = slot(hash, slots);
-    match TABLES.get(first_line + slot / LINE_SLOTS) {
+    match TABLES.get(table.first() + slot / LINE_SLOTS) {
         Some(line) => line.slots[(slot % LINE_SLOTS) as usize],
         None => 0,
     }

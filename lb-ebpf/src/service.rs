@@ -27,6 +27,12 @@ impl Found {
     pub(crate) fn one_port(&self) -> bool {
         self.service.flags & flags::RANGE == 0
     }
+
+    /// Whether all flows of a client stay together.
+    #[inline(always)]
+    pub(crate) fn by_client(&self) -> bool {
+        self.service.flags & flags::CLIENT != 0
+    }
 }
 
 /// Looks an endpoint key up in the bank in force: one probe of one line.
@@ -50,7 +56,13 @@ pub(crate) fn endpoint(env: &Env, key: u64) -> Option<u32> {
 /// The entry of a service.
 #[inline(always)]
 pub(crate) fn entry(env: &Env, id: u16) -> Option<&'static Service> {
-    SERVICES.get(env.bank * limits::SERVICES + u32::from(id))
+    SERVICES.get(index(env, id))
+}
+
+/// Index of the entry of a service.
+#[inline(always)]
+pub(crate) fn index(env: &Env, id: u16) -> u32 {
+    env.bank * limits::SERVICES + u32::from(id)
 }
 
 /// The service of exactly this address, port and protocol.

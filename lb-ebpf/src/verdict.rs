@@ -57,7 +57,13 @@ impl Verdict {
     /// The same, an answer of our own.
     #[inline(always)]
     pub(crate) const fn answer(counter: Counter) -> Self {
-        Self::new(Action::Transmit, counter as u32)
+        Self::answer_for(counter as u32)
+    }
+
+    /// The same, counted by the counter with this number.
+    #[inline(always)]
+    pub(crate) const fn answer_for(counter: u32) -> Self {
+        Self::new(Action::Transmit, counter)
     }
 
     /// Out of the interface with this index; counted with its backend.

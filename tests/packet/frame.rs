@@ -52,6 +52,8 @@ pub(crate) struct Packet {
     pub(crate) fragment: u16,
     /// IPv4: options, a multiple of 4 bytes.
     pub(crate) options: Vec<u8>,
+    /// IPv6: traffic class and flow label.
+    pub(crate) label: u32,
     /// IPv6: extension headers.
     pub(crate) extensions: Vec<Extension>,
     pub(crate) body: Body,
@@ -78,7 +80,10 @@ pub(crate) enum Body {
 pub(crate) struct Tcp {
     pub(crate) source: u16,
     pub(crate) destination: u16,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledged: u32,
     pub(crate) flags: u8,
+    pub(crate) window: u16,
     /// A multiple of 4 bytes.
     pub(crate) options: Vec<u8>,
     pub(crate) payload: Vec<u8>,
@@ -161,6 +166,7 @@ impl Packet {
             identification: 0x1234,
             fragment: DONT_FRAGMENT,
             options: Vec::new(),
+            label: 0x12_3456,
             extensions: Vec::new(),
             body,
         }
@@ -204,8 +210,7 @@ impl Packet {
                 let kinds = self.extensions.iter().map(|extension| extension.kind);
                 let mut kinds = kinds.chain([proto]);
                 let length = self.header_length() - 40 + body.len();
-                // Traffic class and flow label are nobody's business here.
-                let mut bytes = vec![0x60, 0x12, 0x34, 0x56];
+                let mut bytes = (6 << 28 | self.label).to_be_bytes().to_vec();
                 bytes.extend((length as u16).to_be_bytes());
                 bytes.extend(kinds.next());
                 bytes.push(self.hops);
@@ -236,9 +241,11 @@ impl Body {
         match self {
             Self::Tcp(tcp) => {
                 let mut bytes = [tcp.source.to_be_bytes(), tcp.destination.to_be_bytes()].concat();
-                bytes.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+                bytes.extend(tcp.sequence.to_be_bytes());
+                bytes.extend(tcp.acknowledged.to_be_bytes());
                 bytes.extend([((20 + tcp.options.len()) * 4) as u8, tcp.flags]);
-                bytes.extend([0x20, 0, 0, 0, 0, 0]);
+                bytes.extend(tcp.window.to_be_bytes());
+                bytes.extend([0; 4]);
                 bytes.extend(&tcp.options);
                 bytes.extend(&tcp.payload);
                 let sum = checksum(&[&pseudo(source, destination, TCP, bytes.len()), &bytes]);
@@ -306,8 +313,16 @@ impl Body {
 impl Tcp {
     /// A segment with options and an odd number of bytes.
     pub(crate) fn body(source: u16, destination: u16, flags: u8) -> Body {
-        let (options, payload) = (vec![2, 4, 5, 180, 1, 3, 3, 7], b"tcp payload".to_vec());
-        Body::Tcp(Self { source, destination, flags, options, payload })
+        Body::Tcp(Self {
+            source,
+            destination,
+            sequence: 0x0102_0304,
+            acknowledged: 0x0506_0708,
+            flags,
+            window: 0x2000,
+            options: vec![2, 4, 5, 180, 1, 3, 3, 7],
+            payload: b"tcp payload".to_vec(),
+        })
     }
 }
 

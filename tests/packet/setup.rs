@@ -31,6 +31,8 @@ pub(crate) struct Service {
     pub(crate) mode: Mode,
     /// `affinity_timeout`, if any.
     pub(crate) timeout: Option<String>,
+    /// More lines of its table.
+    pub(crate) lines: String,
     pub(crate) backends: Vec<Backend>,
 }
 
@@ -40,6 +42,7 @@ pub(crate) struct Backend {
     pub(crate) address: IpAddr,
     pub(crate) port: Option<u16>,
     pub(crate) weight: u16,
+    pub(crate) group: Option<&'static str>,
 }
 
 impl Setup {
@@ -67,12 +70,19 @@ impl Setup {
 impl Service {
     pub(crate) fn new(mode: Mode, vip: IpAddr, protocol: Protocol, port: impl Display) -> Self {
         let (port, backends) = (port.to_string(), Vec::new());
-        Self { vip, protocol, port, mode, timeout: None, backends }
+        Self { vip, protocol, port, mode, timeout: None, lines: String::new(), backends }
+    }
+
+    /// Adds a line to its table.
+    pub(crate) fn line(mut self, line: &str) -> Self {
+        self.lines += line;
+        self.lines.push('\n');
+        self
     }
 
     /// Adds a backend of weight 100.
     pub(crate) fn to(mut self, address: IpAddr, port: Option<u16>) -> Self {
-        self.backends.push(Backend { address, port, weight: 100 });
+        self.backends.push(Backend { address, port, weight: 100, group: None });
         self
     }
 }
@@ -92,16 +102,20 @@ impl Display for Setup {
 
 impl Service {
     fn write(&self, f: &mut fmt::Formatter<'_>, number: usize) -> fmt::Result {
-        let Self { vip, protocol, port, mode, timeout, backends } = self;
+        let Self { vip, protocol, port, mode, timeout, lines, backends } = self;
         writeln!(f, "\n[[service]]\nname = \"s{number}\"\nvip = \"{vip}\"")?;
         writeln!(f, "protocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"")?;
         if let Some(timeout) = timeout {
             writeln!(f, "affinity_timeout = \"{timeout}\"")?;
         }
+        f.write_str(lines)?;
         for (number, backend) in backends.iter().enumerate() {
-            let Backend { address, port, weight } = backend;
+            let Backend { address, port, weight, group } = backend;
             writeln!(f, "\n[[service.backend]]\nname = \"b{number}\"\naddress = \"{address}\"")?;
             writeln!(f, "weight = {weight}")?;
+            if let Some(group) = group {
+                writeln!(f, "group = \"{group}\"")?;
+            }
             if let Some(port) = port {
                 writeln!(f, "port = {port}")?;
             }

@@ -307,6 +307,23 @@ impl<'a> Subject<'a> {
         assert_eq!(outcome.traffic, [], "{what}");
     }
 
+    /// Asserts that the frame is answered with `expected`, counted as `counter`.
+    #[track_caller]
+    pub(crate) fn answers(&self, what: &str, frame: &Frame, expected: &Frame, counter: Counter) {
+        let (frame, expected) = (frame.bytes(), expected.bytes());
+        assert_valid(&expected);
+        let outcome = self.run(frame.clone());
+        assert_frame(what, &frame, &expected, &outcome);
+        assert_eq!(outcome.action, Action::Transmit, "{what}: {outcome:?}");
+        assert_eq!(outcome.counted, BTreeMap::from([(counter.name(), 1)]), "{what}");
+        assert_eq!(outcome.traffic, [], "{what}");
+    }
+
+    /// When refusals are due, by CPU, to be written to.
+    pub(super) fn refusals(&self) -> PerCpuArray<MapData, u64> {
+        per_cpu(&pin_dir(self.lab), maps::REFUSALS)
+    }
+
     /// The affinity table, to be written to.
     pub(super) fn writable_flows(&self) -> Array<MapData, Bucket> {
         array(&pin_dir(self.lab), maps::FLOWS)

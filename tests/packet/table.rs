@@ -10,7 +10,7 @@ use lb_common::{
     hash::{self, Place},
     limits,
     service::{Service, flags},
-    table::{LINE_SLOTS, slot},
+    table::{LINE_SLOTS, TableRef, slot},
 };
 
 use super::{
@@ -69,20 +69,24 @@ impl Subject<'_> {
         let destination = to_bytes(request.packet.destination);
         let ports = hash::ports(source_port.to_be(), destination_port.to_be());
         let seed = self.config().slot_seed;
-        let hash = if request.packet.source.is_ipv4() {
+        let v4 = request.packet.source.is_ipv4();
+        let address = if v4 { [u64::from(v4_of(source)), 0] } else { words(source) };
+        let client = hash::client(address, seed);
+        let hash = if service.flags & flags::CLIENT != 0 {
+            (client >> 32) as u32
+        } else if v4 {
             hash::slot_v4(v4_of(source), v4_of(destination), ports, proto, seed)
         } else {
             hash::slot_v6(words(source), words(destination), ports, proto, seed)
         };
-        let look = |first: u32, slots: u32| {
-            let slot = slot(hash, slots);
-            let line = self.tables.get(&(first + slot / LINE_SLOTS), 0).expect("a line of TABLES");
+        let look = |table: TableRef| {
+            let block = if table.blocks() > 1 { slot(client as u32, table.blocks()) } else { 0 };
+            let slot = block * table.slots() + slot(hash, table.slots());
+            let line = table.first() + slot / LINE_SLOTS;
+            let line = self.tables.get(&line, 0).expect("a line of TABLES");
             self.backend_address(u32::from(line.slots[(slot % LINE_SLOTS) as usize]))
         };
-        Choice {
-            current: look(service.table, service.table_slots),
-            previous: look(service.previous, service.previous_slots),
-        }
+        Choice { current: look(service.table), previous: look(service.previous) }
     }
 
     /// Key and place of a request's flow.
@@ -90,6 +94,9 @@ impl Subject<'_> {
         let (id, service) = self.service_of(request);
         let (source, _, source_port, destination_port) = flow(request);
         let config = self.config();
+        let by_client = service.flags & flags::CLIENT != 0;
+        let source_port = if by_client { 0 } else { source_port };
+        let destination_port = if by_client { 0 } else { destination_port };
         let ports = hash::ports(source_port.to_be(), destination_port.to_be());
         let key = match (request.packet.source.is_ipv4(), service.flags & flags::RANGE == 0) {
             (true, true) => hash::flow_key_v4(v4_of(source), source_port.to_be(), id),

@@ -14,6 +14,7 @@ use lb_common::{
     hash,
     service::{EndpointKind, Service, flags as service_flags},
     stats::Counter,
+    trace::steps,
 };
 
 use crate::{
@@ -136,7 +137,11 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
         return Some(Verdict::drop(Counter::TtlExceeded));
     }
     to_client(packet, owner.backend, service);
-    count::replied(owner.id, packet.frame.length());
+    env.note(|record| {
+        record.steps |= steps::REPLY;
+        (record.backend, record.service) = (owner.id, owner.backend.service);
+    });
+    count::replied(env, owner.id, packet.frame.length());
     Some(match way {
         Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
         _ => Verdict::pass(Counter::HandedOver),
@@ -188,10 +193,12 @@ pub(crate) fn bind_reply<F: Family>(
     let ports = hash::ports(packet.source_port(), port);
     let shared = backend.shared_endpoint;
     let key = F::flow_key(packet.source, ports, shared, false, env.config.place_seed);
-    let event = u64::from(packet.proto) << 8 | u64::from(packet.tcp_flags);
+    let event =
+        u64::from(packet.tcp_flags) | u64::from(packet.proto) << 8 | u64::from(env.explains) << 16;
     lb_bind_reply(key, u64::from(chosen.id), event, select::timeouts(found).to_raw()) != 0
 }
 
+/// `event`: TCP flags, protocol, and whether the run only explains, a byte each.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -> u64 {
@@ -200,12 +207,14 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     };
     let timeouts = Timeouts::from_raw(timeouts);
     let (backend, now) = (backend as u16, env::now(config));
+    let explains = event >> 16 != 0;
     let at = affinity::position(config, key);
     let known = affinity::find(&at, now);
     if let Known::Live(entry) = known {
         let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
         let same = entry.flow.backend() == backend;
         match next {
+            Some(_) if same && explains => return 1,
             Some(state) if same => {
                 entry.touch(now, state, timeouts);
                 return 1;
@@ -214,5 +223,5 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
             _ => {}
         }
     }
-    u64::from(affinity::record(&at, known.slot(), backend, now, timeouts))
+    u64::from(explains || affinity::record(&at, known.slot(), backend, now, timeouts))
 }

@@ -106,6 +106,14 @@ impl Fleet {
         changed && self.weigh(&key.service, now)
     }
 
+    /// Takes over from an earlier agent that a backend was down.
+    pub fn presume_down(&mut self, key: &BackendIdentity, now: Duration) {
+        let seat = self.pools.get_mut(&key.service).and_then(|pool| pool.seat_mut(key));
+        if seat.is_some_and(|seat| seat.tracker.presume_down(now)) {
+            self.weigh(&key.service, now);
+        }
+    }
+
     /// Says how many live flows a backend has; the next update of its
     /// service's policy looks at it.
     pub fn set_flows(&mut self, key: &BackendIdentity, flows: u64) {

@@ -102,6 +102,16 @@ impl Tracker {
         tracker
     }
 
+    /// Takes over that the backend was down before the agent started: it is up
+    /// again after `rise` successes, not at once. Whether that changes anything.
+    pub fn presume_down(&mut self, now: Duration) -> bool {
+        if !self.rules.probed || self.health != Health::Unknown {
+            return false;
+        }
+        self.reason = "down before the agent started".into();
+        self.turn(Health::Down, now)
+    }
+
     /// Takes other settings. Who is not probed any more is up; what a backend
     /// said of itself holds only while it is asked.
     pub fn reconfigure(&mut self, settings: &Settings, now: Duration) {

@@ -9,7 +9,7 @@ use lb_common::{
     backend::Backend,
     limits,
     service::{Service, flags},
-    table::{LINE_SLOTS, lines},
+    table::{TableRef, lines},
 };
 
 use super::tables::Tables;
@@ -22,10 +22,8 @@ impl Tables {
     /// The kernel's answer, for the maps that take a system call.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
         let mut snapshot = Snapshot { denied: self.kernel.denied()?, ..self.outline() };
-        snapshot.tables = tables::in_use(&snapshot)
-            .filter(|&(_, slots)| slots > 0)
-            .map(|(first, slots)| (first, self.table(first, slots)))
-            .collect();
+        snapshot.tables =
+            tables::in_use(&snapshot).map(|table| (table.first(), self.table(table))).collect();
         Ok(snapshot)
     }
 
@@ -60,13 +58,13 @@ impl Tables {
             .collect()
     }
 
-    /// The table of `slots` slots from line `first` on.
+    /// All slots of a table, block by block.
     #[must_use]
-    pub fn table(&self, first: u32, slots: u32) -> Vec<BackendId> {
-        let end = (first + lines(slots)).min(self.lines.entries());
-        let mut table: Vec<_> = (first..end).flat_map(|line| self.lines.read(line).slots).collect();
-        debug_assert!(table.len() <= (slots + LINE_SLOTS) as usize);
-        table.truncate(slots as usize);
-        table
+    pub fn table(&self, table: TableRef) -> Vec<BackendId> {
+        let (first, size) = (table.first(), table.size());
+        let end = (first + lines(size)).min(self.lines.entries());
+        let mut slots: Vec<_> = (first..end).flat_map(|line| self.lines.read(line).slots).collect();
+        slots.truncate(size as usize);
+        slots
     }
 }

@@ -16,17 +16,13 @@ use lb_common::{
     limits,
     service::{Address, EndpointBucket, Service},
     stats::BackendStats,
-    table::{LINE_SLOTS, Line},
+    table::{LINE_SLOTS, Line, TableRef},
 };
 
 use super::mmap::Mapped;
 use crate::core::{
     nexthop::NextHop,
-    plan::{
-        BackendId, Bank, Operation, ServiceId,
-        backends::macs,
-        tables::{Place, Places},
-    },
+    plan::{BackendId, Bank, Operation, ServiceId, backends::macs, tables::Places},
 };
 
 /// The maps that are reached by system calls.
@@ -221,12 +217,11 @@ impl Tables {
     /// between see no difference of tables, as before.
     fn switch_tables(&self, id: ServiceId, places: &Places) {
         let index = (self.config.read(0).active & 1) * limits::SERVICES + u32::from(id);
-        let word = |place: &Place| u64::from(place.first) | u64::from(place.slots) << 32;
-        let store = |offset, place| {
-            self.services.word64(index, offset).store(word(place), Ordering::Release);
+        let store = |offset, table: TableRef| {
+            self.services.word64(index, offset).store(table.0, Ordering::Release);
         };
-        store(offset_of!(Service, previous), &places.previous);
-        store(offset_of!(Service, table), &places.current);
+        store(offset_of!(Service, previous), places.previous);
+        store(offset_of!(Service, table), places.current);
     }
 
     fn number(&self, number: u64) {
@@ -271,17 +266,14 @@ impl Tables {
     /// Retires the previous table of every service in force: from now on a flow
     /// that nobody recorded is taken for a new one, SYNs leave no trace, and
     /// the lines are free for other tables. Returns how many tables that were.
-    ///
-    /// One word a service: the packet path does not look at the previous
-    /// table's size where it is the current one.
     pub fn retire_previous(&self) -> u32 {
         let base = (self.config.read(0).active & 1) * limits::SERVICES;
         let mut retired = 0;
         for id in base + 1..base + limits::SERVICES {
             let entry = self.services.read(id);
             if entry.previous != entry.table {
-                let previous = self.services.word32(id, offset_of!(Service, previous));
-                previous.store(entry.table, Ordering::Release);
+                let previous = self.services.word64(id, offset_of!(Service, previous));
+                previous.store(entry.table.0, Ordering::Release);
                 retired += 1;
             }
         }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{addr, firewall::Unresolved};
+use lb_common::{addr, firewall::Unresolved, table::TableRef};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -31,7 +31,7 @@ use crate::{
         fleet::Fleet,
         model::{Mode, Model, Node},
         nexthop::Network,
-        plan::{self, Host, identity::ServiceIdentity, tables::Place},
+        plan::{self, Host, identity::ServiceIdentity},
     },
     dataplane::{
         attach::Attachment,
@@ -68,7 +68,7 @@ pub(super) struct State {
     /// Services whose changed weights could not be put in force.
     unweighed: BTreeSet<ServiceIdentity>,
     /// Tables that gave way in place, and when.
-    resting: Vec<(Place, Instant)>,
+    resting: Vec<(TableRef, Instant)>,
     /// When previous tables were retired.
     retired: Instant,
     network: Arc<Network>,
@@ -145,6 +145,7 @@ impl State {
             prober,
         };
         state.configure_fleet(&state.model.clone());
+        state.presume_down();
         match state.bring_up(&interfaces, &mut network).await {
             Ok(attachments) => {
                 state.probe_backends();

@@ -97,8 +97,8 @@ fn edits_win_over_the_file_key_by_key() {
     assert_eq!(
         edits.describe(&file()),
         [
-            "service `web`: health.interval is \"2s\", the file says \"1s\"",
             "service `web`: min_up is 2, the file says 1",
+            "service `web`: health.interval is \"2s\", the file says \"1s\"",
             "service `web`: backend `web-1`: weight is 50, the file says 100",
             "service `web`: backend `web-3`: added, the file does not have it",
             "service `web`: backend `web-2`: ordered to drain",

@@ -133,3 +133,13 @@ fn what_a_report_leaves_out_stays() {
     tracker.reconfigure(&settings(1, 1), seconds(5));
     assert_eq!(tracker.report(), None);
 }
+
+#[test]
+fn who_was_down_before_is_up_after_rise_successes() {
+    let mut tracker = Tracker::new(&settings(2, 3), Duration::ZERO);
+    assert!(tracker.presume_down(Duration::ZERO));
+    assert!(!tracker.observe(outcome(true), seconds(1)));
+    assert!(tracker.observe(outcome(true), seconds(2)));
+    assert_eq!(tracker.health(), Health::Up);
+    assert!(!tracker.presume_down(Duration::from_secs(3)));
+}

@@ -4,7 +4,10 @@
 
 use std::ops::Range;
 
-use lb_common::{limits::TABLE_LINES, table};
+use lb_common::{
+    limits::TABLE_LINES,
+    table::{self, TableRef},
+};
 
 /// Lines of `TABLES` in use, as disjoint ranges in ascending order.
 #[derive(Clone, Debug)]
@@ -14,18 +17,17 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena of all of `TABLES` in which `used` tables, each its first line
-    /// and its slots, are taken; the same table may be named more than once.
+    /// An arena of all of `TABLES` in which these tables are taken; the same
+    /// table may be named more than once.
     #[must_use]
-    pub fn new(used: impl IntoIterator<Item = (u32, u32)>) -> Self {
+    pub fn new(used: impl IntoIterator<Item = TableRef>) -> Self {
         Self::with_lines(TABLE_LINES, used)
     }
 
-    fn with_lines(lines: u32, used: impl IntoIterator<Item = (u32, u32)>) -> Self {
+    fn with_lines(lines: u32, used: impl IntoIterator<Item = TableRef>) -> Self {
         let mut used: Vec<_> = used
             .into_iter()
-            .filter(|&(_, slots)| slots > 0)
-            .map(|(first, slots)| first..first + table::lines(slots))
+            .map(|table| table.first()..table.first() + table::lines(table.size()))
             .collect();
         used.sort_by_key(|range| (range.start, range.end));
         used.dedup();
@@ -59,10 +61,14 @@ mod tests {
 
     use super::*;
 
+    fn at(first: u32, slots: u32) -> TableRef {
+        TableRef::new(first, slots, 1)
+    }
+
     proptest! {
         #[test]
         fn tables_never_overlap(sizes in proptest::collection::vec(1u32..2000, 1..40)) {
-            let mut arena = Arena::with_lines(500, [(3, 320), (3, 320), (100, 33)]);
+            let mut arena = Arena::with_lines(500, [at(3, 320), at(3, 320), at(100, 33)]);
             for slots in sizes {
                 if let Some(first) = arena.take(slots) {
                     prop_assert!(first + table::lines(slots) <= 500);
@@ -74,14 +80,14 @@ mod tests {
 
     #[test]
     fn gaps_are_filled_first() {
-        let mut arena = Arena::with_lines(100, [(0, 32), (11, 32)]);
+        let mut arena = Arena::with_lines(100, [at(0, 32), at(11, 32)]);
         assert_eq!(arena.take(32 * 10), Some(1));
         assert_eq!(arena.take(32), Some(12));
     }
 
     #[test]
     fn a_full_arena_says_so() {
-        let mut arena = Arena::with_lines(10, [(1, 32 * 8)]);
+        let mut arena = Arena::with_lines(10, [at(1, 32 * 8)]);
         assert_eq!(arena.take(64), None);
         assert_eq!(arena.take(32), Some(9));
         assert_eq!(arena.take(1), None);

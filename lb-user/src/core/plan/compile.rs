@@ -23,7 +23,7 @@ use super::{
     tables::Places,
 };
 use crate::core::{
-    model::{self, Firewall, Model, Protocol},
+    model::{self, Affinity, Firewall, Model, OnDown, OnEmpty, Protocol},
     nexthop::Network,
 };
 
@@ -97,23 +97,33 @@ fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMa
 
 fn service_entry(service: &model::Service, places: Places) -> Service {
     let single = service.single_port();
-    let range = if single.is_none() { flags::RANGE } else { 0 };
     Service {
         vip: addr::to_bytes(service.vip),
-        table: places.current.first,
-        table_slots: places.current.slots,
-        previous: places.previous.first,
-        previous_slots: places.previous.slots,
+        table: places.current,
+        previous: places.previous,
         port: single.unwrap_or(0).to_be(),
         port_last: service.ports.end().to_be(),
         port_first: service.ports.start().to_be(),
         proto: service.protocol.number(),
-        flags: flags::IN_USE | range,
+        flags: flags_of(service),
         embryonic_timeout: service.timeouts.embryonic,
         established_timeout: service.timeouts.established,
         closing_timeout: service.timeouts.closing,
         ..Service::ZERO
     }
+}
+
+fn flags_of(service: &model::Service) -> u8 {
+    [
+        (true, flags::IN_USE),
+        (service.single_port().is_none(), flags::RANGE),
+        (service.affinity == Affinity::Client, flags::CLIENT),
+        (service.on_empty == OnEmpty::Reject, flags::REJECT),
+        (service.on_down == OnDown::Reset, flags::RESET),
+    ]
+    .into_iter()
+    .filter(|(on, _)| *on)
+    .fold(0, |all, (_, flag)| all | flag)
 }
 
 /// Addresses in ascending order: VIPs with their ranges, and the host's own.

@@ -29,14 +29,14 @@ pub fn movements(plan: &Plan, snapshot: &Snapshot) -> Vec<Movement> {
         _ => None,
     });
     let content = |places: &Places| -> &[BackendId] {
-        let first = places.current.first;
+        let first = places.current.first();
         let old = snapshot.tables.get(&first).map(Vec::as_slice);
         let table = written.get(&first).copied().or(old);
-        table.filter(|_| places.current.slots > 0).unwrap_or_default()
+        table.filter(|_| places.current.slots() > 0).unwrap_or_default()
     };
     let movement = |(&service, entry)| {
         let before = Places::read(entry);
-        let old = snapshot.tables.get(&before.current.first).map_or(&[][..], Vec::as_slice);
+        let old = snapshot.tables.get(&before.current.first()).map_or(&[][..], Vec::as_slice);
         let after = bank.and_then(|bank| bank.services.get(&service)).map(Places::read);
         let new = after.as_ref().map_or(&[][..], content);
         Movement { service, slots: moved(old, new) }

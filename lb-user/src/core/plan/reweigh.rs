@@ -7,13 +7,15 @@
 
 use std::collections::BTreeSet;
 
+use lb_common::table::TableRef;
+
 use super::{
     CapacityError, Operation, Plan, Snapshot,
     arena::Arena,
     identity::{BackendIdentity, ServiceIdentity},
     ids::present_backends,
     service_identities,
-    tables::{self, Place, Places},
+    tables::{self, Content, Places},
 };
 use crate::core::{model::Model, weight::Standings};
 
@@ -28,11 +30,10 @@ pub fn reweigh(
     standings: &Standings,
     changed: &BTreeSet<ServiceIdentity>,
     snapshot: &Snapshot,
-    resting: &[Place],
+    resting: &[TableRef],
 ) -> Result<Plan, CapacityError> {
     let used = tables::in_use(snapshot);
-    let resting = resting.iter().map(|place| (place.first, place.slots));
-    let mut arena = Arena::new(used.chain(resting));
+    let mut arena = Arena::new(used.chain(resting.iter().copied()));
     let ids = present_backends(snapshot);
     let services = service_identities(snapshot);
     let (mut rising, mut switches, mut falling) = (Vec::new(), Vec::new(), Vec::new());
@@ -49,10 +50,10 @@ pub fn reweigh(
                 changes.push(Operation::SetServing(id, serving));
             }
         }
-        let slots = tables::slots(service, standings, &ids, snapshot.config.slot_seed);
-        let current = tables::place(service, &slots, &mut arena)?;
-        if current.slots > 0 {
-            switches.push(Operation::WriteTable(current.first, slots));
+        let content = Content::of(service, standings, &ids, snapshot.config.slot_seed);
+        let current = content.place(service, &mut arena)?;
+        if !current.is_none() {
+            switches.push(Operation::WriteTable(current.first(), content.slots));
         }
         let old = Places::read(&snapshot.services[&id]);
         switches.push(Operation::SwitchTables(id, old.followed_by(current)));
@@ -62,7 +63,7 @@ pub fn reweigh(
 }
 
 /// Tables that a plan of [`reweigh`] takes out of use.
-pub fn freed<'a>(plan: &'a Plan, snapshot: &'a Snapshot) -> impl Iterator<Item = Place> + 'a {
+pub fn freed<'a>(plan: &'a Plan, snapshot: &'a Snapshot) -> impl Iterator<Item = TableRef> + 'a {
     plan.operations.iter().flat_map(|operation| {
         let Operation::SwitchTables(id, new) = operation else { return Vec::new() };
         let old = Places::read(&snapshot.services[id]);

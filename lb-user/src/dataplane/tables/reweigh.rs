@@ -23,7 +23,7 @@ use crate::{
 /// Whatever new flows can be given to serves and belongs to the service.
 fn check_slots(tables: &Tables) {
     for (id, entry) in tables.services_of(tables.config.read(0).active) {
-        for slot in slots(tables, entry.table, entry.table_slots) {
+        for slot in slots(tables, entry.table) {
             let backend = tables.backends.read(slot.into());
             assert!(serves(&backend) && backend.service == id, "slot of {id} names {slot}");
         }
@@ -51,7 +51,7 @@ fn view(tables: &Tables) -> View {
     let view = |(&id, entry): (&u16, &Service)| {
         let who = ServiceIdentity::read(entry);
         let read = |id: u16| BackendIdentity::read(&snapshot.backends[&id], who);
-        let slots = tables.table(entry.table, entry.table_slots).into_iter().map(read).collect();
+        let slots = tables.table(entry.table).into_iter().map(read).collect();
         let mine = snapshot.in_use().filter(|(_, entry)| entry.service == id && serves(entry));
         (who, (slots, mine.map(|(id, _)| read(id)).collect()))
     };

@@ -11,6 +11,7 @@ use lb_common::{
     config::features,
     flow::{FlowState, FlowValue},
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
+    table::TableRef,
 };
 use proptest::prelude::*;
 
@@ -88,13 +89,13 @@ pub(super) fn serves(entry: &Backend) -> bool {
 /// Whatever a packet can reach exists, is whole and may serve.
 fn check_reach(tables: &Tables) {
     for (id, entry) in tables.services_of(tables.config.read(0).active) {
-        for slot in slots(tables, entry.table, entry.table_slots) {
+        for slot in slots(tables, entry.table) {
             let backend = tables.backends.read(slot.into());
             assert!(serves(&backend), "backend {slot} of service {id} does not serve");
             assert_eq!(backend.service, id);
             check_replies(tables, &backend, &entry);
         }
-        for slot in slots(tables, entry.previous, entry.previous_slots) {
+        for slot in slots(tables, entry.previous) {
             let backend = tables.backends.read(slot.into());
             assert!(!serves(&backend) || backend.service == id, "a stranger in a previous table");
         }
@@ -102,8 +103,8 @@ fn check_reach(tables: &Tables) {
     }
 }
 
-pub(super) fn slots(tables: &Tables, first: u32, slots: u32) -> BTreeSet<u16> {
-    tables.table(first, slots).into_iter().collect()
+pub(super) fn slots(tables: &Tables, table: TableRef) -> BTreeSet<u16> {
+    tables.table(table).into_iter().collect()
 }
 
 fn check_service(tables: &Tables, id: u16, entry: &Service) {
@@ -146,9 +147,13 @@ fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     let mut view = View::new();
     for (&id, entry) in &snapshot.services {
         let who = ServiceIdentity::read(entry);
-        let slots = tables.table(entry.table, entry.table_slots);
+        let slots = tables.table(entry.table);
         let backend = |slot: u16| BackendIdentity::read(&snapshot.backends[&slot], who);
-        let places = Service { table: 0, previous: 0, previous_slots: 0, ..*entry };
+        let places = Service {
+            table: TableRef::new(0, entry.table.slots(), entry.table.blocks()),
+            previous: TableRef::NONE,
+            ..*entry
+        };
         view.insert(who, (places, slots.into_iter().map(backend).collect()));
         assert!(id > 0);
     }
@@ -160,7 +165,9 @@ fn any_service() -> impl Strategy<Value = model::Service> {
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
     let mode = prop::sample::select(vec![Mode::Nat, Mode::Dsr]);
     let backends = prop::collection::btree_map(1u8..8, (0u16..3, 0u16..4), 0..6);
-    (any::<bool>(), ports, protocol, mode, backends).prop_map(|(v6, ports, protocol, mode, all)| {
+    let split = prop::option::weighted(0.3, (0u16..100, 1u16..100));
+    let any = (any::<bool>(), ports, protocol, mode, backends, split);
+    any.prop_map(|(v6, ports, protocol, mode, all, split)| {
         let mut service =
             service(if v6 { "2001:db8::1" } else { "192.0.2.1" }, ports, protocol, mode);
         for (last, (port, weight)) in all {
@@ -170,7 +177,12 @@ fn any_service() -> impl Strategy<Value = model::Service> {
                 std::net::Ipv4Addr::from([10, 0, 0, last]).into()
             };
             let port = (port > 0 && mode == Mode::Nat && ports.0 == ports.1).then_some(79 + port);
-            service.backends.push(backend(address, port, weight));
+            let group = Some(if last % 2 == 0 { "blue" } else { "green" }.to_owned());
+            let backend = backend(address, port, weight);
+            service.backends.push(model::Backend { group, ..backend });
+        }
+        if let Some((blue, green)) = split {
+            service.split = [("blue".to_owned(), blue), ("green".to_owned(), green)].into();
         }
         service
     })
@@ -286,10 +298,10 @@ fn a_drained_service_keeps_its_table_as_the_previous_one() {
     let before = tables.snapshot().unwrap().services[&1];
     carry_out(&mut tables, &web(&[(1, 0)]), &network, check_reach);
     let drained = tables.snapshot().unwrap().services[&1];
-    assert_eq!((drained.table_slots, drained.previous), (0, before.table));
+    assert_eq!((drained.table, drained.previous), (TableRef::NONE, before.table));
     carry_out(&mut tables, &web(&[(1, 1)]), &network, check_reach);
     let back = tables.snapshot().unwrap().services[&1];
-    assert_eq!((back.previous, back.previous_slots), (back.table, back.table_slots));
+    assert_eq!(back.previous, back.table);
 }
 
 #[test]

@@ -48,6 +48,17 @@ impl State {
         self.reweigh(false).await
     }
 
+    /// What an earlier agent found down does not serve until it is probed.
+    pub(super) fn presume_down(&mut self) {
+        let (now, outline) = (self.now(), self.data_plane.tables.outline());
+        for (who, id) in present_backends(&outline) {
+            if !outline.is_serving(id) {
+                self.fleet.presume_down(&who, now);
+            }
+        }
+        self.fleet.tick(now, unix_now());
+    }
+
     /// Takes in what a probe found; weights follow with [`Self::reweigh`].
     pub(in super::super) fn observe(&mut self, event: Event) {
         let now = self.now();
