@@ -5,6 +5,7 @@ mod change;
 mod firewall;
 mod forward;
 mod icmp;
+mod operate;
 mod reload;
 mod restart;
 mod topology;

@@ -4,3 +4,4 @@ pub mod admin;
 pub mod controller;
 pub mod log;
 pub mod probe;
+pub mod store;

@@ -113,12 +113,21 @@ pub fn run() -> ExitCode {
             let looks = Looks::of_process(cli.global.json, cli.global.no_color);
             cli.run(Console::new(&mut out, &mut err, looks))
         }
-        Err(usage) => match usage.print() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Status::Refused as u8,
-            _ => u8::try_from(usage.exit_code()).unwrap_or(Status::Usage as u8),
-        },
+        Err(usage) => printed(&usage, &mut err),
     };
     ExitCode::from(status)
+}
+
+/// Prints help, or what is wrong with the usage, and returns the exit status.
+fn printed(usage: &clap::Error, err: &mut impl io::Write) -> u8 {
+    match usage.print().map_err(Failure::from) {
+        Err(failure) if failure.status != Status::Unread => {
+            let _ = writeln!(err, "{failure}");
+            failure.status as u8
+        }
+        _ if usage.use_stderr() => Status::Usage as u8,
+        _ => 0,
+    }
 }
 
 impl Cli {

@@ -4,8 +4,11 @@
 
 pub mod check;
 pub mod file;
+mod json;
 pub mod mistake;
+pub mod overlay;
 pub mod read;
+pub mod render;
 pub mod surprise;
 #[cfg(test)]
 mod tests;
@@ -17,7 +20,11 @@ use std::{
     path::Path,
 };
 
-use crate::core::model::Model;
+use crate::{
+    api::Table,
+    core::model::{Model, Service},
+};
+pub use check::check_together;
 pub use mistake::{Errors, Mistake};
 
 /// Where Linux tells the host name, the default of `node.name`.
@@ -32,15 +39,22 @@ const MOST_BYTES: u64 = 64 << 20;
 /// # Errors
 /// The file cannot be read, or the mistakes in it, all of them.
 pub fn load(path: &Path, interfaces: &[String]) -> Result<Model, Errors> {
-    let file = path.display().to_string();
-    let text = read_file(path)?;
+    load_text(&path.display().to_string(), &read_file(path)?, interfaces)
+}
+
+/// Checks a configuration file's text; see [`load`]. `name` is for messages.
+///
+/// # Errors
+/// The mistakes in it, all of them.
+pub fn load_text(name: &str, text: &str, interfaces: &[String]) -> Result<Model, Errors> {
     let host_name = fs::read_to_string(HOST_NAME).unwrap_or_default();
     let host_name = host_name.trim();
     let surroundings = Surroundings {
         host_name: if host_name.is_empty() { "localhost" } else { host_name },
         interfaces,
     };
-    parse(&text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
+    let file = name.to_owned();
+    parse(text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
 }
 
 /// Reads the text of the file at `path`, whatever it says.
@@ -92,6 +106,27 @@ pub fn parse(text: &str, surroundings: Surroundings<'_>) -> Result<Model, Vec<Mi
     mistakes.sort_by(|a, b| (a.line, &a.path).cmp(&(b.line, &b.path)));
     match model {
         Some(model) if mistakes.is_empty() => Ok(model),
+        _ => Err(mistakes),
+    }
+}
+
+/// Reads one service from its keys, by the rules of a file that hold for it
+/// alone; see [`check_together`] for the others. A key that is null is as if
+/// it were not there.
+///
+/// # Errors
+/// Every mistake, with paths such as `service.web.backend.web-1.weight`.
+pub fn service_from(table: &Table) -> Result<Service, Vec<Mistake>> {
+    let name = table.get("name").and_then(|name| name.as_str());
+    let path = match name.filter(|name| value::is_name(name)) {
+        Some(name) => format!("service.{name}"),
+        None => "service".to_owned(),
+    };
+    let (service, mut mistakes) = file::read_service(&json::toml(table), &path);
+    let service = service.and_then(|service| check::check_service(service, &mut mistakes));
+    mistakes.sort_by(|a, b| a.path.cmp(&b.path));
+    match service {
+        Some(service) if mistakes.is_empty() => Ok(service),
         _ => Err(mistakes),
     }
 }

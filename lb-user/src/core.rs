@@ -1,5 +1,6 @@
 //! Pure rules: no sockets, files, clock, randomness or kernel.
 
+pub mod edit;
 pub mod fleet;
 pub mod health;
 pub mod maglev;

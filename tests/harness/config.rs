@@ -34,6 +34,8 @@ pub struct Service {
     protocol: Protocol,
     port: u16,
     mode: Mode,
+    /// Lines of its table beside, and of `[service.…]` tables.
+    lines: String,
     backends: Vec<(String, IpAddr, Option<u16>)>,
 }
 
@@ -44,6 +46,10 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// `node.pin_dir`.
     pub pin_dir: PathBuf,
+    /// `node.state_dir`.
+    pub state_dir: PathBuf,
+    /// `admin.socket`.
+    pub socket: PathBuf,
     /// `node.flows`.
     pub flows: u32,
     /// Lines of `[firewall]`.
@@ -59,7 +65,7 @@ impl Service {
         let family = if vip.is_ipv4() { "v4" } else { "v6" };
         let last = vip.to_string().rsplit(['.', ':']).next().unwrap_or_default().to_owned();
         let name = format!("{mode}-{protocol}-{family}-{last}-{port}");
-        Self { name, vip, protocol, port, mode, backends: Vec::new() }
+        Self { name, vip, protocol, port, mode, lines: String::new(), backends: Vec::new() }
     }
 
     /// Adds backends, each by its address of the VIP's family.
@@ -68,6 +74,20 @@ impl Service {
         let address = |backend: &Backend| backend.address(self.vip.is_ipv4());
         self.backends.extend(backends.iter().map(|b| (b.name.clone(), address(b), None)));
         self
+    }
+
+    /// Adds lines: keys of the service, then tables such as `[service.health]`.
+    #[must_use]
+    pub fn lines(mut self, lines: &str) -> Self {
+        self.lines.push_str(lines);
+        self.lines.push('\n');
+        self
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Sends to `port` of the backends instead of the service's own.
@@ -102,6 +122,7 @@ impl Display for Config {
         writeln!(f, "[node]\nname = \"lab\"")?;
         writeln!(f, "interfaces = {:?}\nxdp_mode = \"native\"", self.interfaces)?;
         writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
+        writeln!(f, "state_dir = {:?}\n\n[admin]\nsocket = {:?}", self.state_dir, self.socket)?;
         if !self.firewall.is_empty() {
             writeln!(f, "\n[firewall]\n{}", self.firewall)?;
         }
@@ -111,9 +132,9 @@ impl Display for Config {
 
 impl Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, vip, protocol, port, mode, backends } = self;
+        let Self { name, vip, protocol, port, mode, lines, backends } = self;
         writeln!(f, "\n[[service]]\nname = \"{name}\"\nvip = \"{vip}\"")?;
-        writeln!(f, "protocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"")?;
+        writeln!(f, "protocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"\n{lines}")?;
         for (name, address, port) in backends {
             writeln!(f, "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"")?;
             if let Some(port) = port {

@@ -4,20 +4,33 @@
 //! Nothing that goes wrong here ends forwarding: the maps and links are
 //! pinned, and a change that fails leaves the old generation in force.
 
+mod answer;
+mod change;
+mod flows;
+mod outlook;
 mod state;
+mod view;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::mpsc,
     task::yield_now,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use self::state::State;
+pub use self::change::Source;
+use self::state::{Beginning, State};
+use super::{
+    admin::{self, ListenError, Refused},
+    probe::Prober,
+    store::{Store, StoreError},
+};
 use crate::{
-    core::{model::Model, nexthop::Network, plan::CapacityError},
+    api,
+    config::overlay::EditError,
+    core::{model::Model, plan::CapacityError},
     dataplane::{attach::AttachError, load::LoadError, pins::PinError},
     sys::{link, route},
 };
@@ -25,6 +38,9 @@ use crate::{
 /// How often interfaces are looked after, and a share of the affinity table
 /// is swept.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Probes in flight at any time.
+const PROBES: usize = 256;
 
 /// The agent cannot start, or refuses a change.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +72,18 @@ pub enum Error {
          agent after `lb detach`, which ends all flows"
     )]
     Fixed(&'static str),
-    /// The new configuration is bad.
-    #[error("{0}")]
-    Configuration(String),
+    /// The key cannot change while the agent runs.
+    #[error("`{0}` cannot change while the agent runs, expected its old value: restart the agent")]
+    Started(&'static str),
+    /// See [`ListenError`].
+    #[error(transparent)]
+    Admin(#[from] ListenError),
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// See [`EditError`].
+    #[error("the edits in `node.state_dir` do not fit the configuration file")]
+    Edits(#[from] EditError),
     /// Some interfaces cannot be attached to again, each with its reason.
     #[error("{0}")]
     Interfaces(String),
@@ -67,30 +92,41 @@ pub enum Error {
     Events(#[source] io::Error),
 }
 
-/// Runs the agent until SIGTERM or SIGINT; the data plane stays. `reload`
-/// reads the configuration again for SIGHUP; `log_level` is the level of the
-/// data plane's own log, 0 for none.
+/// Runs the agent until SIGTERM or SIGINT; the data plane stays. `file` is
+/// what `source` says; `log_level` is the level of the data plane's own log, 0
+/// for none.
 ///
 /// # Errors
 /// The data plane cannot be loaded, configured or attached. Where this
 /// process made it, it is removed again.
-pub async fn run(
-    model: Model,
-    reload: impl Fn() -> Result<Model, String>,
-    log_level: u8,
-) -> Result<(), Error> {
+pub async fn run(file: Model, source: Source, log_level: u8) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Events)?;
-    let (mut state, mut network) = State::start(model, log_level).await?;
+    let (store, mut edits) = Store::open(&file.node.state_dir)?;
+    edits.expire(view::unix_now());
+    let model = edits.apply(&file).map_err(EditError::Invalid)?;
+    for difference in edits.describe(&file) {
+        tracing::info!("edited: {difference}");
+    }
+    let (mut calls, _server) = admin::serve(&model.admin.socket)?;
+    let (prober, mut probes) = Prober::new(PROBES);
+    let beginning = Beginning { source, file, edits, store, prober };
+    let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
+    let mut weighing = Complaint::default();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (counted, mut counts) = mpsc::channel::<Vec<u32>>(1);
     loop {
+        let unconfirmed = state.unconfirmed.as_ref().map(|reload| reload.until);
         tokio::select! {
             order = signals.next() => match order {
                 Order::End => break,
-                Order::Reload => reload_once(&mut state, &mut network, &reload).await,
+                Order::Reload => {
+                    let done = state.reload_file(&api::Reload::default(), &mut network).await;
+                    tell_of_reload(done);
+                }
             },
             changed = network.changed(), if following => {
                 following = changed.is_ok();
@@ -112,11 +148,29 @@ pub async fn run(
                 // the network get their turn.
                 yield_now().await;
             }
+            Some(event) = probes.recv() => {
+                state.observe(event);
+                // What many probes found at once is one change of weights.
+                while let Ok(event) = probes.try_recv() {
+                    state.observe(event);
+                }
+                weighing.report(state.reweigh(false).await, "cannot change weights");
+            }
+            Some(call) = calls.recv() => state.answer(call, &mut network).await,
+            () = sleep_until(state.next_wake()) => {
+                state.expire(&mut network).await;
+                weighing.report(state.wake().await, "cannot change weights");
+            }
+            () = at(unconfirmed) => state.take_back(&mut network).await,
+            Some(flows) = counts.recv() => state.take_flows(&flows),
             _ = ticks.tick() => {
                 let done = state.look_after_interfaces().await;
                 attaching.report(done, "cannot look after the interfaces");
                 state.look_after_tables();
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
+                if state.wants_flows() {
+                    state.count_flows(counted.clone());
+                }
             }
         }
     }
@@ -124,16 +178,29 @@ pub async fn run(
     Ok(())
 }
 
-async fn reload_once(
-    state: &mut State,
-    network: &mut watch::Receiver<Arc<Network>>,
-    reload: &impl Fn() -> Result<Model, String>,
-) {
-    let done = match reload() {
-        Ok(model) => state.reload(model, network).await,
-        Err(text) => Err(Error::Configuration(text)),
-    };
-    report(done, "the new configuration is refused, the old one stays in force");
+/// Waits for a moment, for ever if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_of_reload(done: Result<api::Done, Refused>) {
+    match done {
+        Ok(done) => {
+            for note in done.notes {
+                tracing::info!("{note}");
+            }
+        }
+        Err(Refused { refusal, .. }) => {
+            for mistake in refusal.mistakes {
+                tracing::error!("{mistake}");
+            }
+            let error = refusal.error;
+            tracing::error!(error, "the new configuration is refused, the old one stays in force");
+        }
+    }
 }
 
 fn report(done: Result<(), Error>, what: &str) {

@@ -98,15 +98,15 @@ impl Prober {
                 Some(running) if running.target == target && !target.trusts_any(&renewed) => {
                     self.running.insert(target.key, running);
                 }
-                _ => fresh.push(target),
+                _ => {
+                    let attempt = Attempt::new(&target, &mut self.configs);
+                    fresh.extend(attempt.map(|attempt| (target, attempt)));
+                }
             }
         }
         let together = fresh.len();
-        for target in fresh {
-            if let Some(attempt) = Attempt::new(&target, &mut self.configs) {
-                let running = self.start(target, attempt, together);
-                self.running.insert(running.target.key, running);
-            }
+        for (target, attempt) in fresh {
+            self.running.insert(target.key, self.start(target, attempt, together));
         }
     }
 

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use super::{Failure, Status, require, with_causes};
 use crate::{
     agent::{
-        controller,
+        controller::{self, Source},
         log::{self, Format, PacketLog},
     },
     config,
@@ -105,10 +105,9 @@ impl Agent {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(Status::Refused, error))?;
-        let reload =
-            || config::load(&self.config, &self.interface).map_err(|errors| errors.to_string());
+        let source = Source { path: self.config, interfaces: self.interface };
         let level = PacketLog::from(self.packet_log).number();
-        Ok(runtime.block_on(controller::run(model, reload, level))?)
+        Ok(runtime.block_on(controller::run(model, source, level))?)
     }
 }
 

@@ -40,6 +40,8 @@ enum Order {
         service: Option<String>,
     },
     /// Add a backend to a service
+    ///
+    /// What is not said is as it is by default in the configuration file.
     Add {
         #[command(flatten)]
         which: Which,
@@ -115,7 +117,7 @@ impl std::fmt::Display for Which {
 /// Keys of `[[service.backend]]`.
 #[derive(Debug, clap::Args)]
 struct Settings {
-    /// Share of new flows, relative to the other backends' [default: 100]
+    /// Share of new flows, relative to the other backends'
     #[arg(long, value_name = "N")]
     weight: Option<u16>,
     /// Where it is
@@ -166,7 +168,7 @@ impl Command {
                 let request = Request::get(&["backends"]).query("service", service);
                 let answer = lb.client.send::<Vec<Backend>>(request)?;
                 lb.console.answer(&answer, |console, backends| {
-                    console.table(&table(backends), "no backend")
+                    console.list(&table(backends), "no backend")
                 })
             }
             Order::Add { which, endpoint, settings, backup } => {
@@ -177,7 +179,7 @@ impl Command {
                 settings.put(&mut table);
                 set(&mut table, "backup", backup.then_some(true));
                 let request = Request::post(&["services", &which.service, "backends"]);
-                lb.change(request.json(&table)?, format_args!("{which}: added"))
+                lb.change(request.json(&table), format_args!("{which}: added"))
             }
             Order::Set { which, settings, backup } => {
                 let mut table = api::Table::new();
@@ -189,7 +191,7 @@ impl Command {
                     );
                 }
                 let outcome = format!("{which}: {}", keys::in_words(&table));
-                lb.change(Request::patch(&which.path()).json(&table)?, outcome)
+                lb.change(Request::patch(&which.path()).json(&table), outcome)
             }
             Order::Ready { which } => order(lb, &which, "ready", None),
             Order::Drain { which, deadline } => order(lb, &which, "drain", deadline),
@@ -211,7 +213,7 @@ fn order(
     let path = [&which.path()[..], &["admin"]].concat();
     let end = deadline_s.map(|left| format!(", its flows end in {}", duration(left)));
     let outcome = format!("{which}: {state}{}", end.unwrap_or_default());
-    lb.change(Request::put(&path).json(&body)?, outcome)
+    lb.change(Request::put(&path).json(&body), outcome)
 }
 
 pub(super) fn table(backends: &[Backend]) -> Table {

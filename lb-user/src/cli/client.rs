@@ -27,6 +27,9 @@ use crate::api::Refusal;
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(60);
+/// What to do about an agent that is slow.
+const BUSY: &str =
+    "the agent is busy or stuck: its log tells, `lb status` whether a change took effect";
 /// What may stand in a path or query as it is (RFC 3986, section 2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -77,10 +80,9 @@ impl Request {
     }
 
     /// With a body, in JSON.
-    pub(super) fn json(self, body: &impl Serialize) -> Result<Self, Failure> {
-        let body = serde_json::to_string(body)
-            .map_err(|error| Failure::new(Status::Usage, format!("no JSON for it: {error}")))?;
-        Ok(Self { body: Some(body), ..self })
+    pub(super) fn json(self, body: &impl Serialize) -> Self {
+        let body = serde_json::to_string(body).expect("plain data has a form in JSON");
+        Self { body: Some(body), ..self }
     }
 
     /// With a configuration: wrong contents are a bad configuration.
@@ -141,14 +143,11 @@ impl Client {
             return Ok(Answer { json: json.trim_end().to_owned(), value });
         }
         let refusal = serde_json::from_str(&json).map_err(|_| strange())?;
-        Err(refused(
-            refusal,
-            if status == StatusCode::UNPROCESSABLE_ENTITY {
-                unprocessable
-            } else {
-                Status::Refused
-            },
-        ))
+        let status = match status {
+            StatusCode::UNPROCESSABLE_ENTITY => unprocessable,
+            _ => Status::Refused,
+        };
+        Err(refused(refusal, status))
     }
 }
 
@@ -185,7 +184,7 @@ async fn ask(stream: UnixStream, request: Request) -> Result<(StatusCode, Bytes)
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 enum Unreached {
-    #[error("cannot connect: {0}")]
+    #[error("{0}")]
     Connect(io::Error),
     #[error("no answer in {}", humantime::format_duration(*.0))]
     Late(Duration),
@@ -206,19 +205,17 @@ impl Unreached {
                     "is the agent running? start it with `lb agent`; \
                      if its `admin.socket` is elsewhere, say so with `--socket`"
                 }
+                ErrorKind::WouldBlock => BUSY,
                 _ => "is that the agent's `admin.socket`?",
             },
-            Self::Late(_) => {
-                "the agent is busy or stuck: its log tells, \
-                              `lb status` whether a change took effect"
-            }
+            Self::Late(_) => BUSY,
             Self::Http(error) if error.is_parse() => {
                 "another program answers there: name the agent's `admin.socket` with `--socket`"
             }
             Self::Http(_) => "did the agent stop? `lb status` tells whether a change took effect",
             Self::Request(_) => "shorten what was given",
         };
-        let error = format!("no agent at `{}`: {self}", socket.display());
+        let error = format!("cannot reach the agent at `{}`: {self}", socket.display());
         Failure::new(Status::OUT_OF_REACH, error).hint(hint)
     }
 }

@@ -85,14 +85,19 @@ impl<'a> Console<'a> {
         }
     }
 
+    /// Writes a table.
+    pub(super) fn table(&mut self, table: &Table) -> Result<(), Failure> {
+        let text = table.render(|paint, cell| self.painted(paint, cell));
+        self.write(text.as_bytes())
+    }
+
     /// Writes a table; of one without rows there is but `nothing` to be told.
-    pub(super) fn table(&mut self, table: &Table, nothing: &str) -> Result<(), Failure> {
+    pub(super) fn list(&mut self, table: &Table, nothing: &str) -> Result<(), Failure> {
         if table.is_empty() {
             self.tell(nothing);
             return Ok(());
         }
-        let text = table.render(|paint, cell| self.painted(paint, cell));
-        self.write(text.as_bytes())
+        self.table(table)
     }
 
     /// Writes what is in force after a change.

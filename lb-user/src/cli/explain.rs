@@ -47,9 +47,8 @@ impl Explain {
             syn: self.syn,
             interface: self.interface,
         };
-        let answer = lb.client.send(Request::post(&["explain"]).json(&question)?)?;
-        lb.console
-            .answer(&answer, |console, explanation| console.table(&table(explanation), "no step"))
+        let answer = lb.client.send(Request::post(&["explain"]).json(&question))?;
+        lb.console.answer(&answer, |console, explanation| console.table(&table(explanation)))
     }
 }
 

@@ -90,17 +90,17 @@ impl Command {
 
 fn list(lb: &mut Session<'_>) -> Result<(), Failure> {
     let answer = lb.client.send(Request::get(&["firewall"]))?;
-    lb.console.answer(&answer, |console, firewall| console.table(&table(firewall), "no rule"))
+    lb.console.answer(&answer, |console, firewall| console.table(&table(firewall)))
 }
 
 fn allow(lb: &mut Session<'_>, rule: String, allow: bool) -> Result<(), Failure> {
     let outcome = format!("{rule}: {}", if allow { "allowed" } else { "not allowed any more" });
-    let request = Request::put(&["firewall", "allow"]).json(&AllowOrder { rule, allow })?;
+    let request = Request::put(&["firewall", "allow"]).json(&AllowOrder { rule, allow });
     lb.change(request, outcome)
 }
 
 fn deny(lb: &mut Session<'_>, order: &DenyOrder, outcome: &str) -> Result<(), Failure> {
-    lb.change(Request::put(&["firewall", "deny"]).json(order)?, outcome)
+    lb.change(Request::put(&["firewall", "deny"]).json(order), outcome)
 }
 
 fn table(firewall: &Firewall) -> Table {

@@ -80,7 +80,7 @@ impl Command {
                 let request = filter.apply(Request::get(&["flows"])).query("limit", Some(limit));
                 let answer = lb.client.send::<Vec<Flow>>(request)?;
                 lb.console.answer(&answer, |console, flows| {
-                    console.table(&table(flows), "no flow")?;
+                    console.list(&table(flows), "no flow")?;
                     if flows.len() >= limit as usize {
                         console.tell("note: there may be more, see `--limit`");
                     }

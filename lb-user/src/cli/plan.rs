@@ -26,7 +26,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn run(self, lb: &mut Session<'_>) -> Result<(), Failure> {
-        let request = Request::post(&["plan"]).json(&file_text(self.file)?)?.configures();
+        let request = Request::post(&["plan"]).json(&file_text(self.file)?).configures();
         let answer = lb.client.send::<Outlook>(request)?;
         lb.console.answer(&answer, |console, outlook| {
             outlook.changes.iter().try_for_each(|change| console.say(change))?;
@@ -40,7 +40,7 @@ impl Plan {
                 return Ok(());
             }
             console.say("")?;
-            console.table(&table(&outlook.services), "no service")
+            console.table(&table(&outlook.services))
         })
     }
 }

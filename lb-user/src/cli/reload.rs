@@ -48,6 +48,6 @@ impl Reload {
         let outcome = format!("{name}: in force{}", condition.unwrap_or_default());
         let (confirm_s, discard_edits) = (self.confirm, self.discard_edits);
         let order = api::Reload { file, confirm_s, discard_edits };
-        lb.change(Request::post(&["reload"]).json(&order)?.configures(), outcome)
+        lb.change(Request::post(&["reload"]).json(&order).configures(), outcome)
     }
 }

@@ -38,6 +38,8 @@ enum Order {
         name: String,
     },
     /// Add a service
+    ///
+    /// What is not said is as it is by default in the configuration file.
     Add {
         /// Its name, unique
         #[arg(value_parser = Name::new())]
@@ -76,19 +78,19 @@ enum Order {
 /// Keys of `[[service]]`.
 #[derive(Debug, clap::Args)]
 struct Settings {
-    /// Protocol [default: tcp]
+    /// Protocol
     #[arg(long, value_parser = ["tcp", "udp"])]
     protocol: Option<String>,
-    /// How packets reach the backends [default: nat]
+    /// How packets reach the backends
     #[arg(long, value_parser = ["nat", "dsr"])]
     mode: Option<String>,
-    /// What weights follow besides configuration and health [default: static]
+    /// What weights follow besides configuration and health
     #[arg(long, value_parser = ["static", "latency", "least-flows"])]
     policy: Option<String>,
-    /// What stays with its backend: each flow, or all of a client [default: flow]
+    /// What stays with its backend: each flow, or all of a client
     #[arg(long, value_parser = ["flow", "client"])]
     affinity: Option<String>,
-    /// How long an idle flow keeps its backend [default: 10m]
+    /// How long an idle flow keeps its backend
     #[arg(long, value_name = "DURATION")]
     affinity_timeout: Option<String>,
     /// How long a backend that came up takes to get its whole weight
@@ -97,8 +99,8 @@ struct Settings {
     /// Fewer backends up: the service is down
     #[arg(long, value_name = "N")]
     min_up: Option<u32>,
-    /// What clients get where no backend is left [default: drop]
-    #[arg(long, value_parser = ["drop", "reject"])]
+    /// What clients get where no backend is left
+    #[arg(long, value_name = "ANSWER", value_parser = ["drop", "reject"])]
     on_empty: Option<String>,
     /// Any key of the configuration file, such as `health.kind=http`
     ///
@@ -137,7 +139,7 @@ impl Command {
             Order::List => {
                 let answer = lb.client.send::<Vec<Service>>(Request::get(&["services"]))?;
                 lb.console.answer(&answer, |console, services| {
-                    console.table(&table(services), "no service")
+                    console.list(&table(services), "no service")
                 })
             }
             Order::Show { name } => show(lb, &name),
@@ -145,7 +147,7 @@ impl Command {
                 let mut table = api::Table::new();
                 set(&mut table, "name", Some(name.as_str()));
                 table.extend(settings.table(Some(vip), Some(port))?);
-                lb.change(Request::post(&["services"]).json(&table)?, format_args!("{name}: added"))
+                lb.change(Request::post(&["services"]).json(&table), format_args!("{name}: added"))
             }
             Order::Set { name, vip, port, settings } => {
                 let table = settings.table(vip, port)?;
@@ -154,7 +156,7 @@ impl Command {
                         .hint("such as `--policy latency` or `health.kind=http`"));
                 }
                 let outcome = format!("{name}: {}", keys::in_words(&table));
-                lb.change(Request::patch(&["services", &name]).json(&table)?, outcome)
+                lb.change(Request::patch(&["services", &name]).json(&table), outcome)
             }
             Order::Remove { name } => {
                 lb.change(Request::delete(&["services", &name]), format_args!("{name}: removed"))
@@ -166,11 +168,11 @@ impl Command {
 fn show(lb: &mut Session<'_>, name: &str) -> Result<(), Failure> {
     let answer = lb.client.send::<ServiceDetail>(Request::get(&["services", name]))?;
     lb.console.answer(&answer, |console, detail| {
-        console.table(&table(std::slice::from_ref(&detail.service)), "no service")?;
+        console.table(&table(std::slice::from_ref(&detail.service)))?;
         console.say("")?;
-        console.table(&backend::table(&detail.members), "no backend")?;
+        console.list(&backend::table(&detail.members), "no backend")?;
         console.say("")?;
-        console.table(&config(&detail.config), "no configuration")?;
+        console.table(&config(&detail.config))?;
         if detail.edited {
             console.tell("note: edits changed it; the configuration file has it otherwise");
         }

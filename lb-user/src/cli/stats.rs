@@ -64,9 +64,9 @@ impl Stats {
 fn totals(console: &mut Console<'_>, counters: &Counters) -> Result<(), Failure> {
     let headings = ["PACKETS", "BYTES", "REPLIES", "REPLY BYTES", "NEW FLOWS"];
     let number = |number: u64| number.to_string();
-    console.table(&traffic(counters, headings, number, bytes), "no service")?;
+    console.list(&traffic(counters, headings, number, bytes), "no service")?;
     console.say("")?;
-    console.table(&others(counters, "PACKETS", number), "no counter")
+    console.table(&others(counters, "PACKETS", number))
 }
 
 fn rates(console: &mut Console<'_>, gained: &Counters, seconds: f64) -> Result<(), Failure> {
@@ -76,9 +76,9 @@ fn rates(console: &mut Console<'_>, gained: &Counters, seconds: f64) -> Result<(
     let headings = ["PACKETS/S", "BYTES/S", "REPLIES/S", "REPLY BYTES/S", "NEW FLOWS/S"];
     let rate = |number: u64| format!("{:.0}", number as f64 / seconds);
     let byte_rate = |number: u64| bytes((number as f64 / seconds) as u64);
-    console.table(&traffic(gained, headings, rate, byte_rate), "no service")?;
+    console.list(&traffic(gained, headings, rate, byte_rate), "no service")?;
     console.say("")?;
-    console.table(&others(gained, "PACKETS/S", rate), "no counter")?;
+    console.table(&others(gained, "PACKETS/S", rate))?;
     if console.looks.terminal { Ok(()) } else { console.say("") }
 }
 

@@ -19,7 +19,7 @@ impl Status {
     pub(super) fn run(self, lb: &mut Session<'_>) -> Result<(), Failure> {
         let answer = lb.client.send(Request::get(&["status"]))?;
         lb.console.answer(&answer, |console, status| {
-            console.table(&table(status), "no status")?;
+            console.table(&table(status))?;
             let own = env!("CARGO_PKG_VERSION");
             if status.version != own {
                 console.tell(format_args!("note: this `lb` is of version {own}"));

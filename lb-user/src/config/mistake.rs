@@ -5,10 +5,11 @@ use std::{fmt, io};
 /// One mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Line of the text, from 1.
-    pub line: usize,
-    /// The key from the root, as in `service[0].backend[1].weight`; for text
-    /// that is not TOML, where it is (`column 7`).
+    /// Line of the text, from 1; `None`: it is not about the text of a file.
+    pub line: Option<usize>,
+    /// The key from the root, as in `service[0].backend[1].weight`, or without
+    /// a text `service.web.backend.web-1.weight`; for text that is not TOML,
+    /// where it is (`column 7`).
     pub path: String,
     /// What the text has there, if it has anything.
     pub value: Option<String>,
@@ -21,7 +22,8 @@ pub struct Mistake {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, path, value, rule, hint } = self;
-        write!(f, "{line}: {path}: ")?;
+        line.iter().try_for_each(|line| write!(f, "{line}: "))?;
+        write!(f, "{path}: ")?;
         if let Some(value) = value {
             write!(f, "{value}: ")?;
         }
@@ -62,6 +64,19 @@ impl fmt::Display for Listing<'_> {
         for (index, mistake) in self.mistakes.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}{}:{mistake}", self.file)?;
+        }
+        Ok(())
+    }
+}
+
+/// Mistakes that are not about a file, one below the other.
+pub(super) struct Listed<'a>(pub &'a [Mistake]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{mistake}")?;
         }
         Ok(())
     }

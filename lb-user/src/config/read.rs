@@ -6,6 +6,8 @@
 //! is `None` from there on, which always means "already reported": later
 //! rules skip it and so do not complain about a mistake's consequences.
 
+mod place;
+
 use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
 
 use toml::{
@@ -13,64 +15,22 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{mistake::Mistake, value::similar};
+use super::{
+    mistake::Mistake,
+    value::{is_name, similar},
+};
+pub use place::{Located, Place, Wrong};
 
 /// Longest value, in characters, that a message repeats in full.
 const SHOWN: usize = 60;
 
-/// Where a value stands in the text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Line, from 1.
-    pub line: usize,
-    /// The key from the root.
-    pub path: String,
-    /// The value as written; `None` where the text has none and a default holds.
-    pub written: Option<String>,
-}
-
-impl Place {
-    /// A mistake about the value here.
-    pub fn mistake(&self, wrong: Wrong) -> Mistake {
-        let Self { line, path, written } = self.clone();
-        Mistake { line, path, value: written, rule: wrong.rule, hint: wrong.hint }
-    }
-}
-
-/// A value and its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Located<T> {
-    /// Where it stands.
-    pub place: Place,
-    /// The value.
-    pub value: T,
-}
-
-/// A rule that a value breaks, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    /// The rule, as in "must be 0 to 65535".
-    pub rule: String,
-    /// What to write instead.
-    pub hint: Option<String>,
-}
-
-impl Wrong {
-    /// A rule that needs no hint.
-    pub fn new(rule: impl Into<String>) -> Self {
-        Self { rule: rule.into(), hint: None }
-    }
-
-    /// Adds a hint.
-    #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
-    }
-
-    /// The refusal of what the contract has and this version has not.
-    pub fn unbuilt(hint: impl Into<String>) -> Self {
-        Self::new("not built yet in this version").hint(hint)
-    }
+/// How mistakes tell where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// By lines, and numbers in lists: an operator has the text.
+    Lines,
+    /// By the names of what is in lists: nobody sees the text.
+    Names,
 }
 
 /// The text, and what is wrong with it so far.
@@ -78,18 +38,24 @@ impl Wrong {
 struct Source<'t> {
     text: &'t str,
     line_starts: Vec<usize>,
+    telling: Telling,
     mistakes: RefCell<Vec<Mistake>>,
 }
 
 impl Source<'_> {
     /// Line of a byte, from 1.
-    fn line(&self, offset: usize) -> usize {
+    fn line_of(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= offset).max(1)
+    }
+
+    /// Line to tell of a byte.
+    fn line(&self, offset: usize) -> Option<usize> {
+        (self.telling == Telling::Lines).then(|| self.line_of(offset))
     }
 
     /// Column of a byte in characters, from 1; takes as long as the line is.
     fn column(&self, offset: usize) -> usize {
-        let start = self.line_starts[self.line(offset) - 1];
+        let start = self.line_starts[self.line_of(offset) - 1];
         self.text.get(start..offset).map_or(0, |text| text.chars().count()) + 1
     }
 
@@ -110,21 +76,24 @@ impl Source<'_> {
 pub struct Section<'t> {
     source: Rc<Source<'t>>,
     path: String,
-    line: usize,
+    line: Option<usize>,
     left: BTreeMap<String, (Range<usize>, Spanned<DeValue<'t>>)>,
     known: Vec<&'static str>,
 }
 
-/// Reads `text` with `read`, which gets the root table. The result is `None`
-/// where the text is not TOML to such a degree that its tables mean nothing.
+/// Reads `text` with `read`, which gets the root table, to be called `path`.
+/// The result is `None` where the text is not TOML to such a degree that its
+/// tables mean nothing.
 pub fn document<'t, T>(
     text: &'t str,
+    telling: Telling,
+    path: &str,
     read: impl FnOnce(Section<'t>) -> T,
 ) -> (Option<T>, Vec<Mistake>) {
     let (root, errors) = DeTable::parse_recoverable(text);
     let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
-    let source =
-        Rc::new(Source { text, line_starts: line_starts.collect(), mistakes: RefCell::default() });
+    let line_starts = line_starts.collect();
+    let source = Rc::new(Source { text, line_starts, telling, mistakes: RefCell::default() });
     // After a key that is there twice the tables are complete, so everything
     // else can be checked as well; after other errors they are guesses.
     let sound = errors.iter().all(|error| error.message() == "duplicate key");
@@ -139,14 +108,14 @@ pub fn document<'t, T>(
         let value = error.span().map(|span| source.shown(span)).filter(|shown| !shown.is_empty());
         source.mistakes.borrow_mut().push(Mistake { line, path, value, rule, hint: None });
     }
-    let root = Section::new(source.clone(), String::new(), 1, root.into_inner());
+    let root = Section::new(source.clone(), path.to_owned(), source.line(0), root.into_inner());
     let result = sound.then(|| read(root));
     let mistakes = source.mistakes.take();
     (result, mistakes)
 }
 
 impl<'t> Section<'t> {
-    fn new(source: Rc<Source<'t>>, path: String, line: usize, table: DeTable<'t>) -> Self {
+    fn new(source: Rc<Source<'t>>, path: String, line: Option<usize>, table: DeTable<'t>) -> Self {
         let left = table
             .into_iter()
             .map(|(key, value)| (key.get_ref().clone().into_owned(), (key.span(), value)))
@@ -193,6 +162,24 @@ impl<'t> Section<'t> {
 
     fn has(&self, key: &str) -> bool {
         self.left.contains_key(key)
+    }
+
+    /// Something else stands where a table is to be.
+    fn no_table(&self, place: &Place) -> Wrong {
+        Wrong::new("must be a table").hint(match self.source.telling {
+            Telling::Lines => {
+                format!("write `[{}]` on a line of its own", unindexed(&place.path))
+            }
+            Telling::Names => "an object".to_owned(),
+        })
+    }
+
+    /// Something else stands where an array of tables is to be.
+    fn no_tables(&self, place: &Place) -> Wrong {
+        Wrong::new("must be an array of tables").hint(match self.source.telling {
+            Telling::Lines => format!("write `[[{}]]` above each", unindexed(&place.path)),
+            Telling::Names => "a list of objects".to_owned(),
+        })
     }
 
     /// Where the table begins.
@@ -270,8 +257,7 @@ impl<'t> Section<'t> {
         match self.take(key) {
             Some((place, DeValue::Table(inner))) => (line, table) = (place.line, inner),
             Some((place, _)) => {
-                let hint = format!("write `[{}]` on a line of its own", unindexed(&place.path));
-                self.report(&place, Wrong::new("must be a table").hint(hint));
+                self.report(&place, self.no_table(&place));
             }
             None => {}
         }
@@ -281,15 +267,18 @@ impl<'t> Section<'t> {
     /// Opens the tables of an array of tables.
     pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
         let Some((place, value)) = self.take(key) else { return Vec::new() };
-        let hint = format!("write `[[{}]]` above each", unindexed(&place.path));
-        let wrong = Wrong::new("must be an array of tables").hint(hint);
+        let wrong = self.no_tables(&place);
         let DeValue::Array(array) = value else {
             self.report(&place, wrong);
             return Vec::new();
         };
         let mut tables = Vec::with_capacity(array.len());
         for (index, element) in array.into_iter().enumerate() {
-            let place = self.place_of(format!("{}[{index}]", place.path), &element);
+            let path = match self.name_in(element.get_ref()) {
+                Some(name) => format!("{}.{name}", place.path),
+                None => format!("{}[{index}]", place.path),
+            };
+            let place = self.place_of(path, &element);
             match element.into_inner() {
                 DeValue::Table(table) => {
                     tables.push(Self::new(self.source.clone(), place.path, place.line, table));
@@ -300,11 +289,49 @@ impl<'t> Section<'t> {
         tables
     }
 
+    /// The name of an element, where elements are told by names.
+    fn name_in<'v>(&self, element: &'v DeValue<'_>) -> Option<&'v str> {
+        let name = element.as_table()?.get("name")?.get_ref().as_str()?;
+        (self.source.telling == Telling::Names && is_name(name)).then_some(name)
+    }
+
+    /// Reads a table whose keys are names that the operator chose.
+    pub fn entries<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&DeValue<'_>) -> Result<T, Wrong>,
+    ) -> Option<BTreeMap<String, Located<T>>> {
+        let table = self.table(key);
+        let entry = |(name, (_, value)): (&String, &(_, Spanned<DeValue<'_>>))| {
+            let place = table.place_of(table.path_of(name), value);
+            let entry = if is_name(name) { read(value.get_ref()) } else { Err(Wrong::name()) };
+            match entry {
+                Ok(value) => Some((name.clone(), Located { place, value })),
+                Err(wrong) => {
+                    table.report(&place, wrong);
+                    None
+                }
+            }
+        };
+        let entries: Vec<_> = table.left.iter().map(entry).collect();
+        entries.into_iter().collect()
+    }
+
+    /// Refuses a key that means nothing here.
+    pub fn refuse(&mut self, key: &'static str, wrong: Wrong) {
+        if let Some((place, _)) = self.take(key) {
+            self.report(&place, wrong);
+        }
+    }
+
     /// Refuses a key of a feature that this version does not have.
     pub fn unbuilt(&mut self, key: &'static str, hint: &str) {
-        if let Some((place, _)) = self.take(key) {
-            self.report(&place, Wrong::unbuilt(hint));
-        }
+        self.refuse(key, Wrong::unbuilt(hint));
+    }
+
+    /// Passes over a key that cannot be judged.
+    pub fn pass(&mut self, key: &'static str) {
+        self.take(key);
     }
 
     /// Refuses every key that was not asked for.

@@ -4,7 +4,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::core::model::{Firewall, Model, Service};
+use crate::core::model::{
+    Firewall, Model, OnDown, Protocol, Service,
+    health::{Http, Probe, Tls},
+};
+
+/// Where SSH listens.
+const SSH: u16 = 22;
 
 /// Says what may surprise whoever wrote this, one sentence each.
 #[must_use]
@@ -15,6 +21,10 @@ pub fn surprises(model: &Model) -> Vec<String> {
     }
     for service in &model.services {
         surprises.extend(no_backend_takes_flows(service));
+        surprises.extend(all_backups(service));
+        surprises.extend(nobody_goes_down(service));
+        surprises.extend(outside_the_split(service));
+        surprises.extend(unchecked(service));
         surprises.extend(replies_denied(service, &model.firewall));
     }
     surprises.extend(firewall(&model.firewall));
@@ -28,6 +38,57 @@ fn no_backend_takes_flows(service: &Service) -> Option<String> {
     }
     let drained = service.backends.iter().all(|backend| backend.weight == 0);
     drained.then(|| format!("service `{name}`: every weight is 0: new flows are dropped"))
+}
+
+fn all_backups(service: &Service) -> Option<String> {
+    let all = !service.backends.is_empty() && service.backends.iter().all(|backend| backend.backup);
+    all.then(|| {
+        let name = &service.name;
+        format!("service `{name}`: every backend is a backup: they serve as if none were")
+    })
+}
+
+/// Without probes, what waits for a backend to go down waits for ever.
+fn nobody_goes_down(service: &Service) -> Option<String> {
+    let key = if service.backends.iter().any(|backend| backend.backup) {
+        "backup"
+    } else if service.min_up > 1 {
+        "min_up"
+    } else if service.on_down == OnDown::Reset {
+        "on_down"
+    } else {
+        return None;
+    };
+    (service.health.probe == Probe::None).then(|| {
+        let name = &service.name;
+        format!("service `{name}`: `{key}` is set, but no probe: no backend is ever down by itself")
+    })
+}
+
+fn outside_the_split(service: &Service) -> impl Iterator<Item = String> + '_ {
+    let outside = service.backends.iter().filter(|backend| {
+        let group = backend.group.as_ref();
+        let routed = |group: &String| service.routes.iter().any(|route| route.group == *group);
+        !service.split.is_empty()
+            && group.is_none_or(|group| !service.split.contains_key(group) && !routed(group))
+    });
+    outside.map(|backend| {
+        let (service, backend) = (&service.name, &backend.name);
+        format!(
+            "service `{service}`: backend `{backend}` is in no group of `split` or `route`: \
+             it gets no flows"
+        )
+    })
+}
+
+fn unchecked(service: &Service) -> Option<String> {
+    let Probe::Http(Http { tls: Some(Tls { verify: false, ca_file: Some(_) }), .. }) =
+        &service.health.probe
+    else {
+        return None;
+    };
+    let name = &service.name;
+    Some(format!("service `{name}`: `health.verify` is false: `health.ca_file` is not used"))
 }
 
 /// Packets from a denied source are dropped, a backend's replies as well.
@@ -54,12 +115,21 @@ fn firewall(firewall: &Firewall) -> impl Iterator<Item = String> + '_ {
         "`firewall.host` is \"drop\" and `firewall.allow` is empty: no port of this host is open"
             .to_owned()
     });
+    let ssh = |rule: &(Protocol, std::ops::RangeInclusive<u16>)| {
+        rule.0 == Protocol::Tcp && rule.1.contains(&SSH)
+    };
+    let ssh_closed = (closed.is_none() && firewall.guard_host && !firewall.allow.iter().any(ssh))
+        .then(|| {
+            "`firewall.host` is \"drop\" and `firewall.allow` has no `tcp/22`: SSH to this host is \
+             closed"
+                .to_owned()
+        });
     let everybody = firewall.deny_sources.iter().filter(|net| net.prefix_len() == 0);
     let everybody = everybody.map(|net| {
         let family = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         format!("`firewall.deny_sources` has `{net}`: every {family} client is dropped")
     });
-    closed.into_iter().chain(everybody)
+    closed.into_iter().chain(ssh_closed).chain(everybody)
 }
 
 #[cfg(test)]
@@ -104,5 +174,49 @@ mod tests {
                 "`firewall.deny_sources` has `::/0`: every IPv6 client is dropped",
             ]
         );
+    }
+
+    #[test]
+    fn host_that_keeps_ssh_out_is_told() {
+        let firewall = |allow: &str| {
+            surprises_of(&format!(
+                "[firewall]\nhost = \"drop\"\nallow = [{allow}]\n{SERVICE}{BACKEND}"
+            ))
+        };
+        let closed = "`firewall.host` is \"drop\" and `firewall.allow` has no `tcp/22`: SSH to this \
+                      host is closed";
+        assert_eq!(firewall("\"tcp/443\", \"udp/22\""), [closed]);
+        assert_eq!(firewall("\"tcp/20-30\""), [""; 0]);
+    }
+
+    #[test]
+    fn keys_that_have_no_effect_are_told() {
+        let cases = [
+            (
+                format!("{SERVICE}health.kind = \"tcp\"\n{BACKEND}backup = true\n"),
+                "every backend is a backup: they serve as if none were",
+            ),
+            (
+                format!("{SERVICE}on_down = \"reset\"\n{BACKEND}"),
+                "`on_down` is set, but no probe: no backend is ever down by itself",
+            ),
+            (
+                format!(
+                    "{SERVICE}split.blue = 1\n{BACKEND}group = \"blue\"\n{}",
+                    BACKEND.replace("\"b\"", "\"c\"").replace("10.0.0.1", "10.0.0.2")
+                ),
+                "backend `c` is in no group of `split` or `route`: it gets no flows",
+            ),
+            (
+                format!(
+                    "{SERVICE}health = {{ kind = \"https\", verify = false, ca_file = \"/ca\" }}\n\
+                     {BACKEND}"
+                ),
+                "`health.verify` is false: `health.ca_file` is not used",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(surprises_of(&text), [format!("service `web`: {expected}")]);
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! Single values: each function reads one kind of value from TOML, or says
 //! which rule it breaks and what to write instead.
 
+pub mod probe;
+
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use humantime::format_duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
@@ -10,10 +13,13 @@ use super::read::Wrong;
 use crate::core::model::Protocol;
 
 /// Longest name of a service, backend or node.
-const NAME_LENGTH: usize = 64;
+pub const NAME_LENGTH: usize = 64;
 
 /// Longest name of an interface (`IFNAMSIZ` without its terminator).
 const INTERFACE_LENGTH: usize = 15;
+
+/// Longest path of a Unix socket.
+const SOCKET_LENGTH: usize = 107;
 
 /// Text in quotes.
 pub fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Wrong> {
@@ -38,28 +44,9 @@ pub fn number(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Result<u32
     }
 }
 
-/// `true` or `false`, of which only `neutral` is built; `hint` says what works.
-pub fn only_flag(
-    neutral: bool,
-    hint: &'static str,
-) -> impl Fn(&DeValue<'_>) -> Result<bool, Wrong> {
-    move |value| match value.as_bool() {
-        Some(flag) if flag == neutral => Ok(flag),
-        Some(_) => Err(Wrong::unbuilt(hint)),
-        None => Err(Wrong::new("must be true or false").hint("without quotes")),
-    }
-}
-
-/// A number of which only `neutral` is built; `hint` says what works.
-pub fn only_number(
-    neutral: u32,
-    range: RangeInclusive<u32>,
-    hint: &'static str,
-) -> impl Fn(&DeValue<'_>) -> Result<u32, Wrong> {
-    move |value| {
-        let number = number(range.clone())(value)?;
-        (number == neutral).then_some(number).ok_or_else(|| Wrong::unbuilt(hint))
-    }
+/// `true` or `false`.
+pub fn flag(value: &DeValue<'_>) -> Result<bool, Wrong> {
+    value.as_bool().ok_or_else(|| Wrong::new("must be true or false").hint("without quotes"))
 }
 
 /// A list of which only the empty one is built; `hint` says what works.
@@ -96,14 +83,16 @@ pub fn word<T: Copy>(
     }
 }
 
-/// The name of a service, a backend or a node.
+/// The name of a node, service, backend, zone or group.
 pub fn name(value: &DeValue<'_>) -> Result<String, Wrong> {
     let name = text(value)?;
+    is_name(name).then(|| name.to_owned()).ok_or_else(Wrong::name)
+}
+
+/// Whether names may be like this.
+pub fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if (1..=NAME_LENGTH).contains(&name.len()) && name.chars().all(allowed) {
-        return Ok(name.to_owned());
-    }
-    Err(Wrong::new(format!("must be 1 to {NAME_LENGTH} of the characters a-z A-Z 0-9 . _ -")))
+    (1..=NAME_LENGTH).contains(&text.len()) && text.chars().all(allowed)
 }
 
 /// The name of a network interface, by the kernel's rules.
@@ -123,6 +112,28 @@ pub fn interface_name(name: &str) -> Result<(), Wrong> {
             .hint("as `ip link` shows it, without `/`, `:` and spaces"));
     }
     Ok(())
+}
+
+/// An absolute path; `example` is one.
+pub fn path(example: &'static str) -> impl Fn(&DeValue<'_>) -> Result<PathBuf, Wrong> {
+    move |value| {
+        let text = text(value)?;
+        if !text.starts_with('/') || text.contains('\0') {
+            return Err(
+                Wrong::new("must be an absolute path").hint(format!("such as \"{example}\""))
+            );
+        }
+        Ok(PathBuf::from(text))
+    }
+}
+
+/// The path of a Unix socket (`sun_path` of unix(7), with its terminator).
+pub fn socket(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+    let path = path("/run/lb/lb.sock")(value)?;
+    if path.as_os_str().len() > SOCKET_LENGTH {
+        return Err(Wrong::new(format!("must be {SOCKET_LENGTH} bytes at most")));
+    }
+    Ok(path)
 }
 
 /// The directory of pins: absolute, and such that the BPF file system takes it.
@@ -163,6 +174,16 @@ pub fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
     value.as_str().and_then(|text| humantime::parse_duration(text).ok()).ok_or(wrong)
 }
 
+/// A time within `range`.
+pub fn time(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Result<Duration, Wrong> {
+    move |value| {
+        let time = duration(value)?;
+        let [least, most] = [range.start(), range.end()].map(|&time| format_duration(time));
+        let rule = || Wrong::new(format!("must be {least} to {most}"));
+        range.contains(&time).then_some(time).ok_or_else(rule)
+    }
+}
+
 /// An IP address. IPv4 inside IPv6 (`::ffff:192.0.2.1`) is refused: it is the
 /// same address in another family, and packets have only one.
 pub fn address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
@@ -192,7 +213,11 @@ pub fn address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
 
 /// A prefix without host bits; an address alone stands for itself.
 pub fn prefix(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
-    let text = text(value)?;
+    prefix_of(text(value)?)
+}
+
+/// As [`prefix`], of its text.
+pub fn prefix_of(text: &str) -> Result<IpNet, Wrong> {
     let parsed =
         text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let net = parsed.ok_or_else(|| {
@@ -256,12 +281,16 @@ pub type PortRule = (Protocol, RangeInclusive<u16>);
 
 /// Ports of one protocol: "tcp/22", "udp/8000-8100", "tcp/any".
 pub fn port_rule(value: &DeValue<'_>) -> Result<PortRule, Wrong> {
+    port_rule_of(value.as_str().unwrap_or_default())
+}
+
+/// As [`port_rule`], of its text.
+pub fn port_rule_of(text: &str) -> Result<PortRule, Wrong> {
     let wrong = || {
         Wrong::new("must be a protocol and a port or range of ports")
             .hint("such as \"tcp/22\", \"udp/8000-8100\" or \"tcp/any\"")
     };
-    let (protocol, ports) =
-        value.as_str().and_then(|text| text.split_once('/')).ok_or_else(wrong)?;
+    let (protocol, ports) = text.split_once('/').ok_or_else(wrong)?;
     let protocol = match protocol {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
@@ -302,62 +331,4 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read<T>(read: impl Fn(&DeValue<'_>) -> Result<T, Wrong>, toml: &str) -> Result<T, String> {
-        let value = DeValue::parse(toml).expect("a value").into_inner();
-        read(&value).map_err(|wrong| wrong.rule)
-    }
-
-    #[test]
-    fn ports_are_a_number_a_range_or_any() {
-        assert_eq!(read(ports, "443"), Ok(443..=443));
-        assert_eq!(read(ports, "0x1bb"), Ok(443..=443));
-        assert_eq!(read(ports, "\"8000-8100\""), Ok(8000..=8100));
-        assert_eq!(read(ports, "\"any\""), Ok(1..=65535));
-        for wrong in ["0", "65536", "-1", "\"\"", "\"-\"", "\"0-5\"", "\"1-\"", "true", "\"http\""]
-        {
-            let rule = "must be a port 1 to 65535, a range or \"any\"".to_owned();
-            assert_eq!(read(ports, wrong), Err(rule), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn port_rules_have_a_protocol() {
-        assert_eq!(read(port_rule, "\"tcp/22\""), Ok((Protocol::Tcp, 22..=22)));
-        assert_eq!(read(port_rule, "\"udp/8000-8100\""), Ok((Protocol::Udp, 8000..=8100)));
-        assert_eq!(read(port_rule, "\"tcp/any\""), Ok((Protocol::Tcp, 1..=65535)));
-        for wrong in ["22", "\"22\"", "\"icmp/8\"", "\"tcp/\"", "\"tcp/0\"", "\"tcp/22/23\""] {
-            let rule = "must be a protocol and a port or range of ports".to_owned();
-            assert_eq!(read(port_rule, wrong), Err(rule), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn interface_names_are_those_the_kernel_takes() {
-        for name in ["eth0", "enp0s31f6", "br-0.100", "123456789012345"] {
-            assert_eq!(interface_name(name), Ok(()));
-        }
-        for name in ["", "1234567890123456", ".", "..", "a/b", "a b", "a:b", "a\n"] {
-            assert!(interface_name(name).is_err(), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn likely_word_is_near_or_begins_alike() {
-        let known = ["name", "vip", "protocol", "port", "affinity_timeout"];
-        for (word, likely) in [
-            ("nmae", Some("name")),
-            ("Port", Some("port")),
-            ("ports", Some("port")),
-            ("prot", Some("protocol")),
-            ("affinity-timeout", Some("affinity_timeout")),
-            ("timeout", None),
-            ("x", None),
-            ("", None),
-        ] {
-            assert_eq!(similar(word, &known), likely, "{word}");
-        }
-    }
-}
+mod tests;

@@ -27,6 +27,19 @@ pub struct Model {
     pub services: Vec<Service>,
 }
 
+impl Model {
+    /// Whether the data plane need not be built anew for `other`: only
+    /// weights differ, or what they follow from.
+    #[must_use]
+    pub fn has_shape_of(&self, other: &Self) -> bool {
+        let shapes = |model: &Self| model.services.iter().map(Service::shape).collect::<Vec<_>>();
+        self.node == other.node
+            && self.firewall == other.firewall
+            && self.services.len() == other.services.len()
+            && shapes(self) == shapes(other)
+    }
+}
+
 /// `[node]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -144,6 +157,28 @@ pub struct Service {
 }
 
 impl Service {
+    /// What of a service the data plane is built from, apart from weights:
+    /// services of equal shapes differ in nothing but the weights of backends.
+    #[must_use]
+    pub fn shape(&self) -> Self {
+        let backends = self.backends.iter().map(|backend| Backend {
+            name: String::new(),
+            weight: 0,
+            zone: None,
+            backup: false,
+            ..backend.clone()
+        });
+        Self {
+            name: String::new(),
+            policy: Policy::Static,
+            slow_start: Duration::ZERO,
+            min_up: 1,
+            health: Health::default(),
+            backends: backends.collect(),
+            ..self.clone()
+        }
+    }
+
     /// The port, for a service that has just one.
     #[must_use]
     pub fn single_port(&self) -> Option<u16> {

@@ -13,6 +13,7 @@ pub mod compile;
 pub mod endpoint;
 pub mod identity;
 pub mod ids;
+pub mod movement;
 pub mod reweigh;
 pub mod tables;
 

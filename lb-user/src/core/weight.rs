@@ -28,6 +28,8 @@ mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use self::{policy::Factor, ramp::Ramp};
 use super::{
     health::Report,
@@ -49,7 +51,8 @@ pub const FLOOR: u64 = 100;
 pub const ENOUGH: u64 = 2;
 
 /// What the operator ordered, from the least to the most restrictive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AdminState {
     /// Serve.
     #[default]

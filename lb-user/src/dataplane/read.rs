@@ -1,6 +1,9 @@
 //! Reads back what the maps hold.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use lb_common::{
     backend::Backend,
@@ -18,17 +21,23 @@ impl Tables {
     /// # Errors
     /// The kernel's answer, for the maps that take a system call.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
+        let mut snapshot = Snapshot { denied: self.kernel.denied()?, ..self.outline() };
+        snapshot.tables =
+            tables::in_use(&snapshot).map(|table| (table.first(), self.table(table))).collect();
+        Ok(snapshot)
+    }
+
+    /// A snapshot without the content of tables and the denied prefixes.
+    #[must_use]
+    pub fn outline(&self) -> Snapshot {
         let config = self.config.read(0);
-        let mut snapshot = Snapshot {
+        Snapshot {
             config,
             services: self.services_of(config.active & 1),
             backends: self.all_backends(),
             tables: BTreeMap::new(),
-            denied: self.kernel.denied()?,
-        };
-        snapshot.tables =
-            tables::in_use(&snapshot).map(|table| (table.first(), self.table(table))).collect();
-        Ok(snapshot)
+            denied: BTreeSet::new(),
+        }
     }
 
     /// Services in use of a bank.

@@ -44,7 +44,7 @@ pub enum ListenError {
 
 /// Accepts those who may.
 #[derive(Debug)]
-pub struct Listener {
+pub(super) struct Listener {
     socket: UnixListener,
     /// User and group of the socket's file.
     owner: (u32, u32),

@@ -1,5 +1,9 @@
 //! What the controller holds, and the changes it makes.
 
+mod health;
+mod interfaces;
+mod publish;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -8,20 +12,26 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{addr, firewall::Unresolved};
+use lb_common::{addr, firewall::Unresolved, table::TableRef};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tracing::field::display;
 
-use super::{Error, chain};
+use self::interfaces::{by_name, look_up};
+use super::{
+    Error,
+    change::{Source, Unconfirmed},
+};
 use crate::{
+    agent::{probe::Prober, store::Store},
     core::{
+        edit::Edits,
+        fleet::Fleet,
         model::{Mode, Model, Node},
         nexthop::Network,
-        plan::{self, CapacityError, Host, Operation, Plan},
-        weight::Standings,
+        plan::{self, Host, identity::ServiceIdentity},
     },
     dataplane::{
         attach::Attachment,
@@ -31,7 +41,7 @@ use crate::{
     },
     sys::{
         forwarding,
-        link::{self, Interface},
+        link::{self, Interface, Mode as AttachMode},
         route::Watcher,
     },
 };
@@ -52,10 +62,18 @@ const SWEEP_TICKS: u32 = 60;
 
 /// The agent's view of what is in force.
 pub(super) struct State {
-    model: Model,
+    pub(super) model: Model,
+    /// Health, orders and weights of the backends.
+    pub(super) fleet: Fleet,
+    /// Services whose changed weights could not be put in force.
+    unweighed: BTreeSet<ServiceIdentity>,
+    /// Tables that gave way in place, and when.
+    resting: Vec<(TableRef, Instant)>,
+    /// When previous tables were retired.
+    retired: Instant,
     network: Arc<Network>,
     watcher: Watcher,
-    data_plane: DataPlane,
+    pub(super) data_plane: DataPlane,
     /// Interfaces by name, while attached.
     attached: BTreeMap<String, u32>,
     /// When the current bank was published.
@@ -66,15 +84,36 @@ pub(super) struct State {
     epoch_base: u32,
     unattached: BTreeSet<(IpAddr, u32)>,
     missing: BTreeSet<String>,
+    /// How interfaces are attached, by name.
+    pub(super) modes: BTreeMap<String, AttachMode>,
     swept: u32,
+    started: Instant,
+    /// The configuration file's model, without edits.
+    pub(super) file: Model,
+    pub(super) source: Source,
+    pub(super) edits: Edits,
+    pub(super) store: Store,
+    pub(super) unconfirmed: Option<Unconfirmed>,
+    prober: Prober,
+}
+
+/// What an agent starts from.
+pub(super) struct Beginning {
+    pub(super) source: Source,
+    pub(super) file: Model,
+    pub(super) edits: Edits,
+    pub(super) store: Store,
+    pub(super) prober: Prober,
 }
 
 impl State {
     /// Loads or adopts the data plane, publishes the configuration, attaches.
     pub(super) async fn start(
+        beginning: Beginning,
         model: Model,
         log_level: u8,
     ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
+        let Beginning { source, file, edits, store, prober } = beginning;
         let interfaces = look_up(&model.node, &[]).await?;
         let pins = PinDir::open(&model.node.pin_dir)?;
         let (watcher, mut network) = Watcher::start().await?;
@@ -83,6 +122,10 @@ impl State {
         let mut state = Self {
             network: network.borrow_and_update().clone(),
             model,
+            fleet: Fleet::new(),
+            unweighed: BTreeSet::new(),
+            resting: Vec::new(),
+            retired: Instant::now(),
             watcher,
             data_plane,
             attached: BTreeMap::new(),
@@ -91,10 +134,20 @@ impl State {
             epoch_base,
             unattached: BTreeSet::new(),
             missing: BTreeSet::new(),
+            modes: BTreeMap::new(),
             swept: 0,
+            started: Instant::now(),
+            file,
+            source,
+            edits,
+            store,
+            unconfirmed: None,
+            prober,
         };
+        state.configure_fleet(&state.model.clone());
         match state.bring_up(&interfaces, &mut network).await {
             Ok(attachments) => {
+                state.probe_backends();
                 state.announce(&attachments, "data plane ready");
                 Ok((state, network))
             }
@@ -134,8 +187,11 @@ impl State {
         Ok(attachments)
     }
 
-    fn announce(&self, attachments: &[Attachment], what: &str) {
+    fn announce(&mut self, attachments: &[Attachment], what: &str) {
         for attachment in attachments {
+            if let Some(mode) = attachment.mode {
+                self.modes.insert(attachment.interface.clone(), mode);
+            }
             let Attachment { interface, ifindex, mode, .. } = attachment;
             let (mode, adopted) = (mode.map(display), attachment.is_adopted());
             tracing::info!(interface, ifindex, mode, adopted, "attached");
@@ -143,8 +199,7 @@ impl State {
         warn_of_forwarding(&self.model);
         let services = self.model.services.len();
         let backends: usize = self.model.services.iter().map(|s| s.backends.len()).sum();
-        let config = self.data_plane.tables.config.read(0);
-        let generation = config.generations[(config.active & 1) as usize].number;
+        let generation = self.generation();
         let adopted = !self.data_plane.created;
         tracing::info!(generation, services, backends, adopted, "{what}");
     }
@@ -156,13 +211,51 @@ impl State {
         Ok((questions, log))
     }
 
-    /// Puts a new configuration in force, whole or not at all.
-    pub(super) async fn reload(
+    /// Puts a configuration in force, whole or not at all: in place where only
+    /// weights differ, or what they follow from.
+    pub(super) async fn put_in_force(
         &mut self,
         model: Model,
         network: &mut watch::Receiver<Arc<Network>>,
     ) -> Result<(), Error> {
-        self.check_fixed(&model.node)?;
+        self.check_fixed(&model)?;
+        self.configure_fleet(&model);
+        let done = if model.has_shape_of(&self.model) {
+            let before = std::mem::replace(&mut self.model, model);
+            let done = self.reweigh(true).await;
+            if done.is_err() {
+                self.model = before;
+            }
+            done
+        } else {
+            self.rebuild(model, network).await
+        };
+        if done.is_err() {
+            self.configure_fleet(&self.model.clone());
+        }
+        self.probe_backends();
+        done
+    }
+
+    fn configure_fleet(&mut self, model: &Model) {
+        let (now, edits) = (self.now(), &self.edits);
+        self.fleet.configure(model, &|service, backend| edits.admin(service, backend), now);
+    }
+
+    /// The fleet as it would be with another configuration.
+    pub(super) fn fleet_for(&self, model: &Model) -> Fleet {
+        let mut fleet = self.fleet.clone();
+        let orders = |service: &str, backend: &str| self.edits.admin(service, backend);
+        fleet.configure(model, &orders, self.now());
+        fleet
+    }
+
+    /// Builds and publishes a new generation.
+    async fn rebuild(
+        &mut self,
+        model: Model,
+        network: &mut watch::Receiver<Arc<Network>>,
+    ) -> Result<(), Error> {
         let interfaces = look_up(&model.node, &self.model.node.interfaces).await?;
         let new: Vec<_> = interfaces
             .iter()
@@ -190,9 +283,15 @@ impl State {
         }
     }
 
-    fn check_fixed(&self, node: &Node) -> Result<(), Error> {
+    fn check_fixed(&self, model: &Model) -> Result<(), Error> {
         let config = self.data_plane.tables.config.read(0);
-        let old = &self.model.node;
+        let (old, node) = (&self.model.node, &model.node);
+        if model.admin != self.model.admin {
+            return Err(Error::Started("admin.socket"));
+        }
+        if node.state_dir != old.state_dir {
+            return Err(Error::Started("node.state_dir"));
+        }
         if node.pin_dir != old.pin_dir {
             return Err(Error::Fixed("node.pin_dir"));
         }
@@ -215,7 +314,9 @@ impl State {
         }
         let host = self.host()?;
         let backends = self.data_plane.tables.all_backends();
-        self.carry_out(plan::follow(&self.network, &backends, &host))?;
+        let plan = plan::follow(&self.network, &backends, &host);
+        self.carry_out(&plan)?;
+        self.complain_of_unattached(plan);
         self.set_route_epoch();
         Ok(())
     }
@@ -225,54 +326,6 @@ impl State {
         for question in questions {
             self.watcher.resolve(addr::from_bytes(question.addr), question.ifindex);
         }
-    }
-
-    /// Attaches again where an interface went away and came back. One that
-    /// makes trouble keeps no other from it.
-    pub(super) async fn look_after_interfaces(&mut self) -> Result<(), Error> {
-        let (mut changed, mut troubles) = (false, Vec::new());
-        for name in self.model.node.interfaces.clone() {
-            match self.look_after(&name).await {
-                Ok(attached) => changed |= attached,
-                Err(error) => troubles.push(chain(&error)),
-            }
-        }
-        if changed {
-            self.detach_others();
-            self.follow(self.network.clone()).await?;
-        }
-        if troubles.is_empty() { Ok(()) } else { Err(Error::Interfaces(troubles.join("; "))) }
-    }
-
-    /// Says whether the interface had to be attached to.
-    async fn look_after(&mut self, name: &str) -> Result<bool, Error> {
-        let interface = match link::by_name(name).await {
-            Ok(interface) => interface,
-            Err(link::Error::NoSuchName(_)) => {
-                if self.missing.insert(name.to_owned()) {
-                    tracing::warn!(interface = name, "the interface is gone, waiting for it");
-                }
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let known = self.attached.get(name) == Some(&interface.index);
-        if known && self.data_plane.serves(&interface, self.model.node.xdp_mode) {
-            return Ok(false);
-        }
-        self.attach_again(interface).await?;
-        Ok(true)
-    }
-
-    async fn attach_again(&mut self, interface: Interface) -> Result<(), Error> {
-        let mode = self.model.node.xdp_mode;
-        let attachments = self.data_plane.attach(std::slice::from_ref(&interface), mode).await?;
-        self.missing.remove(&interface.name);
-        for Attachment { interface, ifindex, mode, .. } in attachments {
-            tracing::info!(interface, ifindex, mode = mode.map(display), "attached again");
-            self.attached.insert(interface, ifindex);
-        }
-        Ok(())
     }
 
     /// Sweeps this tick's share of the affinity table.
@@ -288,87 +341,9 @@ impl State {
         Ok(())
     }
 
-    /// Makes `model` the generation in force.
-    async fn publish(&mut self, model: &Model) -> Result<(), Error> {
-        let plan = match self.plan(model) {
-            Err(Error::Capacity(CapacityError::Tables(_))) if self.retire_previous() => {
-                // Packets may still look into what is free now.
-                sleep(REST).await;
-                self.plan(model)
-            }
-            plan => plan,
-        }?;
-        sleep_until(self.published + REST).await;
-        let changes_tables =
-            plan.operations.iter().any(|op| matches!(op, Operation::WriteTable(..)));
-        self.carry_out(plan)?;
-        self.published = Instant::now();
-        if changes_tables {
-            self.tables_changed = Some(self.published);
-        }
-        self.set_route_epoch();
-        Ok(())
-    }
-
-    fn plan(&self, model: &Model) -> Result<Plan, Error> {
-        let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
-        Ok(plan::plan(model, &Standings::default(), &self.network, &snapshot, &self.host()?)?)
-    }
-
-    /// Retires previous tables once the flows that began under them have been
-    /// recorded, or are over.
-    pub(super) fn look_after_tables(&mut self) {
-        if self.tables_changed.is_some_and(|changed| changed.elapsed() >= RETIRE) {
-            self.retire_previous();
-        }
-    }
-
-    /// Whether there was a previous table to retire.
-    fn retire_previous(&mut self) -> bool {
-        self.tables_changed = None;
-        let retired = self.data_plane.tables.retire_previous();
-        tracing::debug!(retired, "retired previous tables");
-        retired > 0
-    }
-
-    fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
-        self.data_plane.tables.carry_out(&plan.operations).map_err(Error::Maps)?;
-        for (backend, ifindex) in plan.unattached.difference(&self.unattached) {
-            tracing::warn!(
-                %backend, ifindex,
-                "the way to this backend is by an interface that `node.interfaces` does not name"
-            );
-        }
-        self.unattached = plan.unattached;
-        Ok(())
-    }
-
-    fn set_route_epoch(&self) {
-        let epoch = self.epoch_base.wrapping_add(self.network.epoch);
-        self.data_plane.tables.set_route_epoch(epoch);
-    }
-
     fn host(&self) -> Result<Host, Error> {
         let attached = self.attached.values().copied().collect();
         Ok(Host { attached, ephemeral: link::ephemeral_ports()? })
-    }
-
-    /// Detaches from every interface that is not to be attached. What is in
-    /// force does not depend on it, so a failure is only told.
-    fn detach_others(&mut self) {
-        let keep: BTreeSet<_> = self.attached.values().copied().collect();
-        let links = self.data_plane.links().unwrap_or_else(|error| {
-            tracing::error!(error = chain(&error), "cannot look for links to detach");
-            Vec::new()
-        });
-        for ifindex in links.into_iter().filter(|ifindex| !keep.contains(ifindex)) {
-            match self.data_plane.detach(ifindex) {
-                Ok(()) => tracing::info!(ifindex, "detached"),
-                Err(error) => {
-                    tracing::error!(ifindex, error = chain(&error), "cannot detach");
-                }
-            }
-        }
     }
 
     fn watch_backends(&self) {
@@ -414,22 +389,6 @@ fn warn_of_forwarding(model: &Model) {
 
 fn backend_addresses(model: &Model) -> BTreeSet<IpAddr> {
     model.services.iter().flat_map(|s| &s.backends).map(|backend| backend.address).collect()
-}
-
-/// The interfaces to attach to; those of `awaited` may be away.
-async fn look_up(node: &Node, awaited: &[String]) -> Result<Vec<Interface>, Error> {
-    let mut interfaces = Vec::new();
-    for name in &node.interfaces {
-        match link::by_name(name).await {
-            Err(link::Error::NoSuchName(_)) if awaited.contains(name) => {}
-            found => interfaces.push(found?),
-        }
-    }
-    Ok(interfaces)
-}
-
-fn by_name(interfaces: &[Interface]) -> BTreeMap<String, u32> {
-    interfaces.iter().map(|interface| (interface.name.clone(), interface.index)).collect()
 }
 
 fn options(node: &Node, log_level: u8) -> Options {

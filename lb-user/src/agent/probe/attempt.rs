@@ -33,7 +33,7 @@ pub(super) struct Attempt {
 
 enum Kind {
     Tcp(Peer),
-    Http(Http),
+    Http(Box<Http>),
     Udp(Peer, Udp),
     Dns(Dns),
     Exec(Exec),
@@ -65,7 +65,8 @@ impl Attempt {
         Observation { outcome, report }
     }
 
-    /// What it means that nothing was heard until the timeout.
+    /// What it means that nothing was heard until the timeout. Success then took
+    /// all of it, which says nothing of the backend's speed.
     fn silence(&self) -> Result<(), Reason> {
         match &self.kind {
             Kind::Udp(_, Udp { expect: None, .. }) => Ok(()),
@@ -88,7 +89,7 @@ impl Kind {
             Probe::Tcp => Self::Tcp(peer()?),
             Probe::Http(http) => {
                 let tls = http.tls.as_ref().map(|tls| configs.get(tls)).transpose()?;
-                Self::Http(Http::new(peer()?, http, tls)?)
+                Self::Http(Box::new(Http::new(peer()?, http, tls)?))
             }
             Probe::Udp(udp) => Self::Udp(peer()?, udp.clone()),
             Probe::Dns(dns) => Self::Dns(Dns::new(peer()?, dns)?),

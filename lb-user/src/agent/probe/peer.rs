@@ -57,3 +57,23 @@ impl Peer {
         if self.mark == 0 { Ok(()) } else { socket.set_mark(self.mark) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_has_the_mark() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for mark in [0, 7] {
+            match (Peer { address, mark }).connect().await {
+                Ok(stream) => assert_eq!(SockRef::from(&stream).mark().unwrap(), mark),
+                // Only root may mark.
+                Err(error) => assert_eq!((error.kind(), mark), (ErrorKind::PermissionDenied, 7)),
+            }
+        }
+    }
+}

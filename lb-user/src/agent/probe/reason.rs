@@ -66,7 +66,13 @@ fn certificate(error: &CertificateError) -> Reason {
             let names = said(names.as_bytes());
             Reason(format!("certificate is for {names}, expected {}", expected.to_str()))
         }
+        E::BadSignature => "certificate not signed by the trusted authority of that name".into(),
         E::Revoked => "certificate revoked".into(),
+        // What `openssl req -x509` makes unless told otherwise. The type of
+        // this error is webpki's, which rustls does not hand on.
+        E::Other(error) if error.to_string() == "CaUsedAsEndEntity" => {
+            "certificate is an authority's (CA:TRUE), not a server's".into()
+        }
         other => Reason(format!("certificate: {}", phrase(other))),
     }
 }

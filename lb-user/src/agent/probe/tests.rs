@@ -160,7 +160,7 @@ async fn no_more_probes_are_in_flight_than_allowed() {
             .collect(),
     );
     found(&mut events, 20).await;
-    assert_eq!(open_at_once.join().unwrap(), MOST);
+    assert!(open_at_once.join().unwrap() <= MOST);
 }
 
 #[tokio::test]
@@ -244,10 +244,16 @@ async fn a_slow_receiver_misses_nothing() {
     assert!(found.values().sum::<u32>() <= 3 * u32::try_from(count).unwrap());
 }
 
-#[tokio::test]
-async fn targets_without_a_probe_are_left_alone() {
+#[tokio::test(start_paused = true)]
+async fn targets_without_a_probe_are_left_alone_and_delay_nobody() {
     let (mut prober, mut events) = Prober::new(1);
-    prober.set(vec![target(0, nobody().await, Probe::None)]);
+    let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
+    let mut targets: Vec<Target> = (1..500).map(|n| target(n, nowhere, Probe::None)).collect();
+    targets.push(instant(0));
+    let begin = Instant::now();
+    prober.set(targets);
+    assert_eq!(events.recv().await.unwrap().key, instant(0).key);
+    assert!(begin.elapsed() < Duration::from_millis(10));
     drop(prober);
     assert!(events.recv().await.is_none());
 }

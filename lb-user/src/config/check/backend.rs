@@ -4,50 +4,38 @@ use std::{collections::HashMap, net::IpAddr, ops::RangeInclusive};
 
 use super::{
     Report,
-    endpoint::{is_range, unicast},
+    service::{is_range, unicast},
 };
 use crate::{
     config::{
         file::{Backend, Service},
-        read::{Located, Place, Wrong},
+        read::{Located, Wrong},
     },
     core::model::{self, Mode},
 };
 
-pub(super) fn check(services: &[Service], report: &mut Report<'_>) {
-    let vips = services.iter().rev().filter_map(|service| service.vip.as_ref());
-    // Of several services with one VIP the first stands for all: it comes last.
-    let vips: HashMap<IpAddr, &Place> = vips.map(|vip| (vip.value, &vip.place)).collect();
-    for service in services {
-        let names = service.backends.iter().filter_map(|backend| backend.name.as_ref());
-        report.duplicates(names, "must be unique in its service");
-        for backend in &service.backends {
-            address(service, backend, &vips, report);
-            port(service, backend, report);
+pub(super) fn check(service: &Service, report: &mut Report<'_>) {
+    let names = service.backends.iter().filter_map(|backend| backend.name.as_ref());
+    report.duplicates(names, "must be unique in its service");
+    for backend in &service.backends {
+        if let Some(Located { place, value: address }) = &backend.address
+            && let Err(wrong) = unicast(*address).and_then(|()| family(service, *address))
+        {
+            report.add(place, wrong);
         }
-        destinations(service, report);
+        port(service, backend, report);
     }
+    destinations(service, report);
 }
 
-/// The rules about one backend's address.
-fn address(
-    service: &Service,
-    backend: &Backend,
-    vips: &HashMap<IpAddr, &Place>,
-    report: &mut Report<'_>,
-) {
-    let Some(Located { place, value: address }) = &backend.address else { return };
-    if let Err(wrong) = unicast(*address) {
-        report.add(place, wrong);
-    } else if let Some(Place { line, path, .. }) = vips.get(address) {
-        let hint = format!("`{path}` in line {line} is this address");
-        report.add(place, Wrong::new("must not be a VIP").hint(hint));
-    } else if let Some(vip) = &service.vip
-        && vip.value.is_ipv4() != address.is_ipv4()
-    {
-        let family = if vip.value.is_ipv4() { "IPv4" } else { "IPv6" };
-        let rule = format!("must be an {family} address, as the VIP is");
-        report.add(place, Wrong::new(rule));
+/// Whether an address is of the VIP's family.
+pub(super) fn family(service: &Service, address: IpAddr) -> Result<(), Wrong> {
+    match &service.vip {
+        Some(vip) if vip.value.is_ipv4() != address.is_ipv4() => {
+            let family = if vip.value.is_ipv4() { "IPv4" } else { "IPv6" };
+            Err(Wrong::new(format!("must be an {family} address, as the VIP is")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -77,7 +65,7 @@ fn destinations(service: &Service, report: &mut Report<'_>) {
         let (Some(address), Some(port)) = (&backend.address, &backend.port) else { continue };
         let destination = (address.value, changed_port(port.value, &ports.value));
         if let Some(earlier) = destinations.insert(destination, &address.place) {
-            let hint = format!("`{}` in line {} is the same", earlier.path, earlier.line);
+            let hint = format!("{earlier} is the same");
             let rule = "must differ from other backends of the service in address or port";
             report.add(&address.place, Wrong::new(rule).hint(hint));
         }
@@ -95,8 +83,8 @@ pub(super) fn model(backend: Backend, ports: &RangeInclusive<u16>) -> Option<mod
         address: backend.address?.value,
         port: changed_port(backend.port?.value, ports),
         weight: backend.weight?.value,
-        zone: None,
+        zone: backend.zone?.value,
         group: backend.group?.value,
-        backup: false,
+        backup: backend.backup?.value,
     })
 }

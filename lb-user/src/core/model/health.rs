@@ -69,7 +69,7 @@ pub struct Http {
 /// How the certificate of an `https` backend is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// `false`: not at all.
+    /// `false`: not at all, so that anybody on the way can pass for the backend.
     pub verify: bool,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,

@@ -88,7 +88,8 @@ impl Ids {
 }
 
 /// Backends in use whose service is in force, by identity.
-pub(super) fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId> {
+#[must_use]
+pub fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId> {
     let services = service_identities(snapshot);
     let present = snapshot.in_use().filter_map(|(id, entry)| {
         Some((BackendIdentity::read(entry, *services.get(&entry.service)?), id))

@@ -61,3 +61,14 @@ pub fn reweigh(
     let operations = rising.into_iter().chain(switches).chain(falling).collect();
     Ok(Plan { operations, ..Plan::default() })
 }
+
+/// Tables that a plan of [`reweigh`] takes out of use.
+pub fn freed<'a>(plan: &'a Plan, snapshot: &'a Snapshot) -> impl Iterator<Item = TableRef> + 'a {
+    plan.operations.iter().flat_map(|operation| {
+        let Operation::SwitchTables(id, new) = operation else { return Vec::new() };
+        let old = Places::read(&snapshot.services[id]);
+        let mut places = vec![old.current, old.previous];
+        places.retain(|place| ![new.current, new.previous].contains(place));
+        places
+    })
+}

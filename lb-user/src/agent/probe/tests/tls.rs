@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::{
@@ -117,7 +117,9 @@ async fn a_certificate_for_another_name_is_refused() {
 #[tokio::test]
 async fn a_certificate_that_nobody_trusted_signed_is_refused() {
     let key = KeyPair::generate().unwrap();
-    let own = params().self_signed(&key).unwrap();
+    let mut params = params();
+    params.distinguished_name.push(DnType::CommonName, "web");
+    let own = params.self_signed(&key).unwrap();
     let address = tls_server(own.der().clone(), key).await;
     let untrusted = "certificate signed by nobody trusted: by itself, or `ca_file` lacks its \
                      authority";
@@ -126,6 +128,24 @@ async fn a_certificate_that_nobody_trusted_signed_is_refused() {
     let file = NamedTempFile::new().unwrap();
     fs::write(file.path(), own.pem()).unwrap();
     success(address, https(true, Some(file.path().into()))).await;
+}
+
+#[tokio::test]
+async fn the_certificate_of_an_authority_that_was_made_anew_is_refused() {
+    let address = Authority::new().server(|_| ()).await;
+    let reason = failure(address, Authority::new().probe()).await;
+    assert_eq!(reason, "certificate not signed by the trusted authority of that name");
+}
+
+#[tokio::test]
+async fn the_certificate_of_an_authority_is_no_servers() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = params();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own = params.self_signed(&key).unwrap();
+    let address = tls_server(own.der().clone(), key).await;
+    let reason = failure(address, Authority::new().probe()).await;
+    assert_eq!(reason, "certificate is an authority's (CA:TRUE), not a server's");
 }
 
 #[tokio::test]

@@ -1,0 +1,184 @@
+//! What readers of the admin socket see: put together at one moment, without
+//! the affinity table, which is counted beside the controller.
+
+use std::io;
+
+use lb_common::stats::{BackendStats, Counter};
+
+use super::state::State;
+use crate::{
+    api::{self, Traffic},
+    config::render,
+    core::{
+        health::Tracker,
+        model::{Model, Service},
+        plan::{BackendId, ServiceId, identity::BackendIdentity, ids::present_backends},
+        weight::{AdminState, Health},
+    },
+};
+
+/// A backend and what is known of it.
+pub(super) struct Member {
+    /// Its id, by which flows name it.
+    pub(super) id: BackendId,
+    /// Id of its service.
+    pub(super) service_id: ServiceId,
+    /// Position of its service in the model.
+    pub(super) service: usize,
+    /// What was counted.
+    pub(super) stats: BackendStats,
+    /// Its line; `flows` is to be filled in.
+    pub(super) line: api::Backend,
+}
+
+/// All backends in the order of the configuration; of one service if it is named.
+pub(super) fn members(state: &State, only: Option<&str>) -> io::Result<Vec<Member>> {
+    let ids = present_backends(&state.data_plane.tables.outline());
+    let mut members = Vec::new();
+    let services = state.model.services.iter().enumerate();
+    for (index, service) in services.filter(|(_, s)| only.is_none_or(|name| s.name == name)) {
+        for backend in &service.backends {
+            let identity = BackendIdentity::of(service, backend);
+            // Until the plan that brings it is carried out it has no id.
+            let id = ids.get(&identity).copied().unwrap_or(0);
+            let stats = state.data_plane.tables.kernel.stats(id)?;
+            let account = state.fleet.backend(&identity);
+            let admin = account.map_or(AdminState::Ready, |account| account.admin);
+            let deadline = account.and_then(|account| account.deadline);
+            let tracker = account.map(|account| account.tracker);
+            let standing = state.fleet.standings().of(&identity, backend.weight);
+            let line = api::Backend {
+                service: service.name.clone(),
+                name: backend.name.clone(),
+                address: backend.address,
+                port: identity.effective_port(),
+                weight: backend.weight,
+                effective_weight: standing.weight,
+                admin: admin_word(admin).to_owned(),
+                deadline_s: deadline.map(|at| at.saturating_sub(unix_now())),
+                health: health_word(tracker.map_or(Health::Unknown, Tracker::health)).to_owned(),
+                reason: tracker.map_or("", Tracker::reason).to_owned(),
+                zone: backend.zone.clone(),
+                group: backend.group.clone(),
+                backup: backend.backup,
+                flows: 0,
+                packets: stats.packets,
+                bytes: stats.bytes,
+                latency_us: tracker.and_then(Tracker::latency).map(|time| time.as_micros() as u64),
+            };
+            let service_id = state.data_plane.tables.backends.read(id.into()).service;
+            members.push(Member { id, service_id, service: index, stats, line });
+        }
+    }
+    Ok(members)
+}
+
+/// The line of a service with these members.
+pub(super) fn service(service: &Service, members: &[&Member]) -> api::Service {
+    let up = |member: &&&Member| member.line.admin == "ready" && member.line.health != "down";
+    let sum = |of: fn(&api::Backend) -> u64| members.iter().map(|member| of(&member.line)).sum();
+    api::Service {
+        name: service.name.clone(),
+        vip: service.vip,
+        protocol: render::protocol(service.protocol).to_owned(),
+        port: render::ports(&service.ports),
+        mode: render::mode(service.mode).to_owned(),
+        policy: render::policy(service.policy).to_owned(),
+        affinity: render::affinity(service.affinity).to_owned(),
+        backends: service.backends.len() as u64,
+        up: members.iter().filter(up).count() as u64,
+        flows: sum(|line| line.flows),
+        packets: sum(|line| line.packets),
+        bytes: sum(|line| line.bytes),
+    }
+}
+
+/// The lines of all services.
+pub(super) fn services(model: &Model, members: &[Member]) -> Vec<api::Service> {
+    let mut of_service: Vec<Vec<&Member>> = vec![Vec::new(); model.services.len()];
+    members.iter().for_each(|member| of_service[member.service].push(member));
+    model.services.iter().zip(of_service).map(|(s, members)| service(s, &members)).collect()
+}
+
+/// Fills in live flows, counted by backend id.
+pub(super) fn fill_in(members: &mut [Member], counts: &[u32]) {
+    for member in members {
+        member.line.flows = counts.get(usize::from(member.id)).copied().unwrap_or(0).into();
+    }
+}
+
+/// Everything that is counted.
+pub(super) fn stats(state: &State) -> io::Result<api::Stats> {
+    let members = members(state, None)?;
+    let backends: Vec<_> = members.iter().map(traffic).collect();
+    let services = state.model.services.iter().map(|service| {
+        let mine = backends.iter().filter(|traffic| traffic.service == service.name);
+        mine.fold(nothing(&service.name), |sum, one| Traffic {
+            packets: sum.packets + one.packets,
+            bytes: sum.bytes + one.bytes,
+            reply_packets: sum.reply_packets + one.reply_packets,
+            reply_bytes: sum.reply_bytes + one.reply_bytes,
+            new_flows: sum.new_flows + one.new_flows,
+            ..sum
+        })
+    });
+    let services = services.collect();
+    let counters = state.data_plane.tables.kernel.counters()?;
+    let counted = |counter: Counter| counters.get(counter as usize).copied().unwrap_or(0);
+    let drops = Counter::ALL.iter().filter(|counter| counter.is_drop());
+    let drops = drops.map(|&counter| (counter.name().to_owned(), counted(counter)));
+    Ok(api::Stats {
+        services,
+        backends,
+        drops: drops.collect(),
+        passed: counted(Counter::Passed),
+        unrecorded: counted(Counter::Unrecorded),
+    })
+}
+
+fn nothing(service: &str) -> Traffic {
+    Traffic {
+        service: service.to_owned(),
+        backend: None,
+        packets: 0,
+        bytes: 0,
+        reply_packets: 0,
+        reply_bytes: 0,
+        new_flows: 0,
+    }
+}
+
+fn traffic(member: &Member) -> Traffic {
+    let stats = &member.stats;
+    Traffic {
+        service: member.line.service.clone(),
+        backend: Some(member.line.name.clone()),
+        packets: stats.packets,
+        bytes: stats.bytes,
+        reply_packets: stats.reply_packets,
+        reply_bytes: stats.reply_bytes,
+        new_flows: stats.flows,
+    }
+}
+
+/// Seconds since 1970; 0 where the clock is set before.
+pub(super) fn unix_now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+const fn admin_word(admin: AdminState) -> &'static str {
+    match admin {
+        AdminState::Ready => "ready",
+        AdminState::Drain => "drain",
+        AdminState::Maint => "maint",
+    }
+}
+
+const fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Unknown => "unknown",
+        Health::Up => "up",
+        Health::Down => "down",
+    }
+}

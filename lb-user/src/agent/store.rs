@@ -1,0 +1,197 @@
+//! Edits on disk, so that they outlive the agent: `edits.json` in
+//! `node.state_dir`.
+//!
+//! The file is replaced as a whole: written beside it, synced, renamed over
+//! it, and the directory synced. Whenever the machine stops, the file is the
+//! old one or the new one; a leftover beside it is removed at the next start.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, ErrorKind, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::edit::Edits;
+
+/// The file.
+const FILE: &str = "edits.json";
+/// What it is written as first.
+const TEMPORARY: &str = "edits.json.new";
+/// Held locked by the agent that uses the directory.
+const LOCK: &str = "lock";
+/// Layout of the file.
+const VERSION: u32 = 1;
+
+/// A directory of edits, locked for this agent.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    /// The lock goes with the process, however it ends.
+    _lock: File,
+}
+
+/// What the file says.
+#[derive(Serialize, Deserialize)]
+struct Document<E> {
+    version: u32,
+    edits: E,
+}
+
+/// The part of the file that every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// Why edits cannot be kept, or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another agent uses the directory.
+    #[error("`{}` is in use by another agent: `{}` is locked", directory.display(), directory.join(LOCK).display())]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The file is not what an agent wrote.
+    #[error("`{}` cannot be understood: {reason}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file is of another version of lb.
+    #[error("`{}` has version {version}, expected {VERSION}", file.display())]
+    Version {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// The kernel refused.
+    #[error("`{}` cannot be {action}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::InUse { .. } => {
+                Some("stop the other agent, or set another `node.state_dir`".to_owned())
+            }
+            Self::Damaged { file, .. } | Self::Version { file, .. } => {
+                let file = file.display();
+                Some(format!(
+                    "put it right, or move `{file}` away to go by the configuration alone"
+                ))
+            }
+            Self::Io { source, .. } => match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                    Some("make room there: nothing was changed".to_owned())
+                }
+                ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => Some(
+                    "`node.state_dir` must be a directory that the agent can write to".to_owned(),
+                ),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Names what was tried, and on what.
+fn tried<T>(result: io::Result<T>, action: &'static str, path: &Path) -> Result<T, StoreError> {
+    result.map_err(|source| StoreError::Io { path: path.to_owned(), action, source })
+}
+
+impl Store {
+    /// Opens a directory, or makes it, and reads the edits in it.
+    ///
+    /// # Errors
+    /// Another agent uses it, its file cannot be understood (and is left as it
+    /// is), or the kernel refuses.
+    pub fn open(directory: &Path) -> Result<(Self, Edits), StoreError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        tried(made, "created", directory)?;
+        let lock = directory.join(LOCK);
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock);
+        let file = tried(file, "opened", &lock)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse { directory: directory.to_owned() });
+            }
+            Err(TryLockError::Error(source)) => tried(Err(source), "locked", &lock)?,
+        }
+        let store = Self { directory: directory.to_owned(), _lock: file };
+        let temporary = store.directory.join(TEMPORARY);
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            removed => tried(removed, "removed", &temporary)?,
+        }
+        let edits = store.read()?;
+        Ok((store, edits))
+    }
+
+    fn read(&self) -> Result<Edits, StoreError> {
+        let file = self.directory.join(FILE);
+        let text = match fs::read(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Edits::default()),
+            text => tried(text, "read", &file)?,
+        };
+        let damaged = |error: serde_json::Error| StoreError::Damaged {
+            file: file.clone(),
+            reason: error.to_string(),
+        };
+        let Version { version } = serde_json::from_slice(&text).map_err(damaged)?;
+        if version != VERSION {
+            return Err(StoreError::Version { file, version });
+        }
+        let document: Document<Edits> = serde_json::from_slice(&text).map_err(damaged)?;
+        Ok(document.edits)
+    }
+
+    /// Puts edits on disk; they are there when this returns.
+    ///
+    /// # Errors
+    /// The kernel refuses, for instance because the disk is full. Then the
+    /// file is the old one. (If only the last step fails, the sync of the
+    /// directory, it is the new one until the machine stops.)
+    pub fn save(&self, edits: &Edits) -> Result<(), StoreError> {
+        let (file, temporary) = (self.directory.join(FILE), self.directory.join(TEMPORARY));
+        let written = write(&temporary, edits)
+            .and_then(|()| tried(fs::rename(&temporary, &file), "replaced", &file));
+        if written.is_err() {
+            // The next start removes it as well; the first error is the one to tell.
+            let _ = fs::remove_file(&temporary);
+        }
+        written?;
+        let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        tried(directory, "synced", &self.directory)
+    }
+}
+
+fn write(path: &Path, edits: &Edits) -> Result<(), StoreError> {
+    let document = Document { version: VERSION, edits };
+    let mut text =
+        tried(serde_json::to_vec_pretty(&document).map_err(io::Error::from), "written", path)?;
+    text.push(b'\n');
+    let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
+    let mut file = tried(file, "created", path)?;
+    tried(file.write_all(&text), "written", path)?;
+    tried(file.sync_all(), "synced", path)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+use std::{
+    os::unix::fs::{PermissionsExt as _, symlink},
+    process::Command,
+};
+
+use super::*;
+use crate::core::edit::Denial;
+
+fn edits(prefixes: u8) -> Edits {
+    let mut edits = Edits::default();
+    for number in 0..prefixes {
+        let prefix = format!("10.{number}.0.0/16").parse().expect("a prefix");
+        edits.firewall.deny.insert(prefix, Denial { deny: true, until: None });
+    }
+    edits
+}
+
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let parent = tempfile::tempdir().expect("a directory");
+    let path = parent.path().join("lb/state");
+    (parent, path)
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name of ours"));
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn edits_are_there_for_the_next_agent() {
+    let (_parent, path) = directory();
+    let (store, found) = Store::open(&path).expect("a new directory");
+    assert_eq!(found, Edits::default());
+    let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    for number in [1, 3, 2] {
+        store.save(&edits(number)).expect("room");
+    }
+    assert_eq!(names(&path), ["edits.json", "lock"]);
+    assert_eq!(mode(&path.join(FILE)), 0o600);
+    drop(store);
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(2));
+}
+
+#[test]
+fn two_agents_do_not_share_a_directory() {
+    let (_parent, path) = directory();
+    let first = Store::open(&path).expect("a new directory");
+    let error = Store::open(&path).expect_err("locked");
+    let shown = path.display();
+    assert_eq!(
+        error.to_string(),
+        format!("`{shown}` is in use by another agent: `{shown}/lock` is locked")
+    );
+    drop(first);
+    Store::open(&path).expect("unlocked");
+}
+
+/// What a kill leaves behind, step by step: nothing, a part of the new file,
+/// the whole of it, or the new file in its place.
+#[test]
+fn kill_between_any_two_steps_leaves_the_old_edits_or_the_new() {
+    let (_parent, path) = directory();
+    let whole = |edits| serde_json::to_vec(&Document { version: VERSION, edits }).expect("JSON");
+    let new = whole(&edits(2));
+    let leftovers = [None, Some(&new[..0]), Some(&new[..new.len() / 2]), Some(&new[..])];
+    for leftover in leftovers {
+        let (store, _) = Store::open(&path).expect("a directory");
+        store.save(&edits(1)).expect("room");
+        drop(store);
+        if let Some(leftover) = leftover {
+            fs::write(path.join(TEMPORARY), leftover).expect("room");
+        }
+        let (store, found) = Store::open(&path).expect("a directory of ours");
+        assert_eq!(found, edits(1));
+        assert_eq!(names(&path), ["edits.json", "lock"]);
+        drop(store);
+    }
+    fs::write(path.join(TEMPORARY), &new).expect("room");
+    fs::rename(path.join(TEMPORARY), path.join(FILE)).expect("the last step");
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(2));
+}
+
+#[test]
+fn file_that_is_not_understood_is_left_as_it_is() {
+    let (_parent, path) = directory();
+    drop(Store::open(&path).expect("a new directory"));
+    let file = path.join(FILE);
+    let shown = file.display();
+    let cases = [
+        ("", "cannot be understood: EOF while parsing a value at line 1 column 0"),
+        ("{\"version\": 1, \"edits\": {\"x\": 1}}", "cannot be understood: unknown field `x`"),
+        ("{\"version\": 1}", "cannot be understood: missing field `edits`"),
+        ("{\"version\": 2, \"other\": 1}", "has version 2, expected 1"),
+    ];
+    for (text, expected) in cases {
+        fs::write(&file, text).expect("room");
+        let error = Store::open(&path).expect_err("not understood");
+        assert!(error.to_string().starts_with(&format!("`{shown}` {expected}")), "{error}");
+        assert!(error.hint().expect("a hint").contains(&format!("move `{shown}` away")));
+        assert_eq!(fs::read_to_string(&file).expect("the file"), text);
+    }
+}
+
+#[test]
+fn directory_that_cannot_be_is_named() {
+    let (parent, _) = directory();
+    let file = parent.path().join("file");
+    fs::write(&file, "").expect("room");
+    let error = Store::open(&file.join("state")).expect_err("no directory");
+    let shown = file.display();
+    assert_eq!(
+        error.to_string(),
+        format!("`{shown}/state` cannot be created: Not a directory (os error 20)")
+    );
+}
+
+/// Writes to `/dev/full` fail as those to a full disk do.
+#[test]
+fn full_disk_leaves_the_old_edits_and_nothing_else() {
+    let (_parent, path) = directory();
+    let (store, _) = Store::open(&path).expect("a new directory");
+    store.save(&edits(1)).expect("room");
+    symlink("/dev/full", path.join(TEMPORARY)).expect("room");
+    let error = store.save(&edits(200)).expect_err("no room");
+    let temporary = path.join(TEMPORARY);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "`{}` cannot be written: No space left on device (os error 28)",
+            temporary.display()
+        )
+    );
+    assert_eq!(error.hint().as_deref(), Some("make room there: nothing was changed"));
+    assert_eq!(names(&path), ["edits.json", "lock"]);
+    store.save(&edits(2)).expect("room again");
+    drop(store);
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(2));
+}
+
+/// A child whose files are limited to 4 KiB writes a part of the new file.
+#[test]
+fn write_that_ends_half_way_leaves_the_old_edits_and_nothing_else() {
+    const DIRECTORY: &str = "LB_TEST_STATE_DIR";
+    const NAME: &str =
+        "agent::store::tests::write_that_ends_half_way_leaves_the_old_edits_and_nothing_else";
+    if let Some(path) = std::env::var_os(DIRECTORY) {
+        let (store, found) = Store::open(Path::new(&path)).expect("a directory of ours");
+        assert_eq!(found, edits(1));
+        let error = store.save(&edits(200)).expect_err("too large");
+        assert!(error.to_string().ends_with("File too large (os error 27)"), "{error}");
+        return;
+    }
+    let (_parent, path) = directory();
+    let (store, _) = Store::open(&path).expect("a new directory");
+    store.save(&edits(1)).expect("room");
+    drop(store);
+    let limited = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" --exact --quiet \"$1\""])
+        .arg(std::env::current_exe().expect("this test"))
+        .arg(NAME)
+        .env(DIRECTORY, &path)
+        .output()
+        .expect("a shell");
+    assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stdout));
+    assert_eq!(names(&path), ["edits.json", "lock"]);
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(1));
+}
+
+/// A directory in the place of the file refuses even root.
+#[test]
+fn file_that_cannot_be_replaced_is_named() {
+    let (_parent, path) = directory();
+    let (store, _) = Store::open(&path).expect("a new directory");
+    fs::create_dir(path.join(FILE)).expect("room");
+    let error = store.save(&edits(1)).expect_err("in the way");
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("`{}` cannot be replaced: ", path.join(FILE).display()))
+    );
+    assert_eq!(names(&path), ["edits.json", "lock"]);
+}

@@ -1,0 +1,91 @@
+//! Keys of operation: what they mean in the model.
+
+use std::{path::Path, time::Duration};
+
+use super::{model, node, service};
+use crate::core::model::{Affinity, Model, OnDown, OnEmpty, Policy};
+
+/// A service with two backends, of groups "blue" and "green".
+fn groups(lines: &str) -> String {
+    let backend = |number: u8, group: &str| {
+        format!(
+            "[[service.backend]]\nname = \"{group}\"\naddress = \"10.0.0.{number}\"\n\
+             group = \"{group}\"\nzone = \"z{number}\"\nbackup = {}\n",
+            number == 2
+        )
+    };
+    service("") + &backend(1, "blue") + &backend(2, "green") + lines
+}
+
+#[test]
+fn keys_of_operation_are_read() {
+    let Model { node, admin, .. } = model(&node(
+        "zone = \"az-1\"\nstate_dir = \"/srv/lb\"\n[admin]\nsocket = \"/run/other.sock\"",
+    ));
+    assert_eq!(node.zone.as_deref(), Some("az-1"));
+    assert_eq!(node.state_dir, Path::new("/srv/lb"));
+    assert_eq!(admin.socket, Path::new("/run/other.sock"));
+
+    let service = &model(&service(
+        "policy = \"least-flows\"\naffinity = \"client\"\nslow_start = \"30s\"
+         on_empty = \"reject\"\non_down = \"reset\"",
+    ))
+    .services[0];
+    assert_eq!(service.policy, Policy::LeastFlows);
+    assert_eq!(service.affinity, Affinity::Client);
+    assert_eq!(service.slow_start, Duration::from_secs(30));
+    assert_eq!((service.on_empty, service.on_down), (OnEmpty::Reject, OnDown::Reset));
+}
+
+#[test]
+fn groups_are_read() {
+    let text = groups(
+        "[service.split]\nblue = 95\ngreen = 0\n\
+         [[service.route]]\nfrom = [\"198.51.100.0/24\", \"198.51.0.0/16\"]\ngroup = \"green\"\n",
+    );
+    let service = &model(&text).services[0];
+    let split: Vec<_> = service.split.iter().map(|(group, share)| (&**group, *share)).collect();
+    assert_eq!(split, [("blue", 95), ("green", 0)]);
+    assert_eq!(service.routes[0].group, "green");
+    assert_eq!(service.routes[0].from.len(), 2);
+    let green = &service.backends[1];
+    assert_eq!((green.zone.as_deref(), green.group.as_deref()), (Some("z2"), Some("green")));
+    assert!(green.backup && !service.backends[0].backup);
+}
+
+#[test]
+fn groups_have_backends_and_clients() {
+    let route = |from: &str, group: &str| {
+        groups(&format!("[[service.route]]\nfrom = {from}\ngroup = \"{group}\"\n"))
+    };
+    let cases = [
+        (
+            groups("[service.split]\nred = 1\n"),
+            "service[0].split.red: 1: must be of a group with backends, `red` has none\
+             \n  hint: groups of its backends: blue, green",
+        ),
+        (
+            groups("[service.split]\nblue = 0\ngreen = 0\n"),
+            "service[0].split.blue: 0: must not be 0 for every group",
+        ),
+        (route("[]", "blue"), "service[0].route[0].from: []: must name at least one prefix"),
+        (
+            route("[\"2001:db8::/32\"]", "blue"),
+            "service[0].route[0].from[0]: \"2001:db8::/32\": must be an IPv4 address, as the VIP is",
+        ),
+        (
+            route("[\"192.0.2.0/24\", \"192.0.2.0/24\"]", "blue"),
+            "service[0].route[0].from[1]: \"192.0.2.0/24\": must be routed once in its service",
+        ),
+        (route("[\"192.0.2.0/24\"]", "red"), "must be of a group with backends, `red` has none"),
+        (
+            groups("").replace("port = 80", "port = 80\nmin_up = 3"),
+            "service[0].min_up: 3: must be at most the number of backends, 2",
+        ),
+    ];
+    for (text, expected) in cases {
+        let mistakes = super::mistakes(&text);
+        assert!(mistakes.contains(expected), "{mistakes}");
+        assert_eq!(mistakes.matches(": must ").count(), 1, "{mistakes}");
+    }
+}

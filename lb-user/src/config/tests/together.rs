@@ -1,0 +1,51 @@
+//! Rules between services, on models.
+
+use super::shown;
+use crate::{
+    config::check_together,
+    core::model::{
+        Firewall, Mode, Protocol, Service,
+        sample::{backend, service},
+    },
+};
+
+fn mistakes(services: &[Service]) -> String {
+    shown(&check_together(services, &Firewall::default()).expect_err("a mistake"))
+}
+
+#[test]
+fn services_are_checked_together_by_the_rules_of_the_file() {
+    let web = service("203.0.113.10", (80, 80), Protocol::Tcp, Mode::Nat);
+    let mut other = service("203.0.113.11", (80, 80), Protocol::Tcp, Mode::Nat);
+    other.backends = vec![backend([10, 0, 0, 1].into(), None, 1)];
+    let good = [web.clone(), other.clone()];
+    assert_eq!(check_together(&good, &Firewall::default()), Ok(()));
+
+    assert_eq!(
+        mistakes(&[web.clone(), Service { name: web.name.clone(), ..other.clone() }]),
+        "service.203.0.113.10:80.name: must be unique among services\
+         \n  hint: `service.203.0.113.10:80.name` is the same\n"
+    );
+    assert_eq!(
+        mistakes(&[web.clone(), Service { vip: web.vip, ..other.clone() }]),
+        "service.203.0.113.11:80.port: must not be taken by another service of this VIP and \
+         protocol\n  hint: see `service.203.0.113.10:80.port`\n"
+    );
+    other.backends = vec![backend(web.vip, None, 1)];
+    assert_eq!(
+        mistakes(&[web, other]),
+        "service.203.0.113.11:80.backend.203.0.113.10.address: must not be a VIP\
+         \n  hint: `service.203.0.113.10:80.vip` is this address\n"
+    );
+}
+
+#[test]
+fn denied_prefixes_are_limited_on_models_as_well() {
+    let nets = (0..=lb_common::limits::DENY_PREFIXES).map(std::net::Ipv4Addr::from);
+    let deny_sources = nets.map(|address| std::net::IpAddr::from(address).into()).collect();
+    let firewall = Firewall { deny_sources, ..Firewall::default() };
+    assert_eq!(
+        shown(&check_together(&[], &firewall).expect_err("a mistake")),
+        "firewall.deny_sources: must be 65536 IPv4 prefixes at most\n"
+    );
+}
