@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod damage;
 mod expiry;
+mod explain;
 mod forward;
 mod frame;
 mod headers;

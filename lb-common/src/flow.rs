@@ -43,6 +43,19 @@ pub enum FlowState {
     Closing = 2,
 }
 
+impl FlowState {
+    /// The state with this number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Embryonic),
+            1 => Some(Self::Established),
+            2 => Some(Self::Closing),
+            _ => None,
+        }
+    }
+}
+
 /// Value of a slot: backend id, tag, state, the second it lives to in one word.
 ///
 /// The moment of expiry, not of the last packet, is kept: so whether a slot is

@@ -104,6 +104,12 @@ pub const COUNTERS: u32 = 64;
 pub const FIRST_DROP: u32 = 16;
 
 impl Counter {
+    /// The counter with this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|&counter| counter as u32 == number)
+    }
+
     /// Whether it counts dropped packets.
     #[must_use]
     pub const fn is_drop(self) -> bool {

@@ -2,6 +2,7 @@
 //! out, decides nothing.
 
 pub mod attach;
+pub mod explain;
 #[cfg(test)]
 pub mod fake;
 pub mod flows;

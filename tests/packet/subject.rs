@@ -24,6 +24,7 @@ use lb_common::{
     service::Service,
     stats::{BackendStats, Counter},
     table::Line,
+    trace::Record,
 };
 use lb_tests::harness::{Agent, Lab, Pins, Result, lb_binary};
 
@@ -76,6 +77,7 @@ pub(crate) struct Subject<'a> {
     path: PathBuf,
     program: Xdp,
     clock: Xdp,
+    explain: Xdp,
     ingress: [u32; 2],
     /// One more than the highest id of a backend that serves.
     ids: AtomicU32,
@@ -113,6 +115,7 @@ impl<'a> Subject<'a> {
             path,
             program: program(&pins, maps::PROGRAM),
             clock: program(&pins, maps::CLOCK_PROGRAM),
+            explain: program(&pins, maps::EXPLAIN_PROGRAM),
             ingress,
             ids: AtomicU32::new(1),
             counters: per_cpu(&pins, maps::COUNTERS),
@@ -192,14 +195,17 @@ impl<'a> Subject<'a> {
     pub(crate) fn run_uncounted(&self, frame: impl Into<Vec<u8>>) -> (Action, Vec<u8>) {
         let frame = frame.into();
         let (verdict, out) = self.test_run(&self.program, &frame);
-        let action = match verdict {
-            1 => Action::Drop,
-            2 => Action::Pass,
-            3 => Action::Transmit,
-            4 => Action::Redirect,
-            other => panic!("verdict {other} on {}", hex(&frame)),
-        };
-        (action, out)
+        (action(verdict, &frame), out)
+    }
+
+    /// Runs the frame through the program that explains: what it would come
+    /// to, and what was found on the way.
+    pub(super) fn explain(&self, frame: impl Into<Vec<u8>>) -> (Action, Vec<u8>, Record) {
+        let mut trace: Array<MapData, Record> = array(&pin_dir(self.lab), maps::TRACE);
+        trace.set(0, Record::ZERO, 0).expect("the entry of TRACE");
+        let frame = frame.into();
+        let (verdict, out) = self.test_run(&self.explain, &frame);
+        (action(verdict, &frame), out, trace.get(&0, 0).expect("the entry of TRACE"))
     }
 
     fn test_run(&self, program: &Xdp, frame: &[u8]) -> (u32, Vec<u8>) {
@@ -333,6 +339,17 @@ impl<'a> Subject<'a> {
     pub(crate) fn backend_address(&self, id: u32) -> IpAddr {
         let entry = self.backends.get(&id, 0).expect("an entry of BACKENDS");
         from_bytes(entry.addr)
+    }
+}
+
+#[track_caller]
+fn action(verdict: u32, frame: &[u8]) -> Action {
+    match verdict {
+        1 => Action::Drop,
+        2 => Action::Pass,
+        3 => Action::Transmit,
+        4 => Action::Redirect,
+        other => panic!("verdict {other} on {}", hex(frame)),
     }
 }
 

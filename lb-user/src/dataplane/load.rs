@@ -9,7 +9,7 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use bytemuck::Pod;
-use lb_common::{config::Config, limits, maps};
+use lb_common::{config::Config, limits, maps, trace::Record};
 
 use super::{
     kernel::Kernel,
@@ -21,8 +21,6 @@ use crate::sys::link;
 
 /// The program, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-xdp"));
-
-const PROGRAMS: [&str; 2] = [maps::PROGRAM, maps::CLOCK_PROGRAM];
 
 /// What the data plane is made for; it cannot change while it is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +97,8 @@ pub struct DataPlane {
     pub tables: Tables,
     /// Interfaces to redirect to.
     pub(super) ports: DevMapHash<MapData>,
+    /// What the program that explains found.
+    pub(super) trace: Mapped<Record>,
     /// Where it is pinned.
     pub(super) pins: PinDir,
     /// Whether this process made the maps.
@@ -142,13 +142,13 @@ impl DataPlane {
         }
         let mut ebpf = loader.load(OBJECT)?;
         // Loading refers to the maps by descriptors, so they are taken after.
-        for name in PROGRAMS {
+        for name in maps::PROGRAMS {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|error| LoadError::Program(name, error))?;
         }
         let tables = tables(&mut ebpf)?;
         initialise(&tables.config, options)?;
-        for name in PROGRAMS {
+        for name in maps::PROGRAMS {
             pin(program(&mut ebpf, name)?, pins, name)?;
         }
         Ok((tables, ebpf))
@@ -161,11 +161,12 @@ impl DataPlane {
         created: bool,
     ) -> Result<Self, LoadError> {
         let ports = typed(&mut ebpf, maps::PORTS, DevMapHash::try_from)?;
+        let trace = mapped(&mut ebpf, maps::TRACE)?;
         let unresolved = typed(&mut ebpf, maps::UNRESOLVED, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
         let (unresolved, program_id) = (Some(unresolved), info.id());
-        Ok(Self { tables, ports, pins, created, unresolved, program_id, ebpf })
+        Ok(Self { tables, ports, trace, pins, created, unresolved, program_id, ebpf })
     }
 
     /// The ring that asks for neighbours; once.

@@ -186,8 +186,7 @@ impl PinDir {
 
 /// Whether a map or program of ours is pinned under that name.
 fn is_ours(name: &str) -> bool {
-    let programs = [maps::PROGRAM, maps::CLOCK_PROGRAM];
-    maps::PINNED.contains(&name) || programs.iter().any(|program| name.starts_with(program))
+    maps::PINNED.contains(&name) || maps::PROGRAMS.iter().any(|program| name.starts_with(program))
 }
 
 /// Whether that is `CONFIG`, of whatever layout: older ones are removed, too.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{BackendId, Operation, Plan, ServiceId, Snapshot, tables::Places};
+use lb_common::{service::Service, table::TableRef};
+
+use super::{BackendId, Operation, Plan, ServiceId, Snapshot};
 
 /// What a plan moves of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,25 +30,48 @@ pub fn movements(plan: &Plan, snapshot: &Snapshot) -> Vec<Movement> {
         Operation::WriteBank(bank) => Some(bank),
         _ => None,
     });
-    let content = |places: &Places| -> &[BackendId] {
-        let first = places.current.first();
-        let old = snapshot.tables.get(&first).map(Vec::as_slice);
-        let table = written.get(&first).copied().or(old);
-        table.filter(|_| places.current.slots() > 0).unwrap_or_default()
+    let old = |table: TableRef| {
+        let slots = snapshot.tables.get(&table.first()).filter(|_| !table.is_none());
+        Table { blocks: table.blocks(), slots: slots.map_or(&[], Vec::as_slice) }
     };
-    let movement = |(&service, entry)| {
-        let before = Places::read(entry);
-        let old = snapshot.tables.get(&before.current.first()).map_or(&[][..], Vec::as_slice);
-        let after = bank.and_then(|bank| bank.services.get(&service)).map(Places::read);
-        let new = after.as_ref().map_or(&[][..], content);
-        Movement { service, slots: moved(old, new) }
+    let new = |table: TableRef| match written.get(&table.first()) {
+        Some(&slots) if !table.is_none() => Table { blocks: table.blocks(), slots },
+        _ => old(table),
+    };
+    let movement = |(&service, entry): (&ServiceId, &Service)| {
+        let after = bank.and_then(|bank| bank.services.get(&service));
+        let after = after.map_or(TableRef::NONE, |entry| entry.table);
+        Movement { service, slots: old(entry.table).moved(new(after)) }
     };
     let all = snapshot.services.iter().map(movement);
     all.filter(|movement| movement.slots > 0.0).collect()
 }
 
-/// Share of the hash space in which two tables, perhaps of different sizes,
-/// name different backends. A table divides it into equal parts.
+/// A table and what it holds.
+#[derive(Clone, Copy)]
+struct Table<'a> {
+    blocks: u32,
+    slots: &'a [BackendId],
+}
+
+impl Table<'_> {
+    /// Share of clients' hashes for which two tables name different backends.
+    fn moved(self, other: Self) -> f64 {
+        let blocks = self.blocks.max(other.blocks).max(1) as usize;
+        let parts = (0..blocks).map(|b| moved(self.block(b, blocks), other.block(b, blocks)));
+        parts.sum::<f64>() / blocks as f64
+    }
+
+    /// What serves the clients of the `number`th of `blocks` parts.
+    fn block(&self, number: usize, blocks: usize) -> &[BackendId] {
+        let own = self.blocks.max(1) as usize;
+        let (length, at) = (self.slots.len() / own, number * own / blocks);
+        &self.slots[at * length..(at + 1) * length]
+    }
+}
+
+/// Share of the hash space in which two blocks, perhaps of different sizes,
+/// name different backends. A block divides it into equal parts.
 fn moved(old: &[BackendId], new: &[BackendId]) -> f64 {
     match (old.is_empty(), new.is_empty()) {
         (true, true) => return 0.0,
@@ -79,5 +104,11 @@ mod tests {
         assert_eq!(moved(&[1, 2], &[1, 1, 2, 2]), 0.0);
         assert_eq!(moved(&[1, 2], &[1, 2, 2, 2]), 0.25);
         assert_eq!(moved(&[1, 2, 3], &[1, 3]), 2.0 / 6.0);
+        let table = |blocks, slots| Table { blocks, slots };
+        let (plain, split) = (table(1, &[1, 2]), table(2, &[1, 2, 2, 2]));
+        assert_eq!(plain.moved(split), 0.25);
+        assert_eq!(split.moved(table(2, &[1, 1, 2, 2])), 0.25);
+        assert_eq!(split.moved(table(0, &[])), 1.0);
+        assert_eq!(table(0, &[]).moved(table(0, &[])), 0.0);
     }
 }
