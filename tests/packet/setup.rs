@@ -19,6 +19,10 @@ pub(crate) struct Setup {
     pub(crate) services: Vec<Service>,
     /// `node.pin_dir`, set by the lab.
     pub(crate) pin_dir: PathBuf,
+    /// `node.state_dir`, set by the lab.
+    pub(crate) state_dir: PathBuf,
+    /// `admin.socket`, set by the lab.
+    pub(crate) socket: PathBuf,
 }
 
 /// One `[[service]]`.
@@ -52,6 +56,8 @@ impl Setup {
             firewall: String::new(),
             services: services.into_iter().collect(),
             pin_dir: PathBuf::new(),
+            state_dir: PathBuf::new(),
+            socket: PathBuf::new(),
         }
     }
 
@@ -93,7 +99,8 @@ impl Display for Setup {
             f,
             "[node]\nname = \"lab\"\ninterfaces = [\"l0\", \"l1\"]\nxdp_mode = \"native\""
         )?;
-        writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
+        writeln!(f, "pin_dir = {:?}\nstate_dir = {:?}", self.pin_dir, self.state_dir)?;
+        writeln!(f, "flows = {}\n\n[admin]\nsocket = {:?}", self.flows, self.socket)?;
         writeln!(f, "\n[firewall]\n{}", self.firewall)?;
         let mut services = self.services.iter().enumerate();
         services.try_for_each(|(number, service)| service.write(f, number))

@@ -26,7 +26,7 @@ use lb_common::{
     table::Line,
     trace::Record,
 };
-use lb_tests::harness::{Agent, Lab, Pins, Result, lb_binary};
+use lb_tests::harness::{self, Agent, Lab, Pins, Result, lb_binary};
 
 use super::{
     check::assert_valid,
@@ -369,7 +369,7 @@ fn assert_frame(what: &str, frame: &[u8], expected: &[u8], outcome: &Outcome) {
 
 /// Waits as long as the agent may take.
 pub(crate) fn eventually(condition: impl FnMut() -> bool) -> bool {
-    lb_tests::harness::eventually(PATIENCE, condition)
+    harness::eventually(PATIENCE, condition)
 }
 
 fn pin_dir(lab: &Lab) -> PathBuf {
@@ -377,7 +377,8 @@ fn pin_dir(lab: &Lab) -> PathBuf {
 }
 
 fn write(lab: &Lab, path: &Path, setup: &Setup) {
-    let setup = Setup { pin_dir: pin_dir(lab), ..setup.clone() };
+    let harness::Config { pin_dir, state_dir, socket, .. } = lab.config([]);
+    let setup = Setup { pin_dir, state_dir, socket, ..setup.clone() };
     fs::write(path, setup.to_string()).expect("the lab's directory can be written");
 }
 
