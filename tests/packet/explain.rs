@@ -53,16 +53,18 @@ fn written(subject: &Subject<'_>) -> (Vec<(u64, FlowValue)>, Vec<u64>, u64, Vec<
 /// Explains each frame, then runs it: both say the same, and the first leaves
 /// nothing behind.
 fn agree(setup: &Setup, then: Option<&Setup>) -> Result<()> {
-    Subject::with(setup, |subject| {
+    // A small table, since it is read as a whole for every frame.
+    let [setup, then] = [Some(setup), then].map(|setup| setup.cloned().map(|s| s.flows(1024)));
+    Subject::with(&setup.expect("a setup"), |subject| {
         let all = || Case::all().into_iter().flat_map(frames);
-        if let Some(then) = then {
+        if let Some(then) = &then {
             all().for_each(|frame| _ = subject.run_uncounted(&frame));
             subject.reload(then);
         }
         for frame in all() {
             let before = written(subject);
             let (action, out, record) = subject.explain(&frame);
-            assert_eq!(written(subject), before, "{frame:?} left something behind");
+            assert!(written(subject) == before, "{frame:?} left something behind");
             let real = subject.run(&frame);
             assert_eq!(action, real.action, "{frame:?}: {real:?}");
             assert!(out == real.frame, "{frame:?}: another frame");

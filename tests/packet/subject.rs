@@ -369,7 +369,7 @@ fn assert_frame(what: &str, frame: &[u8], expected: &[u8], outcome: &Outcome) {
 
 /// Waits as long as the agent may take.
 pub(crate) fn eventually(condition: impl FnMut() -> bool) -> bool {
-    lb_tests::harness::eventually(PATIENCE, condition)
+    harness::eventually(PATIENCE, condition)
 }
 
 fn pin_dir(lab: &Lab) -> PathBuf {
