@@ -1,6 +1,7 @@
 //! UDP: a server that echoes with its name, and a client.
 
 use std::{
+    collections::BTreeMap,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
@@ -15,6 +16,8 @@ use super::{Error, Netns, Result};
 
 /// How often a server looks whether it is to end.
 const POLL: Duration = Duration::from_millis(100);
+/// First port of clients that choose theirs.
+const FIRST_PORT: u16 = 10_000;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -74,16 +77,41 @@ fn serve(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
 /// No answer within a second, an ICMP error, or an answer that is no echo.
 pub fn ask_udp(netns: &Netns, to: SocketAddr, payload: &str) -> Result<String> {
     let failed = || Error::io(format!("ask `{to}` by UDP"));
-    let answer = netns.within(|| exchange(to, payload.as_bytes()))?.map_err(failed())?;
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let answer =
+        netns.within(|| exchange((any, 0).into(), to, payload.as_bytes()))?.map_err(failed())?;
     match answer.split_once(':') {
         Some((name, echoed)) if echoed == payload => Ok(name.to_owned()),
         _ => Err(Error::Unexpected { what: format!("ask `{to}` by UDP"), found: answer }),
     }
 }
 
-fn exchange(to: SocketAddr, payload: &[u8]) -> io::Result<String> {
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    let socket = UdpSocket::bind((any, 0))?;
+/// Asks like [`ask_udp`] from `count` pairs of an address of `sources` and a
+/// port, one after the other, and counts who answered.
+///
+/// # Errors
+/// Those of [`ask_udp`].
+pub fn spread_udp(
+    netns: &Netns,
+    sources: &[IpAddr],
+    to: SocketAddr,
+    count: usize,
+) -> Result<BTreeMap<String, usize>> {
+    let ports = (FIRST_PORT..).flat_map(|port| sources.iter().map(move |&from| (from, port)));
+    let answers = netns.within(|| {
+        let ask = |from: (IpAddr, u16)| exchange(from.into(), to, b"who");
+        ports.take(count).map(ask).collect::<io::Result<Vec<_>>>()
+    })?;
+    let mut counts = BTreeMap::new();
+    for answer in answers.map_err(Error::io(format!("ask `{to}` by UDP")))? {
+        let name = answer.split(':').next().unwrap_or_default().to_owned();
+        *counts.entry(name).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+fn exchange(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<String> {
+    let socket = UdpSocket::bind(from)?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(payload)?;
