@@ -14,6 +14,7 @@ mod error;
 mod flows;
 mod http;
 mod lab;
+mod line;
 mod mount;
 mod netns;
 mod nginx;
@@ -34,6 +35,7 @@ pub use lab::{
     Backend, CLIENT_V4, CLIENT_V6, DSR_V4, DSR_V6, Lab, NAT_V4, NAT_V6, OTHER_NAT_V4, OTHER_NAT_V6,
     source_addresses,
 };
+pub use line::LineServer;
 pub use mount::Mount;
 pub use netns::Netns;
 pub use nginx::Nginx;

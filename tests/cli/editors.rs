@@ -48,9 +48,9 @@ fn of_twenty_editors_with_one_name_one_wins_and_none_of_others_is_lost() -> Resu
                 let lab = &lab;
                 scope.spawn(move || {
                     let (name, address) =
-                        (format!("x{number}"), format!("10.2.0.{}", 200 + number));
+                        (format!("x{number}"), format!("10.2.0.11:{}", 8000 + number));
                     lab.done(&["backend", "add", WEB, &name, &address])?;
-                    let same = lab.ask(&["backend", "add", WEB, "same", "10.2.0.250"])?;
+                    let same = lab.ask(&["backend", "add", WEB, "same", "10.2.0.11:9000"])?;
                     let refused = same.stderr.contains("has a backend `same` already");
                     assert_ne!(same.status.success(), refused, "{}", same.stderr);
                     lab.done(&["backend", "set", WEB, &name, "--weight", "7"])?;
@@ -66,5 +66,18 @@ fn of_twenty_editors_with_one_name_one_wins_and_none_of_others_is_lost() -> Resu
     let weights = lab.backends_by(WEB, "weight")?;
     assert_eq!(weights.values().filter(|weight| **weight == 7).count(), EDITORS);
     assert_eq!(lab.json(&["status"])?["edits"], EDITORS as u64 + 1);
+    Ok(())
+}
+
+#[test]
+fn an_edit_does_not_wait_for_a_backend_that_is_away() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let agent = lab.start_agent(&web(&lab))?;
+    lab.done(&["backend", "add", WEB, "away", "10.2.0.250"])?;
+    for number in 1..=3 {
+        lab.done(&["firewall", "deny", &format!("192.0.2.{number}")])?;
+    }
+    // Said when it came, and not at each edit since.
+    assert_eq!(agent.log().matches("not resolved yet").count(), 1, "{}", agent.log());
     Ok(())
 }

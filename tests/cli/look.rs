@@ -9,11 +9,9 @@ use super::{URL, WEB, rows, web};
 
 /// Programs rely on every one of them.
 fn assert_fields(object: &Value, expected: &[&str]) {
-    let fields: BTreeSet<_> = object.as_object().expect("an object").keys().collect();
-    assert_eq!(
-        fields,
-        expected.iter().map(ToString::to_string).collect::<BTreeSet<_>>().iter().collect()
-    );
+    let fields = object.as_object().expect("an object").keys().map(String::as_str);
+    let expected = expected.iter().copied();
+    assert_eq!(fields.collect::<BTreeSet<_>>(), expected.collect());
 }
 
 #[test]

@@ -36,14 +36,29 @@ impl Echo {
     /// # Errors
     /// An address is not there or its port is taken.
     pub fn start(netns: &Netns, name: &str, addresses: &[IpAddr], port: u16) -> Result<Self> {
+        let name = name.to_owned();
+        let echo = move |asked: &[u8]| [name.as_bytes(), b":", asked].concat();
+        Self::answering(netns, addresses, port, echo)
+    }
+
+    /// The same with other answers.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn answering(
+        netns: &Netns,
+        addresses: &[IpAddr],
+        port: u16,
+        answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut echo = Self { stop: Arc::clone(&stop), threads: Vec::new() };
         for &address in addresses {
             let failed = || Error::io(format!("listen for UDP on `{address}` port {port}"));
             let socket = netns.within(|| UdpSocket::bind((address, port)))?.map_err(failed())?;
             socket.set_read_timeout(Some(POLL)).map_err(failed())?;
-            let (stop, name) = (Arc::clone(&stop), name.to_owned());
-            echo.threads.push(thread::spawn(move || serve(&socket, &name, &stop)));
+            let (stop, answer) = (Arc::clone(&stop), answer.clone());
+            echo.threads.push(thread::spawn(move || serve(&socket, answer, &stop)));
         }
         Ok(echo)
     }
@@ -58,13 +73,12 @@ impl Drop for Echo {
     }
 }
 
-fn serve(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
+fn serve(socket: &UdpSocket, answer: impl Fn(&[u8]) -> Vec<u8>, stop: &AtomicBool) {
     let mut buffer = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
         // Errors are timeouts, or ICMP errors about earlier answers.
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let answer = [name.as_bytes(), b":", &buffer[..length]].concat();
-            let _ = socket.send_to(&answer, from);
+            let _ = socket.send_to(&answer(&buffer[..length]), from);
         }
     }
 }
