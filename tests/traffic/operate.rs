@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use lb_tests::harness::{
     Config, DSR_V6, Flows, Lab, Load, Mode, NAT_V4, Protocol, Result, Service, Survey, eventually,
-    source_addresses, spread,
+    finish, source_addresses, spread,
 };
 
 use super::{WEB, url};
@@ -170,5 +170,30 @@ fn edits_survive_the_agent() -> Result<()> {
     // The file is all again.
     done(&lab, &["reload", "--discard-edits"])?;
     assert_eq!(takers(&lab)?.len(), 3);
+    Ok(())
+}
+
+#[test]
+fn what_is_explained_is_where_the_packet_goes() -> Result<()> {
+    let lab = Lab::new(3)?;
+    let config = web(&lab, "");
+    let _agent = lab.start_agent(&config)?;
+    let explain = || lab.json(&["explain", "10.1.0.2:5555", "203.0.113.10:80", "--syn"]);
+    let explained = explain()?;
+    let answer = |step: &str| -> String {
+        let mut steps = explained["steps"].as_array().expect("steps").iter();
+        let found = steps.find(|one| one["step"] == step).unwrap_or_else(|| panic!("no {step}"));
+        found["answer"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(answer("service"), name(&config));
+    assert_eq!(explained["verdict"], "redirect", "{explained}");
+    let before = lab.pins().traffic()?;
+    assert_eq!(explain()?, explained);
+    assert_eq!(lab.pins().traffic()?, before);
+    let mut curl = lab.client.command("curl");
+    curl.args(["--silent", "--interface", "10.1.0.2", "--local-port", "5555"]);
+    let output = finish(curl.arg(url(NAT_V4, WEB, "/")), PATIENCE)?;
+    let backend = answer("backend");
+    assert!(backend.starts_with(&format!("{} (", output.stdout.trim())), "{backend}");
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod change;
+mod explain;
 mod flows;
 mod outlook;
 mod state;

@@ -33,7 +33,7 @@ impl State {
             Request::Confirm => json(self.confirm()),
             Request::Firewall => json(Ok(self.firewall())),
             Request::Stats => json(view::stats(self).map_err(refused)),
-            Request::Explain(question) => json(self.explain(&question)),
+            Request::Explain(question) => json(self.explain(&question).await),
             Request::Status => return self.later(reply, None, Self::status),
             Request::Services => {
                 return self.later(reply, None, |state| {
@@ -191,10 +191,6 @@ impl State {
             allow: firewall.allow.iter().map(render::port_rule).collect(),
             deny: firewall.deny_sources.iter().map(denied).collect(),
         }
-    }
-
-    fn explain(&self, _: &api::Question) -> Result<api::Explanation, Refused> {
-        Err(Refused::new(StatusCode::NOT_IMPLEMENTED, "not built yet in this version"))
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) struct State {
     watcher: Watcher,
     pub(super) data_plane: DataPlane,
     /// Interfaces by name, while attached.
-    attached: BTreeMap<String, u32>,
+    pub(super) attached: BTreeMap<String, u32>,
     /// When the current bank was published.
     published: Instant,
     /// When tables last changed, while their predecessors are in use.

@@ -1,0 +1,151 @@
+//! Why a packet goes where it goes: a synthetic packet through the loaded
+//! program, told step by step.
+
+mod frame;
+
+use axum::http::StatusCode;
+
+use self::frame::{Probe, destination, next_hop};
+use super::{Error, state::State};
+use crate::{
+    agent::admin::Refused,
+    api::{self, Step},
+    core::{
+        model::{Backend, Protocol, Service},
+        plan::{
+            BackendId, ServiceId,
+            identity::{BackendIdentity, ServiceIdentity},
+        },
+    },
+    dataplane::explain::{Entry, Lookup, Trace, Verdict},
+    sys::link,
+};
+
+impl State {
+    /// Answers `lb explain`. Nothing is sent, recorded or counted.
+    pub(super) async fn explain(
+        &self,
+        question: &api::Question,
+    ) -> Result<api::Explanation, Refused> {
+        let probe = Probe::new(question)?;
+        let name = question.interface.as_ref().unwrap_or(&self.model.node.interfaces[0]);
+        if !self.model.node.interfaces.contains(name) {
+            let error = format!("`{name}` is none of `node.interfaces`");
+            return Err(Refused::new(StatusCode::NOT_FOUND, error));
+        }
+        let interface = link::by_name(name).await.map_err(Error::from)?;
+        let frame = probe.frame();
+        let trace = self.data_plane.explain(&frame, interface.index).map_err(Error::Maps)?;
+        Ok(self.tell(&probe, &frame, &trace))
+    }
+
+    fn tell(&self, probe: &Probe, sent: &[u8], trace: &Trace) -> api::Explanation {
+        let mut steps = Vec::new();
+        let mut step = |step: &str, answer: String| {
+            steps.push(Step { step: step.to_owned(), answer });
+        };
+        let (verdict, reason) = verdict(&trace.verdict);
+        let denied = &self.model.firewall.deny_sources;
+        let denying = denied.iter().filter(|net| net.contains(&probe.client.ip()));
+        match denying.max_by_key(|net| net.prefix_len()) {
+            Some(net) => step("policy", format!("{} is denied by `{net}`", probe.client.ip())),
+            None => step("policy", format!("{} is not denied", probe.client.ip())),
+        }
+        let service = trace.service.and_then(|id| self.service_of(id));
+        step("service", service.map_or("none".to_owned(), |service| service.name.clone()));
+        if service.is_some() && !trace.reply {
+            step("affinity", self.affinity(trace));
+        }
+        if let Some(lookup) = &trace.lookup {
+            step("table", self.lookup(lookup));
+        }
+        if let Some(id) = trace.backend {
+            step("backend", self.name(id));
+        }
+        if let (Some(before), Some(after)) = (destination(sent), destination(&trace.frame))
+            && before != after
+        {
+            step("rewrite", format!("destination {before} -> {after}"));
+        }
+        step("egress", self.egress(trace));
+        api::Explanation { steps, verdict: verdict.to_owned(), reason }
+    }
+
+    fn affinity(&self, trace: &Trace) -> String {
+        let recorded = if trace.recorded { ", would be recorded" } else { "" };
+        match trace.entry {
+            None => format!("unknown flow{recorded}"),
+            Some(Entry { backend, state, left, live }) => {
+                let state =
+                    state.map_or("?".to_owned(), |state| format!("{state:?}").to_lowercase());
+                let life = if live { format!("{left} s left") } else { "not obeyed".to_owned() };
+                format!("{state} at {}, {life}{recorded}", self.name(backend))
+            }
+        }
+    }
+
+    fn lookup(&self, lookup: &Lookup) -> String {
+        let name = |id: Option<BackendId>| id.map_or("nobody".to_owned(), |id| self.name(id));
+        let size = lookup.table.slots() * lookup.table.blocks();
+        let current = name(lookup.current);
+        let which = if lookup.previous_table == lookup.table {
+            current
+        } else if lookup.from_previous {
+            format!("{} by the previous table, {current} by the current one", name(lookup.previous))
+        } else {
+            format!("{current} by the current table, {} by the previous one", name(lookup.previous))
+        };
+        format!("slot {} of {size}: {which}", lookup.slot)
+    }
+
+    fn egress(&self, trace: &Trace) -> String {
+        let way = match trace.verdict {
+            Verdict::Pass(_) => return "the kernel".to_owned(),
+            Verdict::Drop(_) => return "nowhere".to_owned(),
+            Verdict::Transmit(_) => "the interface it came in by".to_owned(),
+            Verdict::Redirect(index) => self.interface_name(index),
+        };
+        match next_hop(&trace.frame) {
+            Some(mac) => format!("{way}, to {mac}"),
+            None => way,
+        }
+    }
+
+    fn interface_name(&self, index: u32) -> String {
+        let name = self.attached.iter().find(|(_, attached)| **attached == index);
+        name.map_or_else(|| format!("interface {index}"), |(name, _)| name.clone())
+    }
+
+    fn service_of(&self, id: ServiceId) -> Option<&Service> {
+        let tables = &self.data_plane.tables;
+        let entry = tables.services_of(tables.config.read(0).active & 1).get(&id).copied()?;
+        let who = ServiceIdentity::read(&entry);
+        self.model.services.iter().find(|service| ServiceIdentity::of(service) == who)
+    }
+
+    /// "name (address)".
+    fn name(&self, id: BackendId) -> String {
+        let entry = self.data_plane.tables.backends.read(id.into());
+        let found = self.service_of(entry.service).and_then(|service| {
+            let who = BackendIdentity::read(&entry, ServiceIdentity::of(service));
+            let is = |backend: &&Backend| BackendIdentity::of(service, backend) == who;
+            service.backends.iter().find(is)
+        });
+        let address = lb_common::addr::from_bytes(entry.addr);
+        match found {
+            Some(backend) => format!("{} ({address})", backend.name),
+            None => format!("a backend that left ({address})"),
+        }
+    }
+}
+
+/// Word and reason of a verdict.
+fn verdict(verdict: &Verdict) -> (&'static str, Option<String>) {
+    let (word, counter) = match verdict {
+        Verdict::Pass(counter) => ("pass", *counter),
+        Verdict::Drop(counter) => ("drop", *counter),
+        Verdict::Transmit(counter) => ("transmit", *counter),
+        Verdict::Redirect(_) => ("redirect", None),
+    };
+    (word, counter.map(|counter| counter.name().to_owned()))
+}
