@@ -175,7 +175,7 @@ impl State {
         if adopting {
             attachments = self.data_plane.attach(interfaces, mode).await?;
         }
-        self.resolve_backends(&model, network).await;
+        self.resolve_backends(&model, &backend_addresses(&model), network).await;
         if let Err(error) = self.publish(&model).await {
             self.data_plane.take_back(&attachments).await?;
             return Err(error);
@@ -264,7 +264,9 @@ impl State {
             .collect();
         let attachments = self.data_plane.attach(&new, model.node.xdp_mode).await?;
         let before = std::mem::replace(&mut self.attached, by_name(&interfaces));
-        self.resolve_backends(&model, network).await;
+        // One in force that is away is no reason for others to wait.
+        let new = &backend_addresses(&model) - &backend_addresses(&self.model);
+        self.resolve_backends(&model, &new, network).await;
         match self.publish(&model).await {
             Ok(()) => {
                 self.missing.retain(|name| model.node.interfaces.contains(name));
@@ -351,21 +353,21 @@ impl State {
     }
 
     /// Has the next hops of `model`'s backends resolved, beside those in
-    /// force, and waits a moment for them: what is adopted goes on without a
-    /// gap, and what is new is served from its first packet on.
+    /// force, and waits a moment for the `awaited`: what is adopted goes on
+    /// without a gap, and what is new is served from its first packet on.
     async fn resolve_backends(
         &mut self,
         model: &Model,
+        awaited: &BTreeSet<IpAddr>,
         network: &mut watch::Receiver<Arc<Network>>,
     ) {
-        let wanted = backend_addresses(model);
-        self.watcher.watch_addresses(&wanted | &backend_addresses(&self.model));
+        self.watcher.watch_addresses(&backend_addresses(model) | &backend_addresses(&self.model));
         let all = |network: &Arc<Network>| {
-            wanted.iter().all(|address| network.next_hops.contains_key(address))
+            awaited.iter().all(|address| network.next_hops.contains_key(address))
         };
         let _ = timeout(RESOLVING, network.wait_for(all)).await;
         self.network = network.borrow_and_update().clone();
-        for address in wanted.iter().filter(|a| !self.network.next_hops.contains_key(a)) {
+        for address in awaited.iter().filter(|a| !self.network.next_hops.contains_key(a)) {
             tracing::warn!(%address, "the next hop towards this backend is not resolved yet");
         }
     }
