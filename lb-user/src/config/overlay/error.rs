@@ -77,8 +77,11 @@ impl EditError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownService { similar, .. } | Self::UnknownBackend { similar, .. } => {
-                similar.as_ref().map(|likely| format!("did you mean `{likely}`?"))
+            Self::UnknownService { similar, .. } => {
+                Some(meant(similar.as_deref(), "lb service list"))
+            }
+            Self::UnknownBackend { service, similar, .. } => {
+                Some(meant(similar.as_deref(), &format!("lb backend list {service}")))
             }
             Self::ServiceExists { service } => {
                 Some(format!("`lb service set {service}` changes its keys"))
@@ -86,14 +89,28 @@ impl EditError {
             Self::BackendExists { service, backend } => {
                 Some(format!("`lb backend set {service} {backend}` changes its keys"))
             }
-            Self::NotAllowed { within, .. } => {
-                within.as_ref().map(|rule| format!("`{rule}` has it among others"))
-            }
+            Self::NotAllowed { within, .. } => Some(around(within.as_deref())),
             Self::NotDenied { within, .. } => {
-                within.as_ref().map(|prefix| format!("`{prefix}` has it among others"))
+                Some(around(within.map(|prefix| prefix.to_string()).as_deref()))
             }
             Self::Invalid(_) => None,
         }
+    }
+}
+
+/// Points at the name that may be meant, or at the command that lists all.
+fn meant(similar: Option<&str>, list: &str) -> String {
+    match similar {
+        Some(likely) => format!("did you mean `{likely}`?"),
+        None => format!("`{list}` shows all"),
+    }
+}
+
+/// Points at the entry that has what is missing among others, or at all entries.
+fn around(within: Option<&str>) -> String {
+    match within {
+        Some(entry) => format!("`{entry}` has it among others"),
+        None => "`lb firewall list` shows all".to_owned(),
     }
 }
 

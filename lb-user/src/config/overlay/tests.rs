@@ -142,6 +142,12 @@ fn edits_that_cannot_be_are_refused_with_a_hint() {
             "service `web` has no backend `web-9`",
             Some("did you mean `web-1`?"),
         ),
+        (remove_service("shop"), "no service `shop`", Some("`lb service list` shows all")),
+        (
+            remove_backend("other"),
+            "service `web` has no backend `other`",
+            Some("`lb backend list web` shows all"),
+        ),
         (
             Edit::AddService { keys: web() },
             "service `web` exists already",
@@ -161,6 +167,11 @@ fn edits_that_cannot_be_are_refused_with_a_hint() {
             deny("192.0.2.7", false, None).expect("a prefix"),
             "`192.0.2.7/32` is not denied",
             Some("`192.0.2.0/24` has it among others"),
+        ),
+        (
+            deny("198.51.100.7", false, None).expect("a prefix"),
+            "`198.51.100.7/32` is not denied",
+            Some("`lb firewall list` shows all"),
         ),
         (
             set_backend("web-1", json!({ "weight": -1 })),
