@@ -6,6 +6,7 @@
 //! binary, signals it, and reads the maps it pins.
 
 mod agent;
+mod ask;
 mod command;
 mod config;
 mod echo;
@@ -13,6 +14,8 @@ mod error;
 mod flows;
 mod http;
 mod lab;
+mod line;
+mod mount;
 mod netns;
 mod nginx;
 mod owner;
@@ -24,7 +27,7 @@ mod xdp_pass;
 pub use agent::{Agent, lb_binary};
 pub use command::{Output, finish, run, tool};
 pub use config::{Config, Mode, Protocol, Service};
-pub use echo::{Echo, ask_udp};
+pub use echo::{Echo, ask_udp, spread_udp};
 pub use error::{Error, Result};
 pub use flows::{Flows, Survey};
 pub use http::{Load, LoadReport, RunningLoad, curl, spread};
@@ -32,6 +35,8 @@ pub use lab::{
     Backend, CLIENT_V4, CLIENT_V6, DSR_V4, DSR_V6, Lab, NAT_V4, NAT_V6, OTHER_NAT_V4, OTHER_NAT_V6,
     source_addresses,
 };
+pub use line::LineServer;
+pub use mount::Mount;
 pub use netns::Netns;
 pub use nginx::Nginx;
 pub use owner::sweep;

@@ -4,10 +4,12 @@ mod attach;
 mod change;
 mod firewall;
 mod forward;
+mod health;
 mod icmp;
 mod operate;
 mod reload;
 mod restart;
+mod shares;
 mod topology;
 
 use std::{collections::BTreeSet, net::SocketAddr};

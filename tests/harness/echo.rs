@@ -1,6 +1,7 @@
 //! UDP: a server that echoes with its name, and a client.
 
 use std::{
+    collections::BTreeMap,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
@@ -15,6 +16,8 @@ use super::{Error, Netns, Result};
 
 /// How often a server looks whether it is to end.
 const POLL: Duration = Duration::from_millis(100);
+/// First port of clients that choose theirs.
+const FIRST_PORT: u16 = 10_000;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -33,14 +36,29 @@ impl Echo {
     /// # Errors
     /// An address is not there or its port is taken.
     pub fn start(netns: &Netns, name: &str, addresses: &[IpAddr], port: u16) -> Result<Self> {
+        let name = name.to_owned();
+        let echo = move |asked: &[u8]| [name.as_bytes(), b":", asked].concat();
+        Self::answering(netns, addresses, port, echo)
+    }
+
+    /// The same with other answers.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn answering(
+        netns: &Netns,
+        addresses: &[IpAddr],
+        port: u16,
+        answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut echo = Self { stop: Arc::clone(&stop), threads: Vec::new() };
         for &address in addresses {
             let failed = || Error::io(format!("listen for UDP on `{address}` port {port}"));
             let socket = netns.within(|| UdpSocket::bind((address, port)))?.map_err(failed())?;
             socket.set_read_timeout(Some(POLL)).map_err(failed())?;
-            let (stop, name) = (Arc::clone(&stop), name.to_owned());
-            echo.threads.push(thread::spawn(move || serve(&socket, &name, &stop)));
+            let (stop, answer) = (Arc::clone(&stop), answer.clone());
+            echo.threads.push(thread::spawn(move || serve(&socket, answer, &stop)));
         }
         Ok(echo)
     }
@@ -55,13 +73,12 @@ impl Drop for Echo {
     }
 }
 
-fn serve(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
+fn serve(socket: &UdpSocket, answer: impl Fn(&[u8]) -> Vec<u8>, stop: &AtomicBool) {
     let mut buffer = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
         // Errors are timeouts, or ICMP errors about earlier answers.
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let answer = [name.as_bytes(), b":", &buffer[..length]].concat();
-            let _ = socket.send_to(&answer, from);
+            let _ = socket.send_to(&answer(&buffer[..length]), from);
         }
     }
 }
@@ -74,16 +91,41 @@ fn serve(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
 /// No answer within a second, an ICMP error, or an answer that is no echo.
 pub fn ask_udp(netns: &Netns, to: SocketAddr, payload: &str) -> Result<String> {
     let failed = || Error::io(format!("ask `{to}` by UDP"));
-    let answer = netns.within(|| exchange(to, payload.as_bytes()))?.map_err(failed())?;
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let answer =
+        netns.within(|| exchange((any, 0).into(), to, payload.as_bytes()))?.map_err(failed())?;
     match answer.split_once(':') {
         Some((name, echoed)) if echoed == payload => Ok(name.to_owned()),
         _ => Err(Error::Unexpected { what: format!("ask `{to}` by UDP"), found: answer }),
     }
 }
 
-fn exchange(to: SocketAddr, payload: &[u8]) -> io::Result<String> {
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    let socket = UdpSocket::bind((any, 0))?;
+/// Asks like [`ask_udp`] from `count` pairs of an address of `sources` and a
+/// port, one after the other, and counts who answered.
+///
+/// # Errors
+/// Those of [`ask_udp`].
+pub fn spread_udp(
+    netns: &Netns,
+    sources: &[IpAddr],
+    to: SocketAddr,
+    count: usize,
+) -> Result<BTreeMap<String, usize>> {
+    let ports = (FIRST_PORT..).flat_map(|port| sources.iter().map(move |&from| (from, port)));
+    let answers = netns.within(|| {
+        let ask = |from: (IpAddr, u16)| exchange(from.into(), to, b"who");
+        ports.take(count).map(ask).collect::<io::Result<Vec<_>>>()
+    })?;
+    let mut counts = BTreeMap::new();
+    for answer in answers.map_err(Error::io(format!("ask `{to}` by UDP")))? {
+        let name = answer.split(':').next().unwrap_or_default().to_owned();
+        *counts.entry(name).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+fn exchange(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<String> {
+    let socket = UdpSocket::bind(from)?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(payload)?;

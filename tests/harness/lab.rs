@@ -18,12 +18,11 @@ use std::{
     path::PathBuf,
     process::Command,
     thread,
-    time::Duration,
 };
 
 use super::{
-    Agent, Config, Echo, Error, Netns, Nginx, Output, Pins, Result, Service, XdpPass, finish,
-    lb_binary, owner::Claim,
+    Agent, Config, Echo, Error, Netns, Nginx, Pins, Result, Service, XdpPass, lb_binary,
+    owner::{Claim, STATE},
 };
 
 /// VIPs for services of mode `nat`.
@@ -43,8 +42,6 @@ pub const CLIENT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 /// See [`CLIENT_V4`].
 pub const CLIENT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2));
 
-/// How long an answer of the agent may take.
-const ANSWER: Duration = Duration::from_secs(20);
 /// Further addresses of the client's, per family, for many flows.
 const SOURCES: u8 = 8;
 /// First of them, as the last part of the address in decimal digits.
@@ -166,28 +163,6 @@ impl Lab {
         self.claim.dir.join("lb.sock")
     }
 
-    /// A command of `lb` that asks the lab's agent.
-    ///
-    /// # Errors
-    /// It cannot be started, or takes too long.
-    pub fn ask(&self, words: &[&str]) -> Result<Output> {
-        finish(self.lb().arg("--socket").arg(self.socket()).args(words), ANSWER)
-    }
-
-    /// The JSON that a command prints.
-    ///
-    /// # Errors
-    /// Those of [`Self::ask`]; the command fails; what it prints is no JSON.
-    pub fn json(&self, words: &[&str]) -> Result<serde_json::Value> {
-        let mut all = vec!["--json"];
-        all.extend(words);
-        let output = self.ask(&all)?;
-        serde_json::from_str(&output.stdout).map_err(|error| Error::Unexpected {
-            what: format!("`lb {}`: {error}", words.join(" ")),
-            found: output.stdout + &output.stderr,
-        })
-    }
-
     /// The lab's name, which all its parts begin with.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -206,12 +181,18 @@ impl Lab {
         Config {
             interfaces: vec!["l0".into(), "l1".into()],
             pin_dir: self.claim.pin_dir.clone(),
-            state_dir: self.claim.dir.join("state"),
+            state_dir: self.claim.dir.join(STATE),
             socket: self.socket(),
             flows: 65_536,
             firewall: String::new(),
             services: services.into_iter().collect(),
         }
+    }
+
+    /// A path in the lab's directory, which goes with the lab.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.claim.dir.join(name)
     }
 
     /// Writes the balancer's configuration file.

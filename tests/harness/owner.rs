@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Error, Result,
+    Error, Result, mount,
     netns::{self, NAMES},
 };
 
@@ -18,6 +18,8 @@ use super::{
 const LABS: &str = "/run/lb-lab";
 /// Where pins go; a lab's are in a directory named like it.
 const BPF: &str = "/sys/fs/bpf";
+/// The agent's state, in a lab's directory; a test may mount another disk there.
+pub(super) const STATE: &str = "state";
 /// File in a lab's directory: when its owner started, see [`started`].
 const STARTED: &str = "started";
 
@@ -68,6 +70,7 @@ pub fn sweep() -> Result<Vec<String>> {
             kill_inside(&Path::new(NAMES).join(&netns))?;
             netns::remove(&netns);
         }
+        mount::detach_all(&dir.join(STATE));
         for tree in [Path::new(BPF).join(&name), dir] {
             remove_tree(&tree).map_err(Error::io(format!("remove `{}`", tree.display())))?;
         }

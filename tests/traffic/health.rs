@@ -1,0 +1,219 @@
+//! Probes of every kind against real servers: who is up, and why the others
+//! are not.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use lb_tests::harness::{
+    Agent, Backend, Echo, Lab, LineServer, Mode, NAT_V4, Process, Protocol, Result, Service,
+    eventually, run, source_addresses, spread_udp, tool,
+};
+use serde_json::Value;
+
+use super::{ECHO, WEB};
+
+/// How long a probe's outcome may take to show.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Port of the TLS servers.
+const TLS: u16 = 443;
+/// Port of the servers that say how they are.
+const LINE: u16 = 9000;
+/// Port of the DNS server.
+const DNS: u16 = 53;
+
+/// A service at all backends that are probed like this.
+fn probed(lab: &Lab, protocol: Protocol, port: u16, health: &str) -> Service {
+    let lines = format!(
+        "[service.health]\ninterval = \"200ms\"\ntimeout = \"150ms\"\nrise = 1\nfall = 1\n{health}"
+    );
+    Service::new(NAT_V4, protocol, port, Mode::Nat).with(&lab.backends).lines(&lines)
+}
+
+/// Waits until a backend's health is as it should be; returns the last reason.
+fn becomes(lab: &Lab, agent: &Agent, service: &str, backend: &str, health: &str) -> String {
+    let mut reason = String::new();
+    let done = eventually(PATIENCE, || {
+        let list = lab.json(&["backend", "list", service]).unwrap_or_default();
+        let mut all = list.as_array().into_iter().flatten();
+        let found = all.find(|found| found["name"] == backend).cloned().unwrap_or_default();
+        reason = found["reason"].as_str().unwrap_or_default().to_owned();
+        found["health"] == health
+    });
+    assert!(done, "{service}/{backend} is not {health} but `{reason}`: {}", agent.log());
+    reason
+}
+
+#[test]
+fn plain_probes_tell_who_serves_and_why_the_others_do_not() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let script = lab.path("check");
+    fs::write(&script, "#!/bin/sh\n[ $LB_ADDRESS = 10.2.0.11 ] || { echo disk full; exit 3; }\n")
+        .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let first = &lab.backends[0];
+    // Any answer that repeats the question with the bit QR set is one.
+    let answer = |query: &[u8]| {
+        query.iter().enumerate().map(|(i, b)| if i == 2 { b | 0x80 } else { *b }).collect()
+    };
+    let _dns = Echo::answering(&first.netns, &[first.address(true)], DNS, answer)?;
+    let exec = format!("kind = \"exec\"\ncommand = [{script:?}]");
+    // What is probed, and what is wrong with the second backend, if anything.
+    let cases = [
+        (probed(&lab, Protocol::Tcp, WEB, "kind = \"http\"\npath = \"/1k\""), None),
+        (probed(&lab, Protocol::Tcp, 8080, "kind = \"tcp\""), None),
+        (probed(&lab, Protocol::Tcp, 8443, &exec), Some("disk full")),
+        (
+            probed(&lab, Protocol::Udp, ECHO, "kind = \"udp\"\nsend = \"hi\"\nexpect = \"b1:hi\""),
+            Some("answer begins with `b2:hi`"),
+        ),
+        (
+            probed(&lab, Protocol::Udp, DNS, "kind = \"dns\"\nname = \"web.test\""),
+            Some("port unreachable"),
+        ),
+    ];
+    let agent = lab.start_agent(&lab.config(cases.iter().map(|(service, _)| service.clone())))?;
+    for (service, wrong) in &cases {
+        becomes(&lab, &agent, service.name(), "b1", "up");
+        let Some(wrong) = wrong else {
+            becomes(&lab, &agent, service.name(), "b2", "up");
+            continue;
+        };
+        let reason = becomes(&lab, &agent, service.name(), "b2", "down");
+        assert!(reason.contains(wrong), "{}: {reason}", service.name());
+        assert_eq!(lab.backends_by(service.name(), "effective_weight")?["b2"], 0);
+    }
+    // New flows follow.
+    let to = (NAT_V4, ECHO).into();
+    let takers = spread_udp(&lab.client, &source_addresses(true), to, 50)?;
+    assert_eq!(takers.keys().collect::<Vec<_>>(), ["b1"]);
+    // A page that is not there, and a port where nobody listens.
+    let web = cases[0].0.name();
+    lab.done(&["service", "set", web, "health.path=/none"])?;
+    let reason = becomes(&lab, &agent, web, "b1", "down");
+    assert!(reason.contains("404"), "{reason}");
+    let tcp = cases[1].0.name();
+    lab.done(&["service", "set", tcp, "health.port=81"])?;
+    assert_eq!(becomes(&lab, &agent, tcp, "b2", "down"), "connection refused");
+    Ok(())
+}
+
+#[test]
+fn a_certificate_of_an_unknown_authority_is_the_reason() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let [ours, other] = ["ours", "other"].map(|name| authority(&lab, name));
+    let (ours, other) = (ours?, other?);
+    let _servers =
+        [tls_server(&lab, &lab.backends[0], &ours)?, tls_server(&lab, &lab.backends[1], &other)?];
+    let probe = format!(
+        "kind = \"https\"\nhost = \"web.test\"\nca_file = {:?}",
+        ours.with_extension("pem")
+    );
+    let service = probed(&lab, Protocol::Tcp, TLS, &probe);
+    let name = service.name().to_owned();
+    let agent = lab.start_agent(&lab.config([service]))?;
+    becomes(&lab, &agent, &name, "b1", "up");
+    let reason = becomes(&lab, &agent, &name, "b2", "down");
+    assert!(reason.contains("certificate"), "{reason}");
+    lab.done(&["service", "set", &name, "health.host=other.test"])?;
+    let reason = becomes(&lab, &agent, &name, "b1", "down");
+    assert!(reason.contains("web.test") && reason.contains("other.test"), "{reason}");
+    lab.done(&["service", "set", &name, "health.verify=false", "health.host=web.test"])?;
+    becomes(&lab, &agent, &name, "b1", "up");
+    becomes(&lab, &agent, &name, "b2", "up");
+    Ok(())
+}
+
+#[test]
+fn what_a_backend_says_of_itself_sets_its_weight_and_state() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let server = |backend: &Backend| {
+        LineServer::start(&backend.netns, backend.address(true), LINE, "up 100%")
+    };
+    let (one, two) = (server(&lab.backends[0])?, server(&lab.backends[1])?);
+    let service = probed(&lab, Protocol::Udp, ECHO, &format!("kind = \"agent\"\nport = {LINE}"));
+    let name = service.name().to_owned();
+    let agent = lab.start_agent(&lab.config([service]))?;
+    becomes(&lab, &agent, &name, "b1", "up");
+    becomes(&lab, &agent, &name, "b2", "up");
+    let shows = |field: &str, value: Value| {
+        let shown = || lab.backends_by(&name, field).is_ok_and(|all| all["b1"] == value);
+        assert!(eventually(PATIENCE, shown), "no {field} {value}: {}", agent.log());
+    };
+    one.say("up 50%");
+    shows("effective_weight", 50.into());
+    let sources = source_addresses(true);
+    let counts = spread_udp(&lab.client, &sources, (NAT_V4, ECHO).into(), 2000)?;
+    let share = counts["b1"] as f64 / 2000.0;
+    assert!((share - 1.0 / 3.0).abs() < 0.05, "{counts:?}");
+    one.say("drain");
+    shows("effective_weight", 0.into());
+    one.say("ready up 100%");
+    shows("effective_weight", 100.into());
+    // Who stands above it may order otherwise, and weighs it.
+    lab.done(&["backend", "set", &name, "b1", "--weight", "40"])?;
+    shows("effective_weight", 40.into());
+    two.say("down # out of memory");
+    assert_eq!(becomes(&lab, &agent, &name, "b2", "down"), "says `down`: out of memory");
+    drop(one);
+    assert_eq!(becomes(&lab, &agent, &name, "b1", "down"), "connection refused");
+    Ok(())
+}
+
+/// `openssl req` of a new key and certificate, which go to `path` with the
+/// endings `key` and `pem`.
+fn certify(path: &Path, words: &[&str]) -> Result<()> {
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let mut command = tool("openssl");
+    command.args(["req", "-x509", "-days", "2"]).args(curve).args(words);
+    command.arg("-keyout").arg(path.with_extension("key"));
+    command.arg("-out").arg(path.with_extension("pem"));
+    run(&mut command, Duration::from_secs(10)).map(drop)
+}
+
+/// Makes an authority.
+fn authority(lab: &Lab, name: &str) -> Result<PathBuf> {
+    let path = lab.path(name);
+    certify(&path, &["-subj", &format!("/CN={name}")])?;
+    Ok(path)
+}
+
+/// nginx with a certificate for `web.test`.
+fn tls_server(lab: &Lab, backend: &Backend, authority: &Path) -> Result<Process> {
+    let path = lab.path(&format!("tls-{}", backend.name));
+    let [pem, key] = ["pem", "key"].map(|end| authority.with_extension(end).display().to_string());
+    let names = ["-addext", "subjectAltName=DNS:web.test"];
+    let no_authority = ["-addext", "basicConstraints=critical,CA:FALSE"];
+    let signed = ["-subj", "/CN=web.test", "-CA", &pem, "-CAkey", &key];
+    certify(&path, &[&signed[..], &names, &no_authority].concat())?;
+    let file = path.with_extension("conf");
+    let server = path.display();
+    let configuration = format!(
+        "daemon off;
+master_process off;
+pid {server}.pid;
+error_log stderr warn;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {server}.body;
+    proxy_temp_path {server}.proxy;
+    fastcgi_temp_path {server}.fastcgi;
+    scgi_temp_path {server}.scgi;
+    uwsgi_temp_path {server}.uwsgi;
+    server {{
+        listen {TLS} ssl;
+        ssl_certificate {server}.pem;
+        ssl_certificate_key {server}.key;
+        location / {{ return 200 ok; }}
+    }}
+}}
+"
+    );
+    fs::write(&file, configuration).unwrap();
+    let mut command = backend.netns.command("nginx");
+    Process::start(command.arg("-e").arg("stderr").arg("-c").arg(&file))
+}
