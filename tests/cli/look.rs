@@ -48,8 +48,7 @@ fn services_and_backends_are_listed_as_tables_and_as_json() -> Result<()> {
     for (number, row) in rows_of[1..].iter().enumerate() {
         let name = format!("b{}", number + 1);
         let flows = flows.by_backend().get(&name).copied().unwrap_or(0);
-        let values =
-            format!("{WEB} {name} 10.2.0.1{}:80 100 100 ready unknown {flows}", number + 1);
+        let values = format!("{WEB} {name} 10.2.0.1{}:80 100 100 ready up {flows}", number + 1);
         assert_eq!(row[..8].join(" "), values);
     }
     assert_eq!(lab.done(&["backend", "list"])?.stdout.lines().count(), 3);

@@ -37,11 +37,11 @@ fn probed(lab: &Lab, protocol: Protocol, port: u16, health: &str) -> Service {
 fn becomes(lab: &Lab, agent: &Agent, service: &str, backend: &str, health: &str) -> String {
     let mut reason = String::new();
     let done = eventually(PATIENCE, || {
-        let found = |field| {
-            Some(lab.backends_by(service, field).ok()?.remove(backend)?.as_str()?.to_owned())
-        };
-        reason = found("reason").unwrap_or_default();
-        found("health").is_some_and(|found| found == health)
+        let list = lab.json(&["backend", "list", service]).unwrap_or_default();
+        let mut all = list.as_array().into_iter().flatten();
+        let found = all.find(|found| found["name"] == backend).cloned().unwrap_or_default();
+        reason = found["reason"].as_str().unwrap_or_default().to_owned();
+        found["health"] == health
     });
     assert!(done, "{service}/{backend} is not {health} but `{reason}`: {}", agent.log());
     reason
@@ -72,7 +72,7 @@ fn plain_probes_tell_who_serves_and_why_the_others_do_not() -> Result<()> {
         ),
         (
             probed(&lab, Protocol::Udp, DNS, "kind = \"dns\"\nname = \"web.test\""),
-            Some("connection refused"),
+            Some("port unreachable"),
         ),
     ];
     let agent = lab.start_agent(&lab.config(cases.iter().map(|(service, _)| service.clone())))?;

@@ -5,16 +5,16 @@
 //! still admits root, the agent's own user and its group only.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream, unix::UCred},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// Mode of the socket.
@@ -22,6 +22,9 @@ const MODE: u32 = 0o660;
 
 /// How long to wait when the process has no descriptor left.
 const BREATH: Duration = Duration::from_millis(100);
+
+/// How long someone who is turned away may take to ask.
+const HEARING: Duration = Duration::from_secs(1);
 
 /// The admin socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +100,7 @@ impl axum::serve::Listener for Listener {
             match self.socket.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(peer) if self.admits(&peer) => return (stream, ()),
-                    _ => turn_away(stream),
+                    _ => drop(tokio::spawn(turn_away(stream))),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept on the admin socket");
@@ -112,16 +115,20 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// Says why, as far as the socket's buffer takes it.
-fn turn_away(stream: UnixStream) {
+/// Says why, once something was asked: a client takes an answer to nothing for
+/// another protocol's.
+async fn turn_away(mut stream: UnixStream) {
     const BODY: &str = r#"{"error":"this user may not use the admin socket","hint":"run it as root, or as a member of the socket's group"}"#;
     tracing::warn!("turned a user away from the admin socket");
-    if let Ok(mut stream) = stream.into_std() {
-        let _ = write!(
-            stream,
-            "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\n\
-             content-length: {}\r\n\r\n{BODY}",
-            BODY.len()
-        );
-    }
+    let answer = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let exchange = async {
+        stream.read(&mut [0; 4096]).await?;
+        stream.write_all(answer.as_bytes()).await
+    };
+    // Who asked may have gone, and who asks nothing is not waited for.
+    let _ = timeout(HEARING, exchange).await;
 }
