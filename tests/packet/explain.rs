@@ -44,10 +44,24 @@ fn frames(case: Case) -> Vec<Frame> {
 }
 
 /// Everything that packets write.
-fn written(subject: &Subject<'_>) -> (Vec<(u64, FlowValue)>, Vec<u64>, u64, Vec<u64>) {
-    let counters = Counter::ALL.iter().map(|&counter| subject.counter(counter)).collect();
-    let due = subject.refusals().get(&0, 0).expect("an entry").iter().copied().collect();
-    (subject.all_flows(), counters, subject.entered(), due)
+#[derive(PartialEq)]
+struct Written {
+    flows: Vec<(u64, FlowValue)>,
+    counters: Vec<u64>,
+    entered: u64,
+    refusals_due: Vec<u64>,
+}
+
+impl Written {
+    fn by(subject: &Subject<'_>) -> Self {
+        let due = subject.refusals().get(&0, 0).expect("the entry of REFUSALS");
+        Self {
+            flows: subject.all_flows(),
+            counters: Counter::ALL.iter().map(|&counter| subject.counter(counter)).collect(),
+            entered: subject.entered(),
+            refusals_due: due.iter().copied().collect(),
+        }
+    }
 }
 
 /// Explains each frame, then runs it: both say the same, and the first leaves
@@ -62,9 +76,9 @@ fn agree(setup: &Setup, then: Option<&Setup>) -> Result<()> {
             subject.reload(then);
         }
         for frame in all() {
-            let before = written(subject);
+            let before = Written::by(subject);
             let (action, out, record) = subject.explain(&frame);
-            assert!(written(subject) == before, "{frame:?} left something behind");
+            assert!(Written::by(subject) == before, "{frame:?} left something behind");
             let real = subject.run(&frame);
             assert_eq!(action, real.action, "{frame:?}: {real:?}");
             assert!(out == real.frame, "{frame:?}: another frame");
