@@ -28,6 +28,9 @@ use crate::{
 /// Longest time a reload may wait for its confirmation.
 const LONGEST_CONFIRM: u64 = 24 * 3600;
 
+/// How long to wait where a reload cannot be taken back: a full disk, say.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// A reload that is taken back unless it is confirmed.
 #[derive(Debug)]
 pub(super) struct Unconfirmed {
@@ -116,6 +119,8 @@ impl State {
     pub(super) async fn take_back(&mut self, network: Following<'_>) {
         let Some(Unconfirmed { file, edits, .. }) = self.unconfirmed.take() else { return };
         tracing::warn!("the reload was not confirmed and is taken back");
+        let again =
+            Unconfirmed { until: Instant::now() + AGAIN, file: file.clone(), edits: edits.clone() };
         let done = match edits.apply(&file) {
             Ok(model) => self.change_to(model, edits, network).await,
             Err(mistakes) => Err(EditError::Invalid(mistakes).into()),
@@ -123,7 +128,9 @@ impl State {
         match done {
             Ok(()) => self.file = file,
             Err(refused) => {
-                tracing::error!(error = refused.refusal.error, "cannot take the reload back");
+                let error = refused.refusal.error;
+                tracing::error!(error, "cannot take the reload back yet, trying again");
+                self.unconfirmed = Some(again);
             }
         }
     }
