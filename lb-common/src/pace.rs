@@ -10,18 +10,20 @@ pub const RATE: u64 = 1000;
 /// A second.
 const SECOND: u64 = 1 << 32;
 
+/// Between two refusals.
+const STEP: u64 = SECOND / RATE;
+
 /// Whether a refusal may be sent `now`, when the next one was `due`; if so,
-/// when the one after it is.
+/// when the one after it is. A moment more than a second ago, or further ahead
+/// than a refusal puts it, is none that was written of late.
 #[inline(always)]
 #[must_use]
 pub const fn admit(due: u64, now: u64) -> Option<u64> {
-    let earliest = now.wrapping_sub(SECOND);
-    let due = if is_before(due, earliest) { earliest } else { due };
-    if is_before(due, now) { Some(due.wrapping_add(SECOND / RATE)) } else { None }
-}
-
-const fn is_before(a: u64, b: u64) -> bool {
-    a.wrapping_sub(b).cast_signed() < 0
+    if due.wrapping_sub(now) <= STEP {
+        return None;
+    }
+    let due = if now.wrapping_sub(due) > SECOND { now.wrapping_sub(SECOND) } else { due };
+    Some(due.wrapping_add(STEP))
 }
 
 #[cfg(test)]
