@@ -28,6 +28,9 @@ use crate::{
 /// Longest time a reload may wait for its confirmation.
 const LONGEST_CONFIRM: u64 = 24 * 3600;
 
+/// Longest time, in seconds, that a denial or a drain may be given.
+const LONGEST: u64 = 10 * 365 * 24 * 3600;
+
 /// How long to wait where a reload cannot be taken back: a full disk, say.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -223,7 +226,7 @@ fn edit_of(change: Change) -> Result<Edit, Refused> {
         Change::RemoveBackend(service, backend) => Edit::RemoveBackend { service, backend },
         Change::Allow(api::AllowOrder { rule, allow }) => overlay::allow(&rule, allow)?,
         Change::Deny(api::DenyOrder { prefix, deny, for_s }) => {
-            let until = for_s.map(|seconds| unix_now().saturating_add(seconds));
+            let until = for_s.map(|seconds| moment("for_s", seconds)).transpose()?;
             overlay::deny(&prefix, deny, until)?
         }
         Change::Order(service, backend, api::AdminOrder { state, deadline_s }) => {
@@ -240,10 +243,21 @@ fn edit_of(change: Change) -> Result<Edit, Refused> {
                 let error = "only a drain has a deadline";
                 return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, error));
             }
-            let deadline = deadline_s.map(|seconds| unix_now().saturating_add(seconds));
+            let deadline = deadline_s.map(|seconds| moment("deadline_s", seconds)).transpose()?;
             Edit::Order { service, backend, order: Order { state, deadline } }
         }
     })
+}
+
+/// The UNIX second in so many seconds.
+fn moment(key: &str, seconds: u64) -> Result<u64, Refused> {
+    if seconds > LONGEST {
+        let error = format!("`{key}` must be at most {LONGEST} (ten years)");
+        return Err(
+            Refused::new(StatusCode::UNPROCESSABLE_ENTITY, error).hint("leave it out for good")
+        );
+    }
+    Ok(unix_now() + seconds)
 }
 
 impl From<config::Errors> for Refused {
