@@ -88,6 +88,34 @@ fn an_old_connection_that_nobody_recorded_stays_where_it_was() -> Result<()> {
 }
 
 #[test]
+fn a_handshake_outlasts_any_number_of_changes() -> Result<()> {
+    Subject::with(&spread(&[1, 2]), |subject| {
+        let changes = [
+            spread(&[1, 2, 3, 4]),
+            reweighed(&[1, 2, 3, 4], 3),
+            reweighed(&[1, 2, 3, 4], 50),
+            spread(&[1, 2, 3, 4]),
+        ];
+        let tcp = Case::all().into_iter().filter(|case| case.protocol == Protocol::Tcp);
+        let mut begun = Vec::new();
+        for (setup, port) in changes.iter().zip(20..) {
+            // Some connections begin under every configuration.
+            for case in tcp.clone() {
+                begun.extend((0..100).map(|number| {
+                    let request = case.request_from(client_number(case.v4, number), port);
+                    let to = goes_to(subject, &flagged(&request, SYN));
+                    (case.name(), request, to)
+                }));
+            }
+            subject.reload(setup);
+        }
+        for (name, request, to) in begun {
+            assert_eq!(goes_to(subject, &request), to, "{name}");
+        }
+    })
+}
+
+#[test]
 fn a_datagram_of_a_new_flow_takes_the_new_choice() -> Result<()> {
     for (what, before, after) in both_changes() {
         Subject::with(&before, |subject| {

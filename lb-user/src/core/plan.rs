@@ -156,6 +156,25 @@ pub struct Plan {
     pub unattached: BTreeSet<(IpAddr, u32)>,
 }
 
+impl Plan {
+    /// Services that get a table which was not in use before.
+    pub fn new_tables(&self) -> impl Iterator<Item = ServiceId> {
+        let written = |operation: &Operation| match operation {
+            Operation::WriteTable(first, _) => Some(*first),
+            _ => None,
+        };
+        let written: BTreeSet<_> = self.operations.iter().filter_map(written).collect();
+        let current = self.operations.iter().flat_map(|operation| match operation {
+            Operation::SwitchTables(id, places) => vec![(*id, places.current)],
+            Operation::WriteBank(bank) => {
+                bank.services.iter().map(|(id, entry)| (*id, entry.table)).collect()
+            }
+            _ => Vec::new(),
+        });
+        current.filter(move |(_, table)| written.contains(&table.first())).map(|(id, _)| id)
+    }
+}
+
 /// The configuration does not fit the data plane.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CapacityError {

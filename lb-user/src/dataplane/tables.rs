@@ -213,8 +213,8 @@ impl Tables {
         }
     }
 
-    /// The table that was current is the previous one first: packets in
-    /// between see no difference of tables, as before.
+    /// The previous table first: where it was none, packets in between see the
+    /// new one as both.
     fn switch_tables(&self, id: ServiceId, places: &Places) {
         let index = (self.config.read(0).active & 1) * limits::SERVICES + u32::from(id);
         let store = |offset, table: TableRef| {
@@ -263,16 +263,18 @@ impl Tables {
         self.flows.clear(0..self.flows.entries(), |_, value| ids.contains(&value.backend()));
     }
 
-    /// Retires the previous table of every service in force: from now on a flow
-    /// that nobody recorded is taken for a new one, SYNs leave no trace, and
-    /// the lines are free for other tables. Returns how many tables that were.
-    pub fn retire_previous(&self) -> u32 {
+    /// Retires the previous table of these services, as far as they are in
+    /// force: from now on a flow that nobody recorded is taken for a new one,
+    /// SYNs leave no trace, and the lines are free for other tables. Returns
+    /// how many tables that were.
+    pub fn retire_previous(&self, services: impl IntoIterator<Item = ServiceId>) -> u32 {
         let base = (self.config.read(0).active & 1) * limits::SERVICES;
         let mut retired = 0;
-        for id in base + 1..base + limits::SERVICES {
-            let entry = self.services.read(id);
+        for id in services {
+            let index = base + u32::from(id);
+            let entry = self.services.read(index);
             if entry.previous != entry.table {
-                let previous = self.services.word64(id, offset_of!(Service, previous));
+                let previous = self.services.word64(index, offset_of!(Service, previous));
                 previous.store(entry.table.0, Ordering::Release);
                 retired += 1;
             }

@@ -31,7 +31,7 @@ use crate::{
         fleet::Fleet,
         model::{Mode, Model, Node},
         nexthop::Network,
-        plan::{self, Host, identity::ServiceIdentity},
+        plan::{self, Host, ServiceId, identity::ServiceIdentity},
     },
     dataplane::{
         attach::Attachment,
@@ -53,8 +53,8 @@ const REST: Duration = Duration::from_millis(50);
 /// How long new backends' next hops are waited for before publishing.
 const RESOLVING: Duration = Duration::from_secs(1);
 
-/// How long a previous table is consulted after a change: twice the time in
-/// which a new connection has to send its second packet.
+/// How long a service's previous table is consulted after the last change:
+/// twice the time in which a new connection has to send its second packet.
 const RETIRE: Duration = Duration::from_secs(120);
 
 /// Ticks in which the whole affinity table is swept.
@@ -78,8 +78,8 @@ pub(super) struct State {
     pub(super) attached: BTreeMap<String, u32>,
     /// When the current bank was published.
     published: Instant,
-    /// When tables last changed, while their predecessors are in use.
-    tables_changed: Option<Instant>,
+    /// When a service's table last changed, while an earlier one is in use.
+    tables_changed: BTreeMap<ServiceId, Instant>,
     /// Added to the network's epoch: an earlier agent counted, too.
     epoch_base: u32,
     unattached: BTreeSet<(IpAddr, u32)>,
@@ -130,7 +130,7 @@ impl State {
             data_plane,
             attached: BTreeMap::new(),
             published: Instant::now(),
-            tables_changed: Some(Instant::now()),
+            tables_changed: BTreeMap::new(),
             epoch_base,
             unattached: BTreeSet::new(),
             missing: BTreeSet::new(),
@@ -144,6 +144,9 @@ impl State {
             unconfirmed: None,
             prober,
         };
+        // When an earlier agent changed them is not known.
+        let adopted = state.data_plane.tables.outline().services.into_keys();
+        state.tables_changed.extend(adopted.map(|service| (service, state.published)));
         state.configure_fleet(&state.model.clone());
         state.presume_down();
         match state.bring_up(&interfaces, &mut network).await {

@@ -17,19 +17,26 @@ use crate::core::{
     weight::Standings,
 };
 
-/// A service's current table and the one before it.
+/// A service's current table and an earlier one.
+///
+/// *Just enough tracking* stands on this rule: however often the current table
+/// changes, the previous one stays until it is retired, once nothing changed
+/// for longer than a handshake takes. A SYN is recorded where the two differ;
+/// where they agree, both gave the backend that its connection goes to, and the
+/// previous table still does when the next packet comes, whatever is current
+/// by then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// In force.
     pub current: TableRef,
-    /// Before it.
+    /// In force when the previous one was retired last.
     pub previous: TableRef,
 }
 
 impl Places {
     /// These tables once `current` takes over.
     pub(super) fn followed_by(self, current: TableRef) -> Self {
-        let previous = if self.current.is_none() { current } else { self.current };
+        let previous = if self.previous.is_none() { current } else { self.previous };
         Self { current, previous }
     }
 
@@ -54,8 +61,7 @@ pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = TableRef> {
 }
 
 /// Builds every service's table and takes lines for those whose content
-/// changed; the table that was current becomes the previous one then. Where
-/// nothing changed, both stay as they are.
+/// changed. Where nothing changed, they stay as they are.
 ///
 /// # Errors
 /// The new tables do not fit beside the old ones.
@@ -163,8 +169,33 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use lb_common::limits;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
+
+    proptest! {
+        /// Tables of one slot: a table's place is the backend in it.
+        #[test]
+        fn a_handshake_ends_where_it_began_however_often_tables_change(
+            backends in vec(1_u32..5, 2..8),
+            begins in any::<prop::sample::Index>(),
+        ) {
+            let table = |&backend: &u32| TableRef::new(backend, 1, 1);
+            let changes = backends.iter().map(table).scan(Places::default(), |places, table| {
+                *places = places.followed_by(table);
+                Some(*places)
+            });
+            let changes: Vec<_> = changes.collect();
+            let begins = begins.index(changes.len());
+            let Places { current: answered, previous } = changes[begins];
+            // Where they differ, the SYN is recorded.
+            if answered == previous {
+                for later in &changes[begins..] {
+                    prop_assert_eq!(later.previous, answered);
+                }
+            }
+        }
+    }
 
     #[test]
     fn sizes_of_blocks_are_prime_and_fit() {

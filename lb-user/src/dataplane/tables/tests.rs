@@ -301,7 +301,7 @@ fn a_drained_service_keeps_its_table_as_the_previous_one() {
     assert_eq!((drained.table, drained.previous), (TableRef::NONE, before.table));
     carry_out(&mut tables, &web(&[(1, 1)]), &network, check_reach);
     let back = tables.snapshot().unwrap().services[&1];
-    assert_eq!(back.previous, back.table);
+    assert_eq!(back.previous, before.table, "until it is retired");
 }
 
 #[test]

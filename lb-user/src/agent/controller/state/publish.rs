@@ -8,7 +8,8 @@ use super::{super::Error, REST, RETIRE, State};
 use crate::core::{
     model::Model,
     plan::{
-        self, CapacityError, Operation, Plan, Snapshot, identity::ServiceIdentity, reweigh::reweigh,
+        self, CapacityError, Operation, Plan, ServiceId, Snapshot, identity::ServiceIdentity,
+        reweigh::reweigh,
     },
     weight::Standings,
 };
@@ -100,15 +101,23 @@ impl State {
     /// Retires previous tables once the flows that began under them have been
     /// recorded, or are over.
     pub(in super::super) fn look_after_tables(&mut self) {
-        if self.tables_changed.is_some_and(|changed| changed.elapsed() >= RETIRE) {
-            self.retire_previous();
+        let quiet = self.tables_changed.extract_if(.., |_, changed| changed.elapsed() >= RETIRE);
+        let quiet: Vec<_> = quiet.map(|(service, _)| service).collect();
+        if !quiet.is_empty() {
+            self.retire(quiet);
         }
     }
 
-    /// Whether there was a previous table to retire.
+    /// Retires all previous tables, since there is no room: whether there were
+    /// any.
     fn retire_previous(&mut self) -> bool {
-        self.tables_changed = None;
-        let retired = self.data_plane.tables.retire_previous();
+        let services = std::mem::take(&mut self.tables_changed);
+        self.retire(services.into_keys().collect())
+    }
+
+    /// Whether there was a previous table to retire.
+    fn retire(&mut self, services: Vec<ServiceId>) -> bool {
+        let retired = self.data_plane.tables.retire_previous(services);
         tracing::debug!(retired, "retired previous tables");
         if retired > 0 {
             self.retired = Instant::now();
@@ -118,9 +127,8 @@ impl State {
 
     pub(super) fn carry_out(&mut self, plan: &Plan) -> Result<(), Error> {
         self.data_plane.tables.carry_out(&plan.operations).map_err(Error::Maps)?;
-        if plan.operations.iter().any(|op| matches!(op, Operation::WriteTable(..))) {
-            self.tables_changed = Some(Instant::now());
-        }
+        let now = Instant::now();
+        self.tables_changed.extend(plan.new_tables().map(|service| (service, now)));
         Ok(())
     }
 
