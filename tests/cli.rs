@@ -1,6 +1,7 @@
 //! The command line: outputs, exit statuses, bad input, and edits that are
 //! made at once, at bad moments, or without room for them.
 
+mod confirm;
 mod crash;
 mod disk;
 mod editors;
@@ -10,9 +11,9 @@ mod look;
 mod refusal;
 mod reload;
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
-use lb_tests::harness::{Config, Lab, Mode, NAT_V4, Protocol, Service};
+use lb_tests::harness::{Config, Lab, Mode, NAT_V4, Protocol, Result, Service};
 
 /// How long something may take to show.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,4 +31,15 @@ fn web(lab: &Lab) -> Config {
 /// What a table has, by words; cells that hold several are so many.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     table.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+/// Another file than the agent's own.
+fn other(lab: &Lab, config: &Config) -> PathBuf {
+    let path = lab.path("new.toml");
+    fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+fn names(lab: &Lab) -> Result<Vec<String>> {
+    Ok(lab.backends_by(WEB, "name")?.into_keys().collect())
 }

@@ -33,20 +33,29 @@ const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 /// Larger files are refused; ten times what fills all maps.
 const MOST_BYTES: u64 = 64 << 20;
 
+/// A configuration file.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub model: Model,
+    /// Its text.
+    pub text: String,
+}
+
 /// Reads and checks the file at `path`. `interfaces`, unless empty, replaces
 /// `node.interfaces` (the command line's `--interface`).
 ///
 /// # Errors
 /// The file cannot be read, or the mistakes in it, all of them.
-pub fn load(path: &Path, interfaces: &[String]) -> Result<Model, Errors> {
-    load_text(&path.display().to_string(), &read_file(path)?, interfaces)
+pub fn load(path: &Path, interfaces: &[String]) -> Result<Loaded, Errors> {
+    load_text(&path.display().to_string(), read_file(path)?, interfaces)
 }
 
 /// Checks a configuration file's text; see [`load`]. `name` is for messages.
 ///
 /// # Errors
 /// The mistakes in it, all of them.
-pub fn load_text(name: &str, text: &str, interfaces: &[String]) -> Result<Model, Errors> {
+pub fn load_text(name: &str, text: String, interfaces: &[String]) -> Result<Loaded, Errors> {
     let host_name = fs::read_to_string(HOST_NAME).unwrap_or_default();
     let host_name = host_name.trim();
     let surroundings = Surroundings {
@@ -54,7 +63,10 @@ pub fn load_text(name: &str, text: &str, interfaces: &[String]) -> Result<Model,
         interfaces,
     };
     let file = name.to_owned();
-    parse(text, surroundings).map_err(|mistakes| Errors::Mistakes { file, mistakes })
+    match parse(&text, surroundings) {
+        Ok(model) => Ok(Loaded { model, text }),
+        Err(mistakes) => Err(Errors::Mistakes { file, mistakes }),
+    }
 }
 
 /// Reads the text of the file at `path`, whatever it says.

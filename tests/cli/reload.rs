@@ -1,81 +1,10 @@
 //! `lb reload` and `lb plan`.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
-use lb_tests::harness::{
-    Config, Flows, Lab, NAT_V4, Result, Survey, eventually, source_addresses, spread,
-};
+use lb_tests::harness::{Flows, Lab, NAT_V4, Result, Survey, source_addresses, spread};
 
-use super::{PATIENCE, URL, WEB, input::BAD, web};
-
-/// Another file than the agent's own.
-fn other(lab: &Lab, config: &Config) -> PathBuf {
-    let path = lab.path("new.toml");
-    fs::write(&path, config.to_string()).unwrap();
-    path
-}
-
-fn names(lab: &Lab) -> Result<Vec<String>> {
-    Ok(lab.backends_by(WEB, "name")?.into_keys().collect())
-}
-
-#[test]
-fn a_reload_that_nobody_confirms_is_taken_back() -> Result<()> {
-    let lab = Lab::new(3)?;
-    let config = web(&lab);
-    let agent = lab.start_agent(&config)?;
-    lab.done(&["backend", "set", WEB, "b1", "--weight", "50"])?;
-    let first = lab.generation()?;
-    let mut less = config.clone();
-    less.services[0].remove("b3");
-    let new = other(&lab, &less).display().to_string();
-    let done = lab.done(&["reload", &new, "--confirm", "4s"])?;
-    assert!(done.stdout.contains("taken back in 4s unless"), "{}", done.stdout);
-    assert_eq!(names(&lab)?, ["b1", "b2"]);
-    assert!(!spread(&lab.client, URL, 30)?.contains_key("b3"));
-    // Nobody else's change gets in between.
-    for words in
-        [&["backend", "drain", WEB, "b1"][..], &["reload"], &["firewall", "deny", "192.0.2.1"]]
-    {
-        let says = lab.refused(1, words)?;
-        assert!(
-            says.contains("waits for its confirmation") && says.contains("hint: confirm it"),
-            "{says}"
-        );
-    }
-    assert_eq!(lab.generation()?, first + 1);
-    assert!(lab.done(&["status"])?.stdout.contains("unless confirmed"));
-    let back = || names(&lab).is_ok_and(|names| names.len() == 3);
-    assert!(eventually(PATIENCE, back), "{}", agent.log());
-    assert!(spread(&lab.client, URL, 60)?.contains_key("b3"));
-    // The edit from before is still one.
-    assert_eq!(lab.backends_by(WEB, "weight")?["b1"], 50);
-    assert_eq!(lab.generation()?, first + 2);
-    lab.done(&["backend", "drain", WEB, "b1"])?;
-    Ok(())
-}
-
-#[test]
-fn a_confirmed_reload_stays() -> Result<()> {
-    let lab = Lab::new(2)?;
-    let config = web(&lab);
-    let _agent = lab.start_agent(&config)?;
-    let mut less = config.clone();
-    less.services[0].remove("b2");
-    lab.write(&less)?;
-    lab.done(&["reload", "--confirm", "2s"])?;
-    let first = lab.generation()?;
-    lab.done(&["reload", "--confirmed"])?;
-    assert_eq!(lab.json(&["status"])?["confirm_s"], serde_json::Value::Null);
-    let uptime = || lab.json(&["status"]).ok().and_then(|status| status["uptime_s"].as_u64());
-    let then = uptime().unwrap();
-    assert!(eventually(PATIENCE, || uptime() >= Some(then + 3)));
-    assert_eq!((names(&lab)?, lab.generation()?), (vec!["b1".to_owned()], first));
-    assert!(
-        lab.refused(1, &["reload", "--confirmed"])?.contains("hint: it may have been taken back")
-    );
-    Ok(())
-}
+use super::{URL, WEB, input::BAD, names, other, web};
 
 #[test]
 fn a_plan_tells_what_moves_and_changes_nothing() -> Result<()> {

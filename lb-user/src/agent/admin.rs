@@ -111,6 +111,15 @@ impl Refused {
         self
     }
 
+    /// Adds a hint, if there is one.
+    #[must_use]
+    pub fn hint_if(self, hint: Option<impl Into<String>>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// Adds the mistakes in a configuration.
     #[must_use]
     pub fn mistakes(mut self, mistakes: Vec<String>) -> Self {

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 pub use self::change::Source;
-use self::state::{Beginning, State};
+use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Refused},
     probe::Prober,
@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     api,
-    config::overlay::EditError,
-    core::{model::Model, plan::CapacityError},
+    config::{Loaded, overlay::EditError},
+    core::plan::CapacityError,
     dataplane::{attach::AttachError, load::LoadError, pins::PinError},
     sys::{link, route},
 };
@@ -100,22 +100,24 @@ pub enum Error {
 /// # Errors
 /// The data plane cannot be loaded, configured or attached. Where this
 /// process made it, it is removed again.
-pub async fn run(file: Model, source: Source, log_level: u8) -> Result<(), Error> {
+pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Events)?;
-    let (store, mut edits) = Store::open(&file.node.state_dir)?;
-    edits.expire(view::unix_now());
-    let model = edits.apply(&file).map_err(EditError::Invalid)?;
-    for difference in edits.describe(&file) {
+    let (store, kept) = Store::open(&file.model.node.state_dir)?;
+    let file = change::confirmed(file, &kept, &source);
+    let mut origin = Origin { file, edits: kept.edits.clone() };
+    origin.edits.expire(view::unix_now());
+    let model = origin.model()?;
+    for difference in origin.edits.describe(&origin.file.model) {
         tracing::info!("edited: {difference}");
     }
     let (mut calls, _server) = admin::serve(&model.admin.socket)?;
     let (prober, mut probes) = Prober::new(PROBES);
-    let beginning = Beginning { source, file, edits, store, prober };
+    let beginning = Beginning { source, origin, store, kept, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
-    let mut weighing = Complaint::default();
+    let (mut weighing, mut mending) = (Complaint::default(), Complaint::default());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (counted, mut counts) = mpsc::channel::<Vec<u32>>(1);
@@ -168,6 +170,7 @@ pub async fn run(file: Model, source: Source, log_level: u8) -> Result<(), Error
                 let done = state.look_after_interfaces().await;
                 attaching.report(done, "cannot look after the interfaces");
                 state.look_after_tables();
+                mending.report(state.mend().await, "cannot finish a change yet");
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 if state.wants_flows() {
                     state.count_flows(counted.clone());

@@ -1,5 +1,6 @@
 //! Edits on disk, so that they outlive the agent: `edits.json` in
-//! `node.state_dir`.
+//! `node.state_dir`. Beside them stands a configuration file that is not to be
+//! gone by: nobody confirmed it.
 //!
 //! The file is replaced as a whole: written beside it, synced, renamed over
 //! it, and the directory synced. Whenever the machine stops, the file is the
@@ -33,11 +34,32 @@ pub struct Store {
     _lock: File,
 }
 
+/// What outlives the agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The edits to begin with.
+    pub edits: Edits,
+    /// A file that was not confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<Withdrawn>,
+}
+
+/// The text of a configuration file that is not to be gone by, although the
+/// file may still have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// The text.
+    pub text: String,
+    /// The text to go by instead.
+    pub instead: String,
+}
+
 /// What the file says.
 #[derive(Serialize, Deserialize)]
-struct Document<E> {
+struct Document<K> {
     version: u32,
-    edits: E,
+    #[serde(flatten)]
+    kept: K,
 }
 
 /// The part of the file that every version has.
@@ -121,7 +143,7 @@ impl Store {
     /// # Errors
     /// Another agent uses it, its file cannot be understood (and is left as it
     /// is), or the kernel refuses.
-    pub fn open(directory: &Path) -> Result<(Self, Edits), StoreError> {
+    pub fn open(directory: &Path) -> Result<(Self, Kept), StoreError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         tried(made, "created", directory)?;
         let lock = directory.join(LOCK);
@@ -140,14 +162,14 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             removed => tried(removed, "removed", &temporary)?,
         }
-        let edits = store.read()?;
-        Ok((store, edits))
+        let kept = store.read()?;
+        Ok((store, kept))
     }
 
-    fn read(&self) -> Result<Edits, StoreError> {
+    fn read(&self) -> Result<Kept, StoreError> {
         let file = self.directory.join(FILE);
         let text = match fs::read(&file) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Edits::default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Kept::default()),
             text => tried(text, "read", &file)?,
         };
         let damaged = |error: serde_json::Error| StoreError::Damaged {
@@ -158,19 +180,19 @@ impl Store {
         if version != VERSION {
             return Err(StoreError::Version { file, version });
         }
-        let document: Document<Edits> = serde_json::from_slice(&text).map_err(damaged)?;
-        Ok(document.edits)
+        let document: Document<Kept> = serde_json::from_slice(&text).map_err(damaged)?;
+        Ok(document.kept)
     }
 
-    /// Puts edits on disk; they are there when this returns.
+    /// Puts this on disk; it is there when this returns.
     ///
     /// # Errors
     /// The kernel refuses, for instance because the disk is full. Then the
     /// file is the old one. (If only the last step fails, the sync of the
     /// directory, it is the new one until the machine stops.)
-    pub fn save(&self, edits: &Edits) -> Result<(), StoreError> {
+    pub fn save(&self, kept: &Kept) -> Result<(), StoreError> {
         let (file, temporary) = (self.directory.join(FILE), self.directory.join(TEMPORARY));
-        let written = write(&temporary, edits)
+        let written = write(&temporary, kept)
             .and_then(|()| tried(fs::rename(&temporary, &file), "replaced", &file));
         if written.is_err() {
             // The next start removes it as well; the first error is the one to tell.
@@ -182,8 +204,8 @@ impl Store {
     }
 }
 
-fn write(path: &Path, edits: &Edits) -> Result<(), StoreError> {
-    let document = Document { version: VERSION, edits };
+fn write(path: &Path, kept: &Kept) -> Result<(), StoreError> {
+    let document = Document { version: VERSION, kept };
     let mut text =
         tried(serde_json::to_vec_pretty(&document).map_err(io::Error::from), "written", path)?;
     text.push(b'\n');

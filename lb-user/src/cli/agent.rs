@@ -92,13 +92,13 @@ impl From<Level> for PacketLog {
 
 impl Agent {
     pub(super) fn run(self, colourless: bool) -> Result<(), Failure> {
-        let model = config::load(&self.config, &self.interface)?;
+        let file = config::load(&self.config, &self.interface)?;
         require(&Capability::ALL)?;
         log::init(self.log_format.into(), colourless).map_err(|error| {
             Failure::new(Status::Usage, error)
                 .hint("such as `RUST_LOG=info` or `RUST_LOG=lb_user=debug`")
         })?;
-        for surprise in config::surprise::surprises(&model) {
+        for surprise in config::surprise::surprises(&file.model) {
             tracing::warn!("{surprise}");
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,7 +107,7 @@ impl Agent {
             .map_err(|error| Failure::new(Status::Refused, error))?;
         let source = Source { path: self.config, interfaces: self.interface };
         let level = PacketLog::from(self.packet_log).number();
-        Ok(runtime.block_on(controller::run(model, source, level))?)
+        Ok(runtime.block_on(controller::run(file, source, level))?)
     }
 }
 

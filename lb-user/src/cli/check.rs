@@ -21,7 +21,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self, console: &mut Console<'_>) -> Result<(), Failure> {
-        let model = config::load(&self.file, &self.interface)?;
+        let model = config::load(&self.file, &self.interface)?.model;
         let file = self.file.display();
         for surprise in config::surprise::surprises(&model) {
             console.tell(format_args!("warning: {file}: {surprise}"));

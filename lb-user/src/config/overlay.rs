@@ -126,18 +126,49 @@ impl Edits {
         }
     }
 
-    /// Drops what the file says as well, and what has lost its object.
-    pub fn prune(&mut self, file: &Model) {
-        self.services.retain(|name, edits| match find(file, name) {
-            Some(known) => {
-                prune(edits, known);
-                true
+    /// Drops what the file says as well, and what was set of something that it
+    /// does not have: says what that is, one line each. What a backend was
+    /// ordered to stays, lest it serve when it comes back.
+    pub fn prune(&mut self, file: &Model) -> Vec<String> {
+        let mut lost = Vec::new();
+        for (name, edits) in &mut self.services {
+            match find(file, name) {
+                Some(known) => {
+                    let backends = prune(edits, known).into_iter();
+                    lost.extend(backends.map(|backend| format!("service `{name}`: {backend}")));
+                }
+                None if edits.whole == Whole::Added => {}
+                None => {
+                    let backends = edits.backends.values_mut();
+                    let forgotten = backends.map(forget).filter(|forgets| *forgets).count() > 0;
+                    if forgotten || !edits.keys.is_empty() {
+                        lost.push(format!("service `{name}`: {LOST}"));
+                    }
+                    (edits.whole, edits.keys) = (Whole::Kept, Keys::new());
+                }
             }
-            None => edits.whole == Whole::Added,
-        });
+        }
         prune_firewall(&mut self.firewall, &file.firewall);
         self.tidy();
+        lost
     }
+
+    /// Adds an edit that was checked against another file.
+    pub fn take_over(&mut self, edit: Edit, file: &Model) {
+        self.record(edit, file);
+        prune_firewall(&mut self.firewall, &file.firewall);
+    }
+}
+
+/// What becomes of edits without an object.
+const LOST: &str = "the file does not have it any more, what was set of it is forgotten";
+
+/// Leaves nothing of a backend's edits but its order: whether that forgets
+/// what was set.
+fn forget(edits: &mut BackendEdits) -> bool {
+    let forgets = edits.whole == Whole::Added || !edits.keys.is_empty();
+    *edits = BackendEdits { order: edits.order, ..BackendEdits::default() };
+    forgets
 }
 
 /// Drops the rules that the file has as well, or has not either.
@@ -145,12 +176,18 @@ fn prune_firewall(edits: &mut FirewallEdits, known: &Firewall) {
     let opened: HashSet<_> = known.allow.iter().map(render::port_rule).collect();
     edits.allow.retain(|rule, allow| opened.contains(rule) != *allow);
     let denied: HashSet<_> = known.deny_sources.iter().collect();
-    edits.deny.retain(|prefix, denial| denied.contains(prefix) != denial.deny);
+    edits.deny.retain(|prefix, denial| {
+        let in_file = denied.contains(prefix);
+        // The file's denial was to hold for a time: now it is an edit's.
+        denial.deny |= !in_file && denial.until.is_some();
+        in_file != denial.deny
+    });
 }
 
-/// Drops the edits of a service that the file has with nothing to change.
-fn prune(edits: &mut ServiceEdits, known: &Service) {
-    let Ok(Some(effective)) = service(edits, Some(known)) else { return };
+/// Drops the edits of a service that the file has with nothing to change, and
+/// says what was set of backends that it does not have.
+fn prune(edits: &mut ServiceEdits, known: &Service) -> Vec<String> {
+    let Ok(Some(effective)) = service(edits, Some(known)) else { return Vec::new() };
     if edits.whole == Whole::Added {
         if sorted(&effective) == sorted(known) {
             *edits = ServiceEdits {
@@ -158,27 +195,30 @@ fn prune(edits: &mut ServiceEdits, known: &Service) {
                 ..Default::default()
             };
             for backend in edits.backends.values_mut() {
-                *backend = BackendEdits { order: backend.order, ..BackendEdits::default() };
+                forget(backend);
             }
         }
-        return;
+        return Vec::new();
     }
+    let mut lost = Vec::new();
     let differ = |old: &Keys, new: &Keys, key: &str| old.get(key) != new.get(key);
     let (old, new) = (render::service(known), render::service(&effective));
     edits.keys.retain(|key, _| differ(&old, &new, key));
-    edits.backends.retain(|name, edits| {
+    for (name, edits) in &mut edits.backends {
         let backend = |service: &Service| {
             let backend = service.backends.iter().find(|backend| backend.name == *name);
             backend.map(render::backend)
         };
         let (old, new) = (backend(known), backend(&effective));
         if old == new {
-            *edits = BackendEdits { order: edits.order, ..BackendEdits::default() };
+            if forget(edits) && new.is_none() {
+                lost.push(format!("backend `{name}`: {LOST}"));
+            }
         } else if let (Whole::Kept, Some(old), Some(new)) = (edits.whole, &old, &new) {
             edits.keys.retain(|key, _| differ(old, new, key));
         }
-        new.is_some() || edits.whole == Whole::Removed
-    });
+    }
+    lost
 }
 
 /// A service as it is whatever the order of its backends.
@@ -265,7 +305,9 @@ fn firewall(edits: &FirewallEdits, known: &Firewall) -> Result<Firewall, Vec<Mis
         allow.push(parsed.map_err(mistake)?);
     }
     let prefixes: HashSet<_> = deny_sources.iter().collect();
-    let denied = |prefix: &IpNet| edits.deny.get(prefix).is_none_or(|denial| denial.deny);
+    let denied = |prefix: &IpNet| {
+        edits.deny.get(prefix).is_none_or(|denial| denial.deny || denial.until.is_some())
+    };
     let mut deny_sources: Vec<_> =
         deny_sources.iter().copied().filter(|prefix| denied(prefix)).collect();
     let added =

@@ -111,7 +111,7 @@ fn file_is_named_in_front_of_each_mistake() {
     );
 
     std::fs::write(&path, node("")).expect("a file");
-    assert_eq!(load(&path, &[]).expect("no mistake").node.interfaces, ["eth0"]);
+    assert_eq!(load(&path, &[]).expect("no mistake").model.node.interfaces, ["eth0"]);
 }
 
 #[test]

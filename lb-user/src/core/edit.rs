@@ -13,7 +13,9 @@
 //!   gets one of its name with other keys.
 //! - One that was removed stays away while the file has it.
 //! - What was set of a service or backend that the file no longer has is
-//!   without effect, and dropped at the next reload.
+//!   without effect, and dropped at the next reload, which says so. What a
+//!   backend was ordered to stays, and holds when it comes back.
+//! - A denial for a time over one that was lifted leaves it lifted afterwards.
 
 use std::collections::BTreeMap;
 
@@ -175,9 +177,10 @@ pub struct FirewallEdits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Denial {
-    /// Whether it is denied.
+    /// Whether it is denied, if not by the file.
     pub deny: bool,
-    /// Until this UNIX second; `None`: for good.
+    /// A denial ends at this UNIX second; the file's, where `deny` is false,
+    /// holds until then. `None`: for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
 }
@@ -215,11 +218,19 @@ impl Edits {
         Some((order.state, order.deadline))
     }
 
-    /// Drops what was denied until now, a UNIX second; whether there was any.
+    /// Ends what was denied until now, a UNIX second; whether there was any.
     pub fn expire(&mut self, now: u64) -> bool {
-        let before = self.firewall.deny.len();
-        self.firewall.deny.retain(|_, denial| denial.until.is_none_or(|until| until > now));
-        self.firewall.deny.len() != before
+        let mut any = false;
+        self.firewall.deny.retain(|_, denial| {
+            if denial.until.is_some_and(|until| until <= now) {
+                denial.until = None;
+                any = true;
+                // What the file denies has an edit that says otherwise.
+                return !denial.deny;
+            }
+            true
+        });
+        any
     }
 
     /// The UNIX second at which the next timed denial ends.
@@ -263,6 +274,10 @@ impl Edits {
                 self.firewall.allow.insert(rule, allow);
             }
             Edit::Deny { prefix, deny, until } => {
+                // What the file denies and an edit does not is denied for a
+                // time, and then no more.
+                let lifted = self.firewall.deny.get(&prefix).is_some_and(|denial| !denial.deny);
+                let deny = deny && !(lifted && until.is_some());
                 self.firewall.deny.insert(prefix, Denial { deny, until });
             }
         }

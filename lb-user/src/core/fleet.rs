@@ -44,6 +44,13 @@ pub struct Fleet {
     deadlines: BTreeSet<(u64, BackendIdentity)>,
 }
 
+/// Time left until a UNIX second. Nobody waits for more than a day at once,
+/// whatever is written on the disk.
+#[must_use]
+pub fn until(at: u64, unix_now: u64) -> Duration {
+    Duration::from_secs(at.saturating_sub(unix_now)).min(Duration::from_hours(24))
+}
+
 /// What is known of a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Account<'a> {
@@ -67,17 +74,26 @@ impl Fleet {
     }
 
     /// Takes a new generation of the configuration: backends that stay keep
-    /// what is known of them, those that left are forgotten, new ones begin
-    /// with a slow start unless their service is new as well. A deadline that
+    /// what is known of them, also where their service has another address or
+    /// mode now; those that left are forgotten, new ones begin with a slow
+    /// start unless their service is new as well. A deadline that
     /// has passed takes effect with the next [`tick`](Self::tick).
     pub fn configure(&mut self, model: &Model, orders: &Orders<'_>, now: Duration) {
         self.zone.clone_from(&model.node.zone);
         let mut before = std::mem::take(&mut self.pools);
         self.deadlines.clear();
         self.wakes.clear();
+        let stay: BTreeSet<_> = model.services.iter().map(ServiceIdentity::of).collect();
+        let moved: BTreeMap<_, _> = before
+            .iter()
+            .filter(|(identity, _)| !stay.contains(identity))
+            .map(|(_, pool)| (pool.name().to_owned(), pool.clone()))
+            .collect();
         for service in &model.services {
             let identity = ServiceIdentity::of(service);
-            let mut pool = before.remove(&identity).unwrap_or_else(|| Pool::new(service));
+            let mut pool = before.remove(&identity).unwrap_or_else(|| {
+                moved.get(&service.name).cloned().unwrap_or_else(|| Pool::new(service))
+            });
             for gone in pool.configure(service, orders, now) {
                 self.standings.0.remove(&gone);
             }
@@ -153,7 +169,7 @@ impl Fleet {
     #[must_use]
     pub fn next_wake(&self, now: Duration, unix_now: u64) -> Option<Duration> {
         let wake = self.wakes.first().map(|(at, _)| *at);
-        let left = |(at, _): &(u64, _)| now + Duration::from_secs(at.saturating_sub(unix_now));
+        let left = |(at, _): &(u64, _)| now + until(*at, unix_now);
         wake.into_iter().chain(self.deadlines.first().map(left)).min()
     }
 

@@ -31,10 +31,10 @@ use lb_common::{
     firewall::AllowWord,
     limits,
     service::{Address, EndpointBucket, Service},
+    table::TableRef,
 };
 
 use self::{
-    arena::Arena,
     identity::{BackendIdentity, ServiceIdentity},
     tables::Places,
 };
@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub tables: BTreeMap<u32, Vec<BackendId>>,
     /// Prefixes in `DENY_V4` and `DENY_V6`.
     pub denied: BTreeSet<IpNet>,
+    /// Tables that gave way so lately that packets may still read their lines.
+    pub resting: Vec<TableRef>,
 }
 
 impl Snapshot {
@@ -223,7 +225,7 @@ pub fn plan(
     let wanted = backends::wanted(model, standings, &ids, snapshot);
     let shares = backends::changed_shares(&wanted, snapshot);
     let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
-    let mut arena = Arena::new(tables::in_use(snapshot));
+    let mut arena = tables::arena(snapshot);
     let built = tables::build(model, standings, &ids, snapshot, &mut arena)?;
     let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &built.places)?;
     let index = bank.index;

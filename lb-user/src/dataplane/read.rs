@@ -37,6 +37,7 @@ impl Tables {
             backends: self.all_backends(),
             tables: BTreeMap::new(),
             denied: BTreeSet::new(),
+            resting: Vec::new(),
         }
     }
 

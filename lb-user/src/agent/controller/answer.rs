@@ -141,7 +141,7 @@ impl State {
             interfaces: self.interfaces(),
             flows: 0,
             flow_capacity: self.model.node.flows.into(),
-            edits: self.edits.len() as u64,
+            edits: self.origin.edits.len() as u64,
             confirm_s: self.unconfirmed.as_ref().map(|reload| {
                 reload.until.saturating_duration_since(tokio::time::Instant::now()).as_secs()
             }),
@@ -159,7 +159,7 @@ impl State {
     ) -> Result<impl FnOnce(Vec<Member>, &Flows) -> api::ServiceDetail + use<>, Refused> {
         let service = self.model.services.iter().find(|service| service.name == name);
         let service = service.ok_or_else(|| no_service(name))?.clone();
-        let edited = self.edits.services.contains_key(name);
+        let edited = self.origin.edits.services.contains_key(name);
         Ok(move |members: Vec<Member>, _: &Flows| {
             let line = view::service(&service, &members.iter().collect::<Vec<_>>());
             api::ServiceDetail {
@@ -182,7 +182,7 @@ impl State {
     fn firewall(&self) -> api::Firewall {
         let firewall = &self.model.firewall;
         let left = |prefix| {
-            let until = self.edits.firewall.deny.get(prefix)?.until?;
+            let until = self.origin.edits.firewall.deny.get(prefix)?.until?;
             Some(until.saturating_sub(view::unix_now()))
         };
         let denied = |prefix| api::Denied { prefix: format!("{prefix}"), left_s: left(prefix) };

@@ -6,15 +6,19 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Error, chain, state::State, view::unix_now};
+use super::{
+    Error, chain,
+    state::{Origin, State},
+    view::unix_now,
+};
 use crate::{
     agent::{
         admin::{Change, Refused},
-        store::StoreError,
+        store::{Kept, StoreError, Withdrawn},
     },
     api,
     config::{
-        self,
+        self, Loaded,
         overlay::{self, EditError},
     },
     core::{
@@ -39,8 +43,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Unconfirmed {
     /// When it is taken back.
     pub(super) until: Instant,
-    file: Model,
-    edits: Edits,
+    /// What was in force before it.
+    before: Origin,
 }
 
 /// Where the configuration file is, and what stands in for parts of it.
@@ -52,19 +56,57 @@ pub struct Source {
     pub interfaces: Vec<String>,
 }
 
+/// What to begin with: a file that nobody confirmed is not gone by.
+pub(super) fn confirmed(file: Loaded, kept: &Kept, source: &Source) -> Loaded {
+    let path = source.path.display();
+    let name = format!("the file in force before `{path}`");
+    match &kept.withdrawn {
+        Some(Withdrawn { text, instead }) if *text == file.text => {
+            match config::load_text(&name, instead.clone(), &source.interfaces) {
+                Ok(before) => {
+                    tracing::warn!(
+                        "`{path}` was reloaded and not confirmed: what was in force before is \
+                         gone by until `lb reload`"
+                    );
+                    before
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "`{path}` was not confirmed, but");
+                    file
+                }
+            }
+        }
+        _ => file,
+    }
+}
+
 type Following<'a> = &'a mut watch::Receiver<Arc<Network>>;
 
 impl State {
-    /// Makes one edit.
+    /// Makes one edit. While a reload waits for its confirmation, only what
+    /// cannot wait is possible, and outlives the reload.
     pub(super) async fn edit(
         &mut self,
         change: Change,
         network: Following<'_>,
     ) -> Result<api::Done, Refused> {
-        self.refuse_while_unconfirmed()?;
         let edit = edit_of(change)?;
-        let (edits, model) = overlay::edited(&self.edits, &self.file, &self.model, edit)?;
-        self.change_to(model, edits, network).await?;
+        if !matches!(edit, Edit::Order { .. } | Edit::Deny { .. }) {
+            self.refuse_while_unconfirmed()?;
+        }
+        let Origin { file, edits } = &self.origin;
+        let (edits, model) = overlay::edited(edits, &file.model, &self.model, edit.clone())?;
+        let mut kept = Kept { edits: edits.clone(), ..self.kept.clone() };
+        if let Some(Unconfirmed { before, .. }) = &self.unconfirmed {
+            kept.edits = before.edits.clone();
+            kept.edits.take_over(edit, &before.file.model);
+        }
+        let origin = Origin { edits, ..self.origin.clone() };
+        let carried = kept.edits.clone();
+        self.change_to(model, origin, kept, network).await?;
+        if let Some(Unconfirmed { before, .. }) = &mut self.unconfirmed {
+            before.edits = carried;
+        }
         Ok(self.done())
     }
 
@@ -79,102 +121,121 @@ impl State {
             let rule = format!("`confirm_s` must be 1 to {LONGEST_CONFIRM}");
             return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, rule));
         }
-        let (file, foreign) = self.read(order.file.as_ref())?;
-        let mut edits = if order.discard_edits { Edits::default() } else { self.edits.clone() };
-        let model = edits.apply(&file).map_err(EditError::Invalid)?;
-        edits.prune(&file);
-        let differing = edits.describe(&file);
-        let before = Unconfirmed {
-            until: Instant::now() + Duration::from_secs(order.confirm_s.unwrap_or(0)),
-            file: std::mem::replace(&mut self.file, file),
-            edits: self.edits.clone(),
-        };
-        if let Err(refused) = self.change_to(model, edits, network).await {
-            self.file = before.file;
-            return Err(refused);
+        let (origin, foreign, mut notes) =
+            self.origin_with(order.file.as_ref(), order.discard_edits)?;
+        let model = origin.model()?;
+        notes.extend(origin.edits.describe(&origin.file.model));
+        let mut kept = self.kept.clone();
+        if order.confirm_s.is_none() {
+            kept.edits = origin.edits.clone();
         }
+        if !foreign {
+            let (text, instead) = (&origin.file.text, &self.origin.file.text);
+            let differs = order.confirm_s.is_some() && text != instead;
+            kept.withdrawn =
+                differs.then(|| Withdrawn { text: text.clone(), instead: instead.clone() });
+        }
+        let before = self.origin.clone();
+        self.change_to(model, origin, kept, network).await?;
         let mut done = self.done();
-        done.notes.extend(differing);
+        done.notes = notes;
         if foreign {
             let path = self.source.path.display();
             done.notes.push(format!("until the agent starts again, which reads `{path}`"));
         }
         if let Some(seconds) = order.confirm_s {
             done.notes.push(format!("taken back in {seconds} s unless confirmed"));
-            self.unconfirmed = Some(before);
+            let until = Instant::now() + Duration::from_secs(seconds);
+            self.unconfirmed = Some(Unconfirmed { until, before });
         }
         Ok(done)
     }
 
     /// Keeps what an unconfirmed reload brought.
     pub(super) fn confirm(&mut self) -> Result<api::Done, Refused> {
-        match self.unconfirmed.take() {
-            Some(_) => Ok(self.done()),
-            None => {
-                let error = "no reload waits for a confirmation";
-                Err(Refused::new(StatusCode::CONFLICT, error)
-                    .hint("it may have been taken back: see the agent's log"))
-            }
+        if self.unconfirmed.is_none() {
+            let error = "no reload waits for a confirmation";
+            return Err(Refused::new(StatusCode::CONFLICT, error)
+                .hint("it may have been taken back: see the agent's log"));
         }
+        let withdrawn = self.kept.withdrawn.clone();
+        let withdrawn = withdrawn.filter(|withdrawn| withdrawn.text != self.origin.file.text);
+        self.keep(Kept { edits: self.origin.edits.clone(), withdrawn })?;
+        self.unconfirmed = None;
+        Ok(self.done())
     }
 
-    /// Takes back what nobody confirmed.
+    /// Takes back what nobody confirmed; the disk never had it.
     pub(super) async fn take_back(&mut self, network: Following<'_>) {
-        let Some(Unconfirmed { file, edits, .. }) = self.unconfirmed.take() else { return };
-        tracing::warn!("the reload was not confirmed and is taken back");
-        let again =
-            Unconfirmed { until: Instant::now() + AGAIN, file: file.clone(), edits: edits.clone() };
-        let done = match edits.apply(&file) {
-            Ok(model) => self.change_to(model, edits, network).await,
-            Err(mistakes) => Err(EditError::Invalid(mistakes).into()),
-        };
-        match done {
-            Ok(()) => self.file = file,
+        let Some(Unconfirmed { mut before, .. }) = self.unconfirmed.take() else { return };
+        before.edits.expire(unix_now());
+        match self.return_to(before.clone(), network).await {
+            Ok(()) if self.kept.withdrawn.is_some() => tracing::warn!(
+                "the reload was not confirmed and is taken back: `{}` still has it and is not \
+                 gone by until `lb reload`, also after a restart",
+                self.source.path.display()
+            ),
+            Ok(()) => tracing::warn!("the reload was not confirmed and is taken back"),
             Err(refused) => {
                 let error = refused.refusal.error;
                 tracing::error!(error, "cannot take the reload back yet, trying again");
-                self.unconfirmed = Some(again);
+                self.unconfirmed = Some(Unconfirmed { until: Instant::now() + AGAIN, before });
             }
         }
     }
 
-    /// Drops denials whose time is up.
+    /// Ends denials whose time is up. The disk need not know: they end at the
+    /// next start as well.
     pub(super) async fn expire(&mut self, network: Following<'_>) {
-        let mut edits = self.edits.clone();
-        if !edits.expire(unix_now()) {
+        let mut origin = self.origin.clone();
+        if self.expire_again.is_some_and(|again| self.now() < again)
+            || !origin.edits.expire(unix_now())
+        {
             return;
         }
-        let done = match edits.apply(&self.file) {
-            Ok(model) => self.change_to(model, edits, network).await,
-            Err(mistakes) => Err(EditError::Invalid(mistakes).into()),
-        };
-        if let Err(refused) = done {
-            tracing::error!(error = refused.refusal.error, "cannot end a denial");
+        self.expire_again = None;
+        if let Err(refused) = self.return_to(origin, network).await {
+            tracing::error!(error = refused.refusal.error, "cannot end a denial yet, trying again");
+            self.expire_again = Some(self.now() + AGAIN);
         }
+    }
+
+    async fn return_to(&mut self, origin: Origin, network: Following<'_>) -> Result<(), Refused> {
+        let model = origin.model()?;
+        Ok(self.put_in_force(model, origin, network).await?)
     }
 
     /// The outlook of a reload.
     pub(super) fn outlook(&self, file: &api::FileText) -> Result<super::outlook::Outlook, Refused> {
-        let (file, _) = self.read(Some(file))?;
-        let mut edits = self.edits.clone();
-        let model = edits.apply(&file).map_err(EditError::Invalid)?;
-        edits.prune(&file);
-        let differing = edits.describe(&file);
-        Ok(super::outlook::Outlook::new(self, &model, differing)?)
+        let (origin, _, mut notes) = self.origin_with(Some(file), false)?;
+        notes.extend(origin.edits.describe(&origin.file.model));
+        Ok(super::outlook::Outlook::new(self, &origin, notes)?)
     }
 
-    /// The configuration in a text, or in the agent's own file; whether it is
-    /// another than the agent's own.
-    fn read(&self, file: Option<&api::FileText>) -> Result<(Model, bool), Refused> {
-        match file {
-            Some(file) => {
-                let model = config::load_text(&file.name, &file.text, &self.source.interfaces)?;
-                let own = config::load(&self.source.path, &self.source.interfaces);
-                let foreign = !own.is_ok_and(|own| own == model);
-                Ok((model, foreign))
+    /// A text, or the agent's own file, beneath the edits; whether it is
+    /// another than the agent's own; and what becomes of edits, in words.
+    fn origin_with(
+        &self,
+        file: Option<&api::FileText>,
+        discard_edits: bool,
+    ) -> Result<(Origin, bool, Vec<String>), Refused> {
+        let Source { path, interfaces } = &self.source;
+        let own = config::load(path, interfaces);
+        let (file, foreign) = match file {
+            None => (own?, false),
+            Some(api::FileText { name, text }) => {
+                let given = config::load_text(name, text.clone(), interfaces)?;
+                match own {
+                    Ok(own) if own.model == given.model => (own, false),
+                    _ => (given, true),
+                }
             }
-            None => Ok((config::load(&self.source.path, &self.source.interfaces)?, false)),
-        }
+        };
+        let edits = if discard_edits { Edits::default() } else { self.origin.edits.clone() };
+        let mut origin = Origin { file, edits };
+        // The agent may start again, from its own file.
+        let lost = if foreign { Vec::new() } else { origin.edits.prune(&origin.file.model) };
+        Ok((origin, foreign, lost))
     }
 
     fn refuse_while_unconfirmed(&self) -> Result<(), Refused> {
@@ -193,22 +254,33 @@ impl State {
     async fn change_to(
         &mut self,
         model: Model,
-        edits: Edits,
+        origin: Origin,
+        kept: Kept,
         network: Following<'_>,
     ) -> Result<(), Refused> {
-        let stored = edits != self.edits;
-        if stored {
-            self.store.save(&edits)?;
-        }
-        let before = std::mem::replace(&mut self.edits, edits);
-        let done = self.put_in_force(model, network).await;
-        if done.is_err() {
-            self.edits = before;
-            if stored && let Err(error) = self.store.save(&self.edits) {
-                tracing::error!(error = chain(&error), "the refused edit is still on disk");
-            }
+        let before = self.kept.clone();
+        self.keep(kept)?;
+        let done = self.put_in_force(model, origin, network).await;
+        if done.is_err()
+            && let Err(error) = self.keep(before)
+        {
+            tracing::error!(error = chain(&error), "what was refused is still on disk");
         }
         Ok(done?)
+    }
+
+    /// Puts on disk what is not there yet.
+    fn keep(&mut self, kept: Kept) -> Result<(), StoreError> {
+        if kept == self.kept {
+            return Ok(());
+        }
+        if let Err(error) = self.store.save(&kept) {
+            // It may be there all the same, but for a last sync.
+            let _ = self.store.save(&self.kept);
+            return Err(error);
+        }
+        self.kept = kept;
+        Ok(())
     }
 
     fn done(&self) -> api::Done {
@@ -287,22 +359,14 @@ impl From<EditError> for Refused {
             }
             _ => StatusCode::CONFLICT,
         };
-        let refused = Self::new(status, error.to_string());
-        match error.hint() {
-            Some(hint) => refused.hint(hint),
-            None => refused,
-        }
+        Self::new(status, error.to_string()).hint_if(error.hint())
     }
 }
 
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
-        let refused =
-            Self::new(StatusCode::INSUFFICIENT_STORAGE, format!("{error}, nothing was changed"));
-        match error.hint() {
-            Some(hint) => refused.hint(hint),
-            None => refused,
-        }
+        let refused = format!("{error}, nothing was changed");
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, refused).hint_if(error.hint())
     }
 }
 

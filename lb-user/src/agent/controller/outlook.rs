@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Error, state::State};
+use super::{
+    Error,
+    state::{Origin, State},
+};
 use crate::{
     api::{self, Table},
     config::render,
@@ -25,10 +28,12 @@ pub(super) struct Outlook {
 }
 
 impl Outlook {
-    /// From what is in force to `model`, which `edits` override here and there.
-    pub(super) fn new(state: &State, model: &Model, edits: Vec<String>) -> Result<Self, Error> {
-        let snapshot = state.data_plane.tables.snapshot().map_err(Error::Maps)?;
-        let fleet = state.fleet_for(model);
+    /// From what is in force to what `origin` makes, whose edits are told of in
+    /// `edits`.
+    pub(super) fn new(state: &State, origin: &Origin, edits: Vec<String>) -> Result<Self, Error> {
+        let model = &origin.model()?;
+        let snapshot = state.snapshot()?;
+        let fleet = state.fleet_for(model, &origin.edits);
         let plan = state.plan_for(model, fleet.standings(), &snapshot)?;
         let names: BTreeMap<_, _> = state
             .model

@@ -21,11 +21,15 @@ use tracing::field::display;
 
 use self::interfaces::{by_name, look_up};
 use super::{
-    Error,
+    Error, chain,
     change::{Source, Unconfirmed},
 };
 use crate::{
-    agent::{probe::Prober, store::Store},
+    agent::{
+        probe::Prober,
+        store::{Kept, Store},
+    },
+    config::{Loaded, overlay::EditError},
     core::{
         edit::Edits,
         fleet::Fleet,
@@ -88,21 +92,42 @@ pub(super) struct State {
     pub(super) modes: BTreeMap<String, AttachMode>,
     swept: u32,
     started: Instant,
-    /// The configuration file's model, without edits.
-    pub(super) file: Model,
+    /// What `model` is made of.
+    pub(super) origin: Origin,
     pub(super) source: Source,
-    pub(super) edits: Edits,
     pub(super) store: Store,
+    /// What the store has.
+    pub(super) kept: Kept,
     pub(super) unconfirmed: Option<Unconfirmed>,
+    /// When to try again to end a denial.
+    pub(super) expire_again: Option<Duration>,
+    /// What is in force is not what it should be: it stopped half-way.
+    torn: bool,
     prober: Prober,
+}
+
+/// What a configuration is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// The file.
+    pub(super) file: Loaded,
+    /// What the admin socket made of it.
+    pub(super) edits: Edits,
+}
+
+impl Origin {
+    /// The model that they make together.
+    pub(super) fn model(&self) -> Result<Model, EditError> {
+        self.edits.apply(&self.file.model).map_err(EditError::Invalid)
+    }
 }
 
 /// What an agent starts from.
 pub(super) struct Beginning {
     pub(super) source: Source,
-    pub(super) file: Model,
-    pub(super) edits: Edits,
+    pub(super) origin: Origin,
     pub(super) store: Store,
+    pub(super) kept: Kept,
     pub(super) prober: Prober,
 }
 
@@ -113,7 +138,7 @@ impl State {
         model: Model,
         log_level: u8,
     ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
-        let Beginning { source, file, edits, store, prober } = beginning;
+        let Beginning { source, origin, store, kept, prober } = beginning;
         let interfaces = look_up(&model.node, &[]).await?;
         let pins = PinDir::open(&model.node.pin_dir)?;
         let (watcher, mut network) = Watcher::start().await?;
@@ -137,17 +162,19 @@ impl State {
             modes: BTreeMap::new(),
             swept: 0,
             started: Instant::now(),
-            file,
+            origin,
             source,
-            edits,
             store,
+            kept,
             unconfirmed: None,
+            expire_again: None,
+            torn: false,
             prober,
         };
         // When an earlier agent changed them is not known.
         let adopted = state.data_plane.tables.outline().services.into_keys();
         state.tables_changed.extend(adopted.map(|service| (service, state.published)));
-        state.configure_fleet(&state.model.clone());
+        state.fleet = state.fleet_for(&state.model, &state.origin.edits);
         state.presume_down();
         match state.bring_up(&interfaces, &mut network).await {
             Ok(attachments) => {
@@ -216,14 +243,18 @@ impl State {
     }
 
     /// Puts a configuration in force, whole or not at all: in place where only
-    /// weights differ, or what they follow from.
+    /// weights differ, or what they follow from. What is refused leaves what
+    /// was known of the backends, and ordered, as it was.
     pub(super) async fn put_in_force(
         &mut self,
         model: Model,
+        origin: Origin,
         network: &mut watch::Receiver<Arc<Network>>,
     ) -> Result<(), Error> {
         self.check_fixed(&model)?;
-        self.configure_fleet(&model);
+        let fleet = self.fleet_for(&model, &origin.edits);
+        let fleet = std::mem::replace(&mut self.fleet, fleet);
+        let origin = std::mem::replace(&mut self.origin, origin);
         let done = if model.has_shape_of(&self.model) {
             let before = std::mem::replace(&mut self.model, model);
             let done = self.reweigh(true).await;
@@ -235,22 +266,19 @@ impl State {
             self.rebuild(model, network).await
         };
         if done.is_err() {
-            self.configure_fleet(&self.model.clone());
+            (self.fleet, self.origin) = (fleet, origin);
+            if let Err(error) = self.mend().await {
+                tracing::error!(error = chain(&error), "cannot undo the change yet");
+            }
         }
         self.probe_backends();
         done
     }
 
-    fn configure_fleet(&mut self, model: &Model) {
-        let (now, edits) = (self.now(), &self.edits);
-        self.fleet.configure(model, &|service, backend| edits.admin(service, backend), now);
-    }
-
-    /// The fleet as it would be with another configuration.
-    pub(super) fn fleet_for(&self, model: &Model) -> Fleet {
+    /// The fleet as it is with another configuration.
+    pub(super) fn fleet_for(&self, model: &Model, edits: &Edits) -> Fleet {
         let mut fleet = self.fleet.clone();
-        let orders = |service: &str, backend: &str| self.edits.admin(service, backend);
-        fleet.configure(model, &orders, self.now());
+        fleet.configure(model, &|service, backend| edits.admin(service, backend), self.now());
         fleet
     }
 
@@ -315,8 +343,8 @@ impl State {
         let own_addresses = network.host_addresses != self.network.host_addresses;
         self.network = network;
         if own_addresses {
-            let model = self.model.clone();
-            return self.publish(&model).await;
+            self.torn = true;
+            return self.mend().await;
         }
         let host = self.host()?;
         let backends = self.data_plane.tables.all_backends();

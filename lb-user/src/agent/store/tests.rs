@@ -6,13 +6,14 @@ use std::{
 use super::*;
 use crate::core::edit::Denial;
 
-fn edits(prefixes: u8) -> Edits {
+fn kept(prefixes: u8) -> Kept {
     let mut edits = Edits::default();
     for number in 0..prefixes {
         let prefix = format!("10.{number}.0.0/16").parse().expect("a prefix");
         edits.firewall.deny.insert(prefix, Denial { deny: true, until: None });
     }
-    edits
+    let withdrawn = Withdrawn { text: "[node]\n# \"new\"".into(), instead: "[node]".into() };
+    Kept { edits, withdrawn: (prefixes > 1).then_some(withdrawn) }
 }
 
 fn directory() -> (tempfile::TempDir, PathBuf) {
@@ -34,16 +35,16 @@ fn names(directory: &Path) -> Vec<String> {
 fn edits_are_there_for_the_next_agent() {
     let (_parent, path) = directory();
     let (store, found) = Store::open(&path).expect("a new directory");
-    assert_eq!(found, Edits::default());
+    assert_eq!(found, Kept::default());
     let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o700);
     for number in [1, 3, 2] {
-        store.save(&edits(number)).expect("room");
+        store.save(&kept(number)).expect("room");
     }
     assert_eq!(names(&path), ["edits.json", "lock"]);
     assert_eq!(mode(&path.join(FILE)), 0o600);
     drop(store);
-    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(2));
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, kept(2));
 }
 
 #[test]
@@ -65,24 +66,24 @@ fn two_agents_do_not_share_a_directory() {
 #[test]
 fn kill_between_any_two_steps_leaves_the_old_edits_or_the_new() {
     let (_parent, path) = directory();
-    let whole = |edits| serde_json::to_vec(&Document { version: VERSION, edits }).expect("JSON");
-    let new = whole(&edits(2));
+    let whole = |kept| serde_json::to_vec(&Document { version: VERSION, kept }).expect("JSON");
+    let new = whole(&kept(2));
     let leftovers = [None, Some(&new[..0]), Some(&new[..new.len() / 2]), Some(&new[..])];
     for leftover in leftovers {
         let (store, _) = Store::open(&path).expect("a directory");
-        store.save(&edits(1)).expect("room");
+        store.save(&kept(1)).expect("room");
         drop(store);
         if let Some(leftover) = leftover {
             fs::write(path.join(TEMPORARY), leftover).expect("room");
         }
         let (store, found) = Store::open(&path).expect("a directory of ours");
-        assert_eq!(found, edits(1));
+        assert_eq!(found, kept(1));
         assert_eq!(names(&path), ["edits.json", "lock"]);
         drop(store);
     }
     fs::write(path.join(TEMPORARY), &new).expect("room");
     fs::rename(path.join(TEMPORARY), path.join(FILE)).expect("the last step");
-    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(2));
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, kept(2));
 }
 
 #[test]
@@ -124,9 +125,9 @@ fn directory_that_cannot_be_is_named() {
 fn full_disk_leaves_the_old_edits_and_nothing_else() {
     let (_parent, path) = directory();
     let (store, _) = Store::open(&path).expect("a new directory");
-    store.save(&edits(1)).expect("room");
+    store.save(&kept(1)).expect("room");
     symlink("/dev/full", path.join(TEMPORARY)).expect("room");
-    let error = store.save(&edits(200)).expect_err("no room");
+    let error = store.save(&kept(200)).expect_err("no room");
     let temporary = path.join(TEMPORARY);
     assert_eq!(
         error.to_string(),
@@ -137,9 +138,9 @@ fn full_disk_leaves_the_old_edits_and_nothing_else() {
     );
     assert_eq!(error.hint().as_deref(), Some("make room there: nothing was changed"));
     assert_eq!(names(&path), ["edits.json", "lock"]);
-    store.save(&edits(2)).expect("room again");
+    store.save(&kept(2)).expect("room again");
     drop(store);
-    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(2));
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, kept(2));
 }
 
 /// A child whose files are limited to 4 KiB writes a part of the new file.
@@ -150,14 +151,14 @@ fn write_that_ends_half_way_leaves_the_old_edits_and_nothing_else() {
         "agent::store::tests::write_that_ends_half_way_leaves_the_old_edits_and_nothing_else";
     if let Some(path) = std::env::var_os(DIRECTORY) {
         let (store, found) = Store::open(Path::new(&path)).expect("a directory of ours");
-        assert_eq!(found, edits(1));
-        let error = store.save(&edits(200)).expect_err("too large");
+        assert_eq!(found, kept(1));
+        let error = store.save(&kept(200)).expect_err("too large");
         assert!(error.to_string().ends_with("File too large (os error 27)"), "{error}");
         return;
     }
     let (_parent, path) = directory();
     let (store, _) = Store::open(&path).expect("a new directory");
-    store.save(&edits(1)).expect("room");
+    store.save(&kept(1)).expect("room");
     drop(store);
     let limited = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" --exact --quiet \"$1\""])
@@ -168,7 +169,7 @@ fn write_that_ends_half_way_leaves_the_old_edits_and_nothing_else() {
         .expect("a shell");
     assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stdout));
     assert_eq!(names(&path), ["edits.json", "lock"]);
-    assert_eq!(Store::open(&path).expect("a directory of ours").1, edits(1));
+    assert_eq!(Store::open(&path).expect("a directory of ours").1, kept(1));
 }
 
 /// A directory in the place of the file refuses even root.
@@ -177,7 +178,7 @@ fn file_that_cannot_be_replaced_is_named() {
     let (_parent, path) = directory();
     let (store, _) = Store::open(&path).expect("a new directory");
     fs::create_dir(path.join(FILE)).expect("room");
-    let error = store.save(&edits(1)).expect_err("in the way");
+    let error = store.save(&kept(1)).expect_err("in the way");
     assert!(
         error
             .to_string()

@@ -1,6 +1,9 @@
 //! Where edits differ from the file, in words.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    collections::HashSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use humantime::format_rfc3339_seconds;
 use serde_json::Value;
@@ -34,13 +37,16 @@ fn of_service(edits: &ServiceEdits, known: Option<&Service>) -> Vec<String> {
         (Whole::Removed, Some(_)) => vec!["removed, the file has it".to_owned()],
         (Whole::Added, None) => vec!["added, the file does not have it".to_owned()],
         (Whole::Removed | Whole::Kept, None) => {
-            return vec!["the file does not have it: its edits are without effect".to_owned()];
+            vec!["the file does not have it: its edits are without effect".to_owned()]
         }
         (Whole::Added | Whole::Kept, Some(known)) => match service(edits, Some(known)) {
             Ok(Some(effective)) => of_keys(&effective, known),
             _ => vec!["its edits do not fit the file".to_owned()],
         },
     };
+    let effective = service(edits, known).ok().flatten();
+    let backends = effective.iter().flat_map(|service| &service.backends);
+    let names: HashSet<_> = backends.map(|backend| &backend.name).collect();
     for (name, edits) in &edits.backends {
         if let Some(order) = edits.order {
             let state = match order.state {
@@ -48,7 +54,8 @@ fn of_service(edits: &ServiceEdits, known: Option<&Service>) -> Vec<String> {
                 AdminState::Drain => "drain",
                 AdminState::Maint => "maint",
             };
-            lines.push(format!("backend `{name}`: ordered to {state}"));
+            let there = if names.contains(name) { "" } else { ", once there is one" };
+            lines.push(format!("backend `{name}`: ordered to {state}{there}"));
         }
     }
     lines
@@ -102,6 +109,14 @@ fn differences(lines: &mut Vec<String>, prefix: &str, new: &Keys, old: &Keys) {
     }
 }
 
+/// The last second of the year 9999, the last one that can be written.
+const LAST: u64 = 253_402_300_799;
+
+/// In words, whatever a hand has written to the disk.
+fn moment(unix: u64) -> impl std::fmt::Display {
+    format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix.min(LAST)))
+}
+
 fn of_firewall(edits: &FirewallEdits) -> impl Iterator<Item = String> + '_ {
     let allow = edits.allow.iter().map(|(rule, allow)| {
         let verb = if *allow { "allowed" } else { "no longer allowed" };
@@ -109,11 +124,13 @@ fn of_firewall(edits: &FirewallEdits) -> impl Iterator<Item = String> + '_ {
     });
     let deny = edits.deny.iter().map(|(prefix, denial)| match denial {
         Denial { deny: true, until: Some(until) } => {
-            let until = UNIX_EPOCH + Duration::from_secs(*until);
-            format!("firewall: `{prefix}` is denied until {}", format_rfc3339_seconds(until))
+            format!("firewall: `{prefix}` is denied until {}", moment(*until))
         }
         Denial { deny: true, until: None } => format!("firewall: `{prefix}` is denied"),
-        Denial { deny: false, .. } => format!("firewall: `{prefix}` is no longer denied"),
+        Denial { deny: false, until: Some(until) } => {
+            format!("firewall: `{prefix}` is no longer denied from {} on", moment(*until))
+        }
+        Denial { deny: false, until: None } => format!("firewall: `{prefix}` is no longer denied"),
     });
     allow.chain(deny)
 }

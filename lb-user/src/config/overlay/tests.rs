@@ -252,9 +252,79 @@ fn redundant_edits_are_dropped() {
         ]
     );
     assert_eq!(edits.len(), 2);
-    // A file that has lost the service takes the rest along.
-    edits.prune(&read(""));
-    assert_eq!(edits, Edits::default());
+    // A file that has lost the service takes along what was set, and says so;
+    // an order is for whatever comes back.
+    let without = read("");
+    assert_eq!(
+        edits.prune(&without),
+        ["service `web`: the file does not have it any more, what was set of it is forgotten"]
+    );
+    assert_eq!(
+        edits.describe(&without),
+        [
+            "service `web`: the file does not have it: its edits are without effect",
+            "service `web`: backend `web-2`: ordered to maint, once there is one",
+        ]
+    );
+    assert_eq!(edits.admin("web", "web-2"), Some((AdminState::Maint, None)));
+}
+
+#[test]
+fn a_backend_that_left_the_file_keeps_its_order_and_nothing_else() {
+    let (mut edits, _) = after([
+        set_backend("web-1", json!({ "weight": 50 })),
+        order("web-1", AdminState::Maint),
+        order("web-2", AdminState::Drain),
+    ]);
+    let file = read(&FILE.replace("\"web-1\"", "\"web-3\""));
+    assert_eq!(
+        edits.prune(&file),
+        ["service `web`: backend `web-1`: the file does not have it any more, what was set of \
+             it is forgotten"]
+    );
+    assert_eq!(
+        edits.describe(&file),
+        [
+            "service `web`: backend `web-1`: ordered to maint, once there is one",
+            "service `web`: backend `web-2`: ordered to drain",
+        ]
+    );
+    assert_eq!(edits.prune(&file), [""; 0]);
+}
+
+#[test]
+fn a_timed_denial_gives_way_to_what_was_ordered_before() {
+    let denied = |edits: &Edits, file: &Model| {
+        let model = edits.apply(file).expect("no mistake");
+        model.firewall.deny_sources.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let file = file();
+    let (mut edits, _) = after([
+        deny("192.0.2.0/24", false, None).expect("a prefix"),
+        deny("192.0.2.0/24", true, Some(5)).expect("a prefix"),
+    ]);
+    edits.prune(&file);
+    assert_eq!(denied(&edits, &file), ["192.0.2.0/24"]);
+    assert_eq!(edits.next_expiry(), Some(5));
+    let mut without = edits.clone();
+    assert!(!edits.expire(4) && edits.expire(5) && !edits.expire(6));
+    assert_eq!(denied(&edits, &file), [""; 0]);
+    assert_eq!(edits.describe(&file), ["firewall: `192.0.2.0/24` is no longer denied"]);
+    // A file that no longer denies it does not shorten the time.
+    let other = read(&FILE.replace("\"192.0.2.0/24\"", ""));
+    without.prune(&other);
+    assert_eq!(denied(&without, &other), ["192.0.2.0/24"]);
+    assert!(without.expire(5));
+    assert_eq!(without, Edits::default());
+}
+
+#[test]
+fn no_time_is_too_far_to_be_told() {
+    let (edits, _) = after([deny("198.51.100.0/24", true, Some(u64::MAX)).expect("a prefix")]);
+    assert_eq!(
+        edits.describe(&file()),
+        ["firewall: `198.51.100.0/24` is denied until 9999-12-31T23:59:59Z"]
+    );
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The backends of one service.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::Orders;
 use crate::core::{
@@ -113,8 +116,9 @@ impl Pool {
         service: &Service,
         orders: &Orders<'_>,
         now: Duration,
-    ) -> Vec<BackendIdentity> {
-        let gone = if self.service == *service { Vec::new() } else { self.rebuild(service, now) };
+    ) -> BTreeSet<BackendIdentity> {
+        let gone =
+            if self.service == *service { BTreeSet::new() } else { self.rebuild(service, now) };
         for (seat, backend) in self.seats.iter_mut().zip(&service.backends) {
             seat.order(orders(&service.name, &backend.name).unwrap_or_default());
         }
@@ -123,15 +127,21 @@ impl Pool {
         gone
     }
 
-    fn rebuild(&mut self, service: &Service, now: Duration) -> Vec<BackendIdentity> {
+    fn rebuild(&mut self, service: &Service, now: Duration) -> BTreeSet<BackendIdentity> {
         let before = std::mem::replace(&mut self.service, service.clone());
         let warm = !self.seats.iter().any(|seat| seat.standing.serving);
+        // What answers at the same port of the same host is the same server,
+        // also for another VIP or mode.
+        let server = |who: &BackendIdentity| (who.addr, who.effective_port());
         let seats = std::mem::take(&mut self.seats).into_iter();
-        let mut stay: BTreeMap<_, _> = seats.map(|seat| (seat.identity, seat)).collect();
+        let mut gone: BTreeSet<_> = seats.clone().map(|seat| seat.identity).collect();
+        let mut stay: BTreeMap<_, _> = seats.map(|seat| (server(&seat.identity), seat)).collect();
         for backend in &service.backends {
             let identity = BackendIdentity::of(service, backend);
+            gone.remove(&identity);
             let mut seat = stay
-                .remove(&identity)
+                .remove(&server(&identity))
+                .map(|seat| Seat { identity, ..seat })
                 .unwrap_or_else(|| Seat::new(identity, Tracker::new(&service.health, now), warm));
             if before.health != service.health {
                 seat.tracker.reconfigure(&service.health, now);
@@ -142,7 +152,7 @@ impl Pool {
             self.seats.push(seat);
         }
         self.index = self.seats.iter().zip(0..).map(|(seat, at)| (seat.identity, at)).collect();
-        stay.into_keys().collect()
+        gone
     }
 
     /// Weighs the backends, after the policy has had its say if that is due.
@@ -202,6 +212,11 @@ impl Pool {
     pub(super) fn deadlines(&self) -> impl Iterator<Item = (u64, BackendIdentity)> {
         let open = self.seats.iter().filter(|seat| !seat.ended);
         open.filter_map(|seat| Some((seat.deadline?, seat.identity)))
+    }
+
+    /// Name of the service.
+    pub(super) fn name(&self) -> &str {
+        &self.service.name
     }
 
     pub(super) fn state(&self) -> ServiceState {

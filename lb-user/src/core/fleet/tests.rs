@@ -74,6 +74,38 @@ fn what_changes_nothing_is_no_change() {
 }
 
 #[test]
+fn a_service_that_moves_keeps_what_is_known_of_its_backends() {
+    let mut web = service(1, 0..3);
+    let mut fleet = fleet(&[&web]);
+    fleet.observe(&key(&web, 1), failed(), SECOND);
+    fleet.take_changes();
+    for change in [
+        |web: &mut Service| web.vip = "192.0.2.9".parse().expect("an address"),
+        |web: &mut Service| web.mode = Mode::Dsr,
+        |web: &mut Service| web.protocol = Protocol::Udp,
+    ] {
+        let old = web.clone();
+        change(&mut web);
+        fleet.configure(&model(&[&web]), &nothing, 2 * SECOND);
+        assert!(fleet.backend(&key(&old, 1)).is_none());
+        assert!(!fleet.standings().0.contains_key(&key(&old, 1)));
+        let health = |n| fleet.backend(&key(&web, n)).expect("known").tracker.health();
+        assert_eq!([0, 1].map(health), [Health::Unknown, Health::Down]);
+        assert_eq!([0, 1].map(|n| weight(&fleet, &web, n)), [100, 0]);
+        assert!(fleet.take_changes().contains(&ServiceIdentity::of(&web)));
+    }
+}
+
+#[test]
+fn a_deadline_in_the_far_future_is_waited_for_in_steps() {
+    let web = service(1, 0..2);
+    let mut fleet = fleet(&[&web]);
+    let drain = |_: &str, _: &str| Some((AdminState::Drain, Some(u64::MAX)));
+    fleet.configure(&model(&[&web]), &drain, SECOND);
+    assert_eq!(fleet.next_wake(SECOND, 1), Some(SECOND + Duration::from_hours(24)));
+}
+
+#[test]
 fn only_the_service_of_a_failed_backend_changes() {
     let (web, dns) = (service(1, 0..3), service(2, 0..3));
     let mut fleet = fleet(&[&web, &dns]);

@@ -5,13 +5,12 @@
 //! puts it in force. After any prefix of the operations every slot of a
 //! current table names a backend that serves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::table::TableRef;
 
 use super::{
     CapacityError, Operation, Plan, Snapshot,
-    arena::Arena,
     identity::{BackendIdentity, ServiceIdentity},
     ids::present_backends,
     service_identities,
@@ -19,27 +18,35 @@ use super::{
 };
 use crate::core::{model::Model, weight::Standings};
 
-/// Plans what the standings of the services `changed` ask for. `resting` are
-/// tables whose lines packets may still read. Of the snapshot, the content of
-/// tables and the denied prefixes are not looked at.
-///
-/// # Errors
-/// The new tables do not fit beside the old ones.
+/// A plan, and the services that it leaves as they are because their new
+/// tables do not fit beside the old ones.
+pub type Reweighed = (Plan, BTreeMap<ServiceIdentity, CapacityError>);
+
+/// Plans what the standings of the services `changed` ask for. Of the
+/// snapshot, the content of tables and the denied prefixes are not looked at.
+#[must_use]
 pub fn reweigh(
     model: &Model,
     standings: &Standings,
     changed: &BTreeSet<ServiceIdentity>,
     snapshot: &Snapshot,
-    resting: &[TableRef],
-) -> Result<Plan, CapacityError> {
-    let used = tables::in_use(snapshot);
-    let mut arena = Arena::new(used.chain(resting.iter().copied()));
+) -> Reweighed {
+    let mut arena = tables::arena(snapshot);
     let ids = present_backends(snapshot);
     let services = service_identities(snapshot);
+    let mut left = BTreeMap::new();
     let (mut rising, mut switches, mut falling) = (Vec::new(), Vec::new(), Vec::new());
     for (&id, who) in services.iter().filter(|(_, who)| changed.contains(who)) {
         let Some(service) = model.services.iter().find(|s| ServiceIdentity::of(s) == *who) else {
             continue;
+        };
+        let content = Content::of(service, standings, &ids, snapshot.config.slot_seed);
+        let current = match content.place(service, &mut arena) {
+            Ok(current) => current,
+            Err(error) => {
+                left.insert(*who, error);
+                continue;
+            }
         };
         for backend in &service.backends {
             let identity = BackendIdentity::of(service, backend);
@@ -50,8 +57,6 @@ pub fn reweigh(
                 changes.push(Operation::SetServing(id, serving));
             }
         }
-        let content = Content::of(service, standings, &ids, snapshot.config.slot_seed);
-        let current = content.place(service, &mut arena)?;
         if !current.is_none() {
             switches.push(Operation::WriteTable(current.first(), content.slots));
         }
@@ -59,7 +64,7 @@ pub fn reweigh(
         switches.push(Operation::SwitchTables(id, old.followed_by(current)));
     }
     let operations = rising.into_iter().chain(switches).chain(falling).collect();
-    Ok(Plan { operations, ..Plan::default() })
+    (Plan { operations, ..Plan::default() }, left)
 }
 
 /// Tables that a plan of [`reweigh`] takes out of use.

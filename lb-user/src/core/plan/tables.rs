@@ -60,6 +60,11 @@ pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = TableRef> {
     tables.filter(|table| !table.is_none())
 }
 
+/// The lines that new tables may take.
+pub(super) fn arena(snapshot: &Snapshot) -> Arena {
+    Arena::new(in_use(snapshot).chain(snapshot.resting.iter().copied()))
+}
+
 /// Builds every service's table and takes lines for those whose content
 /// changed. Where nothing changed, they stay as they are.
 ///

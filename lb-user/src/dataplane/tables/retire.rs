@@ -22,7 +22,7 @@ use crate::{
 /// As many services as current and new tables fit of, but not a third set.
 const MANY: u32 = 1500;
 
-fn many(weight: u16) -> Model {
+pub(super) fn many(weight: u16) -> Model {
     let services = (0..MANY).map(|number| {
         let vip = Ipv4Addr::from(0xcb00_0000 + number).to_string();
         let mut service = service(&vip, (80, 80), Protocol::Tcp, Mode::Nat);

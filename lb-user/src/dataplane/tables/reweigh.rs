@@ -12,7 +12,7 @@ use crate::{
     core::{
         model::Model,
         plan::{
-            self,
+            self, Snapshot,
             identity::{BackendIdentity, ServiceIdentity},
         },
         weight::{Standing, Standings},
@@ -74,7 +74,7 @@ proptest! {
         for seeds in &rounds {
             let standings = standings(&model, seeds);
             let snapshot = tables.snapshot().unwrap();
-            let plan = plan::reweigh::reweigh(&model, &standings, &all, &snapshot, &[]).unwrap();
+            let plan = plan::reweigh::reweigh(&model, &standings, &all, &snapshot).0;
             for operation in &plan.operations {
                 tables.apply(operation).unwrap();
                 check_slots(&tables);
@@ -86,6 +86,35 @@ proptest! {
             prop_assert_eq!(view(&tables), view(&fresh));
         }
     }
+}
+
+/// A model of as many services of two backends as current and new tables fit
+/// of, but not a third set, and one of their weights.
+#[test]
+fn a_service_whose_new_table_does_not_fit_keeps_no_other_from_its_weights() {
+    let mut tables = fake::tables(64).unwrap();
+    let model = retire::many(100);
+    carry_out(&mut tables, &model, &Default::default(), |_| {});
+    let all: BTreeSet<_> = model.services.iter().map(ServiceIdentity::of).collect();
+    let (mut left, mut down) = (BTreeMap::new(), standings(&model, &[(100, true)]));
+    for round in 0..3 {
+        let backends = model.services.iter().flat_map(|service| &service.backends);
+        let seeds: Vec<_> = backends.map(|_| (50 + round, true)).collect();
+        let snapshot = tables.snapshot().unwrap();
+        down = standings(&model, &[[(0, false), seeds[0]], [seeds[0]; 2]].concat());
+        let (plan, rest) = plan::reweigh::reweigh(&model, &down, &all, &snapshot);
+        tables.carry_out(&plan.operations).unwrap();
+        check_slots(&tables);
+        left = rest;
+    }
+    assert!(!left.is_empty() && left.len() < all.len(), "{} of {} left", left.len(), all.len());
+    let mut others = model.services.iter();
+    let other = others.find(|service| !left.contains_key(&ServiceIdentity::of(service)));
+    let serving = view(&tables)[&ServiceIdentity::of(other.unwrap())].1.len();
+    let wanted = other.unwrap().backends.iter().filter(|backend| {
+        down.of(&BackendIdentity::of(other.unwrap(), backend), backend.weight).serving
+    });
+    assert_eq!(serving, wanted.count());
 }
 
 #[test]
@@ -103,8 +132,8 @@ fn lines_that_rest_are_not_written() {
     let mut resting = Vec::new();
     for weight in 1..6 {
         let standings = standings(&model, &[(weight, true)]);
-        let snapshot = tables.snapshot().unwrap();
-        let plan = plan::reweigh::reweigh(&model, &standings, &all, &snapshot, &resting).unwrap();
+        let snapshot = Snapshot { resting: resting.clone(), ..tables.snapshot().unwrap() };
+        let (plan, _) = plan::reweigh::reweigh(&model, &standings, &all, &snapshot);
         let places = plan.operations.iter().find_map(|operation| match operation {
             Operation::SwitchTables(_, places) => Some(*places),
             _ => None,

@@ -7,11 +7,17 @@ use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 use super::{super::Error, State};
 use crate::{
     agent::{
-        controller::view::unix_now,
+        controller::{
+            chain,
+            flows::Flows,
+            view::{self, unix_now},
+        },
         probe::{Event, Target},
     },
+    api::FlowFilter,
     core::{
-        model::{Model, Policy, health::Probe},
+        fleet,
+        model::{Backend, Model, Policy, Service, health::Probe},
         plan::{
             identity::{BackendIdentity, ServiceIdentity},
             ids::present_backends,
@@ -20,7 +26,10 @@ use crate::{
 };
 
 /// How long nothing at all may be due.
-const FAR: Duration = Duration::from_secs(3600);
+const FAR: Duration = Duration::from_hours(1);
+
+/// Flows listed when a drain is over.
+const LISTED: u64 = 100;
 
 impl State {
     /// Time since the agent started.
@@ -32,8 +41,8 @@ impl State {
     pub(in super::super) fn next_wake(&self) -> Instant {
         let now = self.now();
         let fleet = self.fleet.next_wake(now, unix_now());
-        let denials = self.edits.next_expiry();
-        let denials = denials.map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
+        let denials = self.origin.edits.next_expiry().map(|at| now + fleet::until(at, unix_now()));
+        let denials = denials.map(|at| at.max(self.expire_again.unwrap_or_default()));
         let next = fleet.into_iter().chain(denials).min().unwrap_or(now + FAR);
         self.started + next.max(now + Duration::from_millis(1))
     }
@@ -42,10 +51,37 @@ impl State {
     pub(in super::super) async fn wake(&mut self) -> Result<(), Error> {
         let unix = unix_now();
         for who in self.fleet.due_drains(unix) {
-            tracing::info!(backend = self.name_of(&who), "the drain is over, its flows end");
+            if let Err(error) = self.tell_of_flows_left(&who) {
+                tracing::warn!(error = chain(&error), "cannot list the flows that end");
+            }
         }
         self.fleet.tick(self.now(), unix);
         self.reweigh(false).await
+    }
+
+    /// Lists, beside the controller, the flows that a drain's end leaves
+    /// without their backend.
+    fn tell_of_flows_left(&mut self, who: &BackendIdentity) -> Result<(), Error> {
+        let now = self.data_plane.now()?;
+        let Some((service, backend)) = self.names_of(who) else { return Ok(()) };
+        let members = view::members(self, Some(&service)).map_err(Error::Maps)?;
+        let flows = Flows::new(self, &members, now);
+        let filter = FlowFilter {
+            service: Some(service.clone()),
+            backend: Some(backend.clone()),
+            limit: Some(LISTED),
+            ..FlowFilter::default()
+        };
+        spawn_blocking(move || {
+            let left = flows.count(&filter);
+            tracing::info!(service, backend, flows = left, "the drain is over, its flows end");
+            for flow in flows.list(&filter) {
+                let client = flow.client.map_or("?".to_owned(), |client| client.to_string());
+                let (port, state, idle_s) = (flow.client_port, flow.state, flow.idle_s);
+                tracing::info!(service, backend, client, port, state, idle_s, "flow left");
+            }
+        });
+        Ok(())
     }
 
     /// What an earlier agent found down does not serve until it is probed.
@@ -104,21 +140,27 @@ impl State {
 
     /// "service/backend".
     fn name_of(&self, who: &BackendIdentity) -> String {
-        let service = self.model.services.iter().find(|s| ServiceIdentity::of(s) == who.service);
-        let backend = service.and_then(|service| {
-            let mut backends = service.backends.iter();
-            let backend = backends.find(|b| BackendIdentity::of(service, b) == *who)?;
-            Some(format!("{}/{}", service.name, backend.name))
-        });
-        backend.unwrap_or_else(|| lb_common::addr::from_bytes(who.addr).to_string())
+        match self.names_of(who) {
+            Some((service, backend)) => format!("{service}/{backend}"),
+            None => lb_common::addr::from_bytes(who.addr).to_string(),
+        }
+    }
+
+    /// Names of a backend's service and of itself.
+    fn names_of(&self, who: &BackendIdentity) -> Option<(String, String)> {
+        let mut services = self.model.services.iter();
+        let service = services.find(|service| ServiceIdentity::of(service) == who.service)?;
+        let mut backends = service.backends.iter();
+        let backend = backends.find(|backend| BackendIdentity::of(service, backend) == *who)?;
+        Some((service.name.clone(), backend.name.clone()))
     }
 }
 
 /// Whom to probe.
 fn targets(model: &Model) -> Vec<Target> {
     let probed = model.services.iter().filter(|service| service.health.probe != Probe::None);
-    let of_service = |service: &crate::core::model::Service| {
-        let target = |backend: &crate::core::model::Backend| {
+    let of_service = |service: &Service| {
+        let target = |backend: &Backend| {
             let key = BackendIdentity::of(service, backend);
             Target {
                 key,

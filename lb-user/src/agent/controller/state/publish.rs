@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use lb_common::table::TableRef;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{super::Error, REST, RETIRE, State};
 use crate::core::{
     model::Model,
     plan::{
-        self, CapacityError, Operation, Plan, ServiceId, Snapshot, identity::ServiceIdentity,
-        reweigh::reweigh,
+        self, CapacityError, Operation, Plan, ServiceId, Snapshot,
+        identity::ServiceIdentity,
+        reweigh::{Reweighed, reweigh},
     },
     weight::Standings,
 };
@@ -27,6 +29,7 @@ impl State {
         }?;
         self.rest().await;
         self.carry_out(&plan)?;
+        self.torn = false;
         self.published = Instant::now();
         // Whatever changed before is in the new bank.
         self.fleet.take_changes();
@@ -37,8 +40,18 @@ impl State {
     }
 
     fn plan(&self, model: &Model) -> Result<Plan, Error> {
+        self.plan_for(model, self.fleet.standings(), &self.snapshot()?)
+    }
+
+    /// What a plan starts from.
+    pub(in super::super) fn snapshot(&self) -> Result<Snapshot, Error> {
         let snapshot = self.data_plane.tables.snapshot().map_err(Error::Maps)?;
-        self.plan_for(model, self.fleet.standings(), &snapshot)
+        Ok(Snapshot { resting: self.resting(), ..snapshot })
+    }
+
+    fn resting(&self) -> Vec<TableRef> {
+        let resting = self.resting.iter().filter(|(_, since)| since.elapsed() < REST);
+        resting.map(|(table, _)| *table).collect()
     }
 
     /// The plan from a snapshot to a configuration with these standings.
@@ -59,37 +72,45 @@ impl State {
         if changed.is_empty() && !numbered {
             return Ok(());
         }
-        let plan = match self.reweigh_plan(&changed) {
-            Err(Error::Capacity(CapacityError::Tables(_))) if self.retire_previous() => {
-                sleep(REST).await;
-                self.reweigh_plan(&changed)
-            }
-            plan => plan,
-        };
-        let done = match plan {
-            Ok(mut plan) => {
-                if numbered {
-                    plan.operations.push(Operation::Number(self.generation() + 1));
-                }
-                self.rest().await;
-                self.carry_out(&plan)
-            }
-            Err(error) => Err(error),
-        };
-        if done.is_err() {
-            self.unweighed = changed;
+        let (mut plan, mut left) = self.reweigh_plan(&changed);
+        if !left.is_empty() && self.retire_previous() {
+            sleep(REST).await;
+            (plan, left) = self.reweigh_plan(&changed);
         }
-        done
+        if numbered {
+            plan.operations.push(Operation::Number(self.generation() + 1));
+        }
+        if numbered && let Some(error) = left.pop_first() {
+            self.unweighed = changed;
+            return Err(error.1.into());
+        }
+        self.rest().await;
+        let before = self.data_plane.tables.outline();
+        if let Err(error) = self.carry_out(&plan) {
+            self.unweighed = changed;
+            return Err(error);
+        }
+        self.resting.retain(|(_, since)| since.elapsed() < REST);
+        let now = Instant::now();
+        self.resting.extend(plan::reweigh::freed(&plan, &before).map(|place| (place, now)));
+        self.unweighed = left.keys().copied().collect();
+        left.pop_first().map_or(Ok(()), |(_, error)| Err(error.into()))
     }
 
-    fn reweigh_plan(&mut self, changed: &BTreeSet<ServiceIdentity>) -> Result<Plan, Error> {
-        self.resting.retain(|(_, since)| since.elapsed() < REST);
-        let resting: Vec<_> = self.resting.iter().map(|(place, _)| *place).collect();
-        let snapshot = self.data_plane.tables.outline();
-        let plan = reweigh(&self.model, self.fleet.standings(), changed, &snapshot, &resting)?;
-        let now = Instant::now();
-        self.resting.extend(plan::reweigh::freed(&plan, &snapshot).map(|place| (place, now)));
-        Ok(plan)
+    fn reweigh_plan(&self, changed: &BTreeSet<ServiceIdentity>) -> Reweighed {
+        let outline = self.data_plane.tables.outline();
+        let snapshot = Snapshot { resting: self.resting(), ..outline };
+        reweigh(&self.model, self.fleet.standings(), changed, &snapshot)
+    }
+
+    /// Publishes what is to be in force, where that failed before or a change
+    /// stopped half-way.
+    pub(in super::super) async fn mend(&mut self) -> Result<(), Error> {
+        if !self.torn {
+            return Ok(());
+        }
+        let model = self.model.clone();
+        self.publish(&model).await
     }
 
     /// Waits until no packet can still be reading what the last change of
@@ -126,7 +147,10 @@ impl State {
     }
 
     pub(super) fn carry_out(&mut self, plan: &Plan) -> Result<(), Error> {
-        self.data_plane.tables.carry_out(&plan.operations).map_err(Error::Maps)?;
+        if let Err(error) = self.data_plane.tables.carry_out(&plan.operations) {
+            self.torn = true;
+            return Err(Error::Maps(error));
+        }
         let now = Instant::now();
         self.tables_changed.extend(plan.new_tables().map(|service| (service, now)));
         Ok(())
