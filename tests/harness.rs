@@ -11,6 +11,7 @@ mod command;
 mod config;
 mod echo;
 mod error;
+mod fleet;
 mod flows;
 mod http;
 mod lab;
@@ -29,6 +30,7 @@ pub use command::{Output, finish, run, tool};
 pub use config::{Config, Mode, Protocol, Service};
 pub use echo::{Echo, ask_udp, spread_udp};
 pub use error::{Error, Result};
+pub use fleet::{FLEET, fleet};
 pub use flows::{Flows, Survey};
 pub use http::{Load, LoadReport, RunningLoad, curl, spread};
 pub use lab::{
