@@ -66,9 +66,14 @@ pub(super) fn large(lab: &Lab, binary: &Path, effort: Effort, report: &mut Repor
     let size = format!("{SERVICES} services x {BACKENDS}");
     report.add(format!("{size}: file from cold, until ready"), Milliseconds, colds, COLD);
 
-    let mut memory = vec![mebibytes(&agent)?];
+    let memory = |when: &str, report: &mut Report| -> Result<()> {
+        let private = mebibytes(&agent)?;
+        report.add(format!("{size}: private memory {when}"), Mebibytes, vec![private], MEMORY);
+        Ok(())
+    };
+    memory("from cold", report)?;
     edits(lab, binary, &config, effort, &size, report)?;
-    memory.push(mebibytes(&agent)?);
+    memory("after edits", report)?;
     let published = Published::of(lab)?;
     let mut timings = Vec::new();
     for number in 0..effort.changes {
@@ -78,8 +83,7 @@ pub(super) fn large(lab: &Lab, binary: &Path, effort: Effort, report: &mut Repor
         timings.push(time(lb(lab, binary).arg("reload"), &published)?);
     }
     add(report, &format!("{size}: one weight in the file"), "lb reload", &timings, RELOAD);
-    memory.push(mebibytes(&agent)?);
-    report.add(format!("{size}: private memory"), Mebibytes, memory, MEMORY);
+    memory("after reloads", report)?;
     stop(lab, agent)
 }
 

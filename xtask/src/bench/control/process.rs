@@ -1,48 +1,39 @@
 //! What a process takes, as `/proc` tells it (proc(5)).
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
 /// How the kernel calls the memory of BPF maps in `smaps`.
 const MAPS: &str = "anon_inode:bpf-map";
 
-/// Processor time of all threads of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Usage {
-    /// In the process's own code.
-    pub(super) user: Duration,
-    /// In the kernel on its behalf. On veth that is more than its own doing:
-    /// what it sends is received in the same go, by the peer's side as well.
-    pub(super) system: Duration,
+/// Processor time of all threads of a process so far, the kernel's on its
+/// behalf included; in steps of a tick, 10 ms as a rule.
+pub(super) fn processor_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("read `{path}`"))?;
+    // SAFETY: takes a number, returns one.
+    let second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let ticks = ticks_of(&stat).with_context(|| format!("`{path}`: `{stat}`"))?;
+    Ok(Duration::from_secs_f64(ticks as f64 / second as f64))
 }
 
-impl Usage {
-    /// So far.
-    pub(super) fn of(pid: u32) -> Result<Self> {
-        let path = format!("/proc/{pid}/stat");
-        let stat = fs::read_to_string(&path).with_context(|| format!("read `{path}`"))?;
-        // SAFETY: takes a number, returns one.
-        let second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-        Self::read(&stat, second as f64).with_context(|| format!("`{path}`: `{stat}`"))
-    }
+/// Sum of fields 14 and 15: in its own code, and in the kernel.
+fn ticks_of(stat: &str) -> Option<u64> {
+    // The second field is a name in parentheses that may contain anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let ticks = rest.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().ok());
+    ticks.sum()
+}
 
-    /// Fields 14 and 15, in ticks of which a second has so many.
-    fn read(stat: &str, second: f64) -> Option<Self> {
-        // The second field is a name in parentheses that may contain anything.
-        let (_, rest) = stat.rsplit_once(')')?;
-        let mut fields = rest.split_whitespace().skip(11);
-        let mut next = || {
-            let ticks: u32 = fields.next()?.parse().ok()?;
-            Some(Duration::from_secs_f64(f64::from(ticks) / second))
-        };
-        Some(Self { user: next()?, system: next()? })
-    }
-
-    /// What was used since.
-    pub(super) fn since(self, earlier: Self) -> Self {
-        Self { user: self.user - earlier.user, system: self.system - earlier.system }
-    }
+/// Threads of the kernel whose names begin like this.
+pub(super) fn kernel_threads(prefix: &str) -> Result<BTreeSet<u32>> {
+    let pids = fs::read_dir("/proc")?.filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        name.starts_with(prefix).then_some(pid)
+    });
+    Ok(pids.collect())
 }
 
 /// Bytes of memory that only this process uses, without the maps that it has
@@ -80,9 +71,7 @@ mod tests {
     #[test]
     fn a_name_may_hold_anything() {
         let stat = "7 (a) S (b) S 1 7 7 0 -1 4194560 9 0 0 0 250 1050 0 0 20 0 1 0 5 6 7";
-        let usage = Usage::read(stat, 100.0).unwrap();
-        let [user, system] = [2500, 10_500].map(Duration::from_millis);
-        assert_eq!(usage, Usage { user, system });
+        assert_eq!(ticks_of(stat), Some(1300));
     }
 
     #[test]
