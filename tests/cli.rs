@@ -7,8 +7,10 @@ mod editors;
 mod firewall;
 mod input;
 mod look;
+mod pages;
 mod refusal;
 mod reload;
+mod watch;
 
 use std::time::Duration;
 

@@ -107,6 +107,12 @@ impl Service {
         &self.name
     }
 
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Sends to `port` of the backends instead of the service's own.
     #[must_use]
     pub fn to_port(mut self, port: u16) -> Self {
