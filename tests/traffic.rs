@@ -2,6 +2,7 @@
 
 mod attach;
 mod change;
+mod failover;
 mod firewall;
 mod forward;
 mod health;

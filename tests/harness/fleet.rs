@@ -1,13 +1,17 @@
-//! Services by the thousand, without as many namespaces.
+//! Services and clients by the thousand, without as many namespaces.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Lab, Mode, NAT_V4, Protocol, Result, Service};
+use super::{CLIENT_V4, Lab, Mode, NAT_V4, Protocol, Result, Service};
 
 /// Addresses of the fleet's backends, all of them one server's.
-pub const FLEET: &str = "10.128.0.0/16";
+const FLEET: &str = "10.128.0.0/16";
 /// First of them.
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([10, 128, 0, 0]);
+/// Addresses of the crowd, all of them the client's.
+const CROWD: &str = "10.64.0.0/16";
+/// First of them.
+const FIRST_CLIENT: u32 = u32::from_be_bytes([10, 64, 0, 0]);
 /// Port of the first service.
 const FIRST_PORT: u16 = 10_000;
 /// Port of the server.
@@ -32,12 +36,18 @@ pub fn fleet(count: u16, each: u16, lines: &str) -> Vec<Service> {
     (0..count).map(service).collect()
 }
 
+/// Addresses of `count` clients, which [`Lab::gather_crowd`] makes the client's.
+#[must_use]
+pub fn crowd(count: u16) -> Vec<IpAddr> {
+    (1..=count).map(|number| address(FIRST_CLIENT + u32::from(number))).collect()
+}
+
 fn address(number: u32) -> IpAddr {
     Ipv4Addr::from(number).into()
 }
 
 impl Lab {
-    /// Makes the first backend answer at all addresses of [`FLEET`], as the
+    /// Makes the first backend answer at all addresses of [`fleet`], as the
     /// next hop of the balancer towards them.
     ///
     /// # Errors
@@ -49,5 +59,14 @@ impl Lab {
         let server = &self.backends[0];
         server.netns.ip(&format!("route add local {FLEET} dev lo"))?;
         self.balancer.ip(&format!("route add {FLEET} via {}", server.address(true)))
+    }
+
+    /// Gives the client all addresses of [`crowd`].
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn gather_crowd(&self) -> Result<()> {
+        self.client.ip(&format!("route add local {CROWD} dev lo"))?;
+        self.balancer.ip(&format!("route add {CROWD} via {CLIENT_V4}"))
     }
 }

@@ -104,32 +104,6 @@ fn a_drain_ends_at_its_deadline() -> Result<()> {
 }
 
 #[test]
-fn a_backend_that_dies_is_left_within_the_bound_and_comes_back() -> Result<()> {
-    let health = "[service.health]\nkind = \"http\"\npath = \"/1k\"\ninterval = \"200ms\"\n\
-                  timeout = \"100ms\"\nrise = 2\nfall = 2";
-    let lab = Lab::new(3)?;
-    let config = web(&lab, health);
-    let agent = lab.start_agent(&config)?;
-    let web = name(&config);
-    let all = |health: &str| {
-        let health = format!("\"{health}\"");
-        backends(&lab, web, "health").is_ok_and(|all| all.values().all(|one| *one == health))
-    };
-    assert!(eventually(PATIENCE, || all("up")), "{}", agent.log());
-    // The way to it is cut, so its connections hang: none is moved.
-    lab.switch.ip("link set b2 down")?;
-    let down = || backends(&lab, web, "health").is_ok_and(|all| all["b2"] == "\"down\"");
-    assert!(eventually(PATIENCE, down), "{}", agent.log());
-    assert!(!takers(&lab)?.contains_key("b2"));
-    let reason = backends(&lab, web, "reason")?["b2"].clone();
-    assert!(reason.len() > 4, "{reason}");
-    lab.switch.ip("link set b2 up")?;
-    assert!(eventually(PATIENCE, || all("up")), "{}", agent.log());
-    assert!(takers(&lab)?.contains_key("b2"));
-    Ok(())
-}
-
-#[test]
 fn draining_every_backend_in_turn_fails_no_request() -> Result<()> {
     let lab = Lab::new(3)?;
     let config = web(&lab, "");
