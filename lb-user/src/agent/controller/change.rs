@@ -23,6 +23,7 @@ use crate::{
         nexthop::Network,
         weight::AdminState,
     },
+    sys::memory,
 };
 
 /// Longest time a reload may wait for its confirmation.
@@ -103,6 +104,7 @@ impl State {
             done.notes.push(format!("taken back in {seconds} s unless confirmed"));
             self.unconfirmed = Some(before);
         }
+        memory::give_back();
         Ok(done)
     }
 
