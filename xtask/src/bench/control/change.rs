@@ -14,7 +14,7 @@ use lb_tests::harness::{Agent, Config, Lab, fleet, run};
 
 use super::{
     Effort,
-    process::private_memory,
+    process::{private_memory, processor_time},
     published::Published,
     report::{Report, Unit::Mebibytes, Unit::Milliseconds},
 };
@@ -51,20 +51,22 @@ pub(super) fn large(lab: &Lab, binary: &Path, effort: Effort, report: &mut Repor
     eprintln!("control: {SERVICES} services x {BACKENDS} backends");
     let mut config = lab.config(fleet(SERVICES, BACKENDS, ""));
     let file = lab.write(&config)?;
-    let start = || Agent::start(binary, &lab.balancer, &file);
-    let mut colds = Vec::new();
-    for _ in 1..effort.starts {
+    let (mut times, mut processor) = (Vec::new(), Vec::new());
+    let mut start = || -> Result<Agent> {
         go_on()?;
         let begin = Instant::now();
-        let agent = start()?;
-        colds.push(milliseconds(begin.elapsed()));
-        stop(lab, agent)?;
+        let agent = Agent::start(binary, &lab.balancer, &file)?;
+        times.push(milliseconds(begin.elapsed()));
+        processor.push(milliseconds(processor_time(agent.id())?));
+        Ok(agent)
+    };
+    for _ in 1..effort.starts {
+        stop(lab, start()?)?;
     }
-    let begin = Instant::now();
     let agent = start()?;
-    colds.push(milliseconds(begin.elapsed()));
     let size = format!("{SERVICES} services x {BACKENDS}");
-    report.add(format!("{size}: file from cold, until ready"), Milliseconds, colds, COLD);
+    report.add(format!("{size}: file from cold, until ready"), Milliseconds, times, COLD);
+    report.add(format!("{size}: file from cold, processor time"), Milliseconds, processor, None);
 
     let memory = |when: &str, report: &mut Report| -> Result<()> {
         let private = mebibytes(&agent)?;
@@ -75,14 +77,21 @@ pub(super) fn large(lab: &Lab, binary: &Path, effort: Effort, report: &mut Repor
     edits(lab, binary, &config, effort, &size, report)?;
     memory("after edits", report)?;
     let published = Published::of(lab)?;
-    let mut timings = Vec::new();
+    let (mut timings, before) = (Vec::new(), processor_time(agent.id())?);
     for number in 0..effort.changes {
         go_on()?;
         config.services[usize::from(SERVICES) / 2].set("b1", &format!("weight = {}", 10 + number));
         lab.write(&config)?;
         timings.push(time(lb(lab, binary).arg("reload"), &published)?);
     }
+    let each = milliseconds(processor_time(agent.id())? - before) / effort.changes as f64;
     add(report, &format!("{size}: one weight in the file"), "lb reload", &timings, RELOAD);
+    report.add(
+        format!("{size}: one weight in the file, processor time"),
+        Milliseconds,
+        vec![each],
+        None,
+    );
     memory("after reloads", report)?;
     stop(lab, agent)
 }
