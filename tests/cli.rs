@@ -8,8 +8,10 @@ mod editors;
 mod firewall;
 mod input;
 mod look;
+mod pages;
 mod refusal;
 mod reload;
+mod watch;
 
 use std::{fs, path::PathBuf, time::Duration};
 

@@ -11,6 +11,7 @@ mod command;
 mod config;
 mod echo;
 mod error;
+mod fleet;
 mod flows;
 mod http;
 mod lab;
@@ -27,8 +28,9 @@ mod xdp_pass;
 pub use agent::{Agent, lb_binary};
 pub use command::{Output, finish, run, tool};
 pub use config::{Config, Mode, Protocol, Service};
-pub use echo::{Echo, ask_udp, spread_udp};
+pub use echo::{Echo, answers_udp, ask_udp, spread_udp};
 pub use error::{Error, Result};
+pub use fleet::{crowd, fleet};
 pub use flows::{Flows, Survey};
 pub use http::{Load, LoadReport, RunningLoad, curl, spread};
 pub use lab::{

@@ -2,6 +2,7 @@
 
 mod attach;
 mod change;
+mod failover;
 mod firewall;
 mod forward;
 mod health;
@@ -9,6 +10,7 @@ mod icmp;
 mod operate;
 mod reload;
 mod restart;
+mod scale;
 mod shares;
 mod topology;
 

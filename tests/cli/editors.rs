@@ -1,10 +1,13 @@
 //! Several editors at once.
 
-use std::thread;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
-use lb_tests::harness::{Lab, Result};
+use lb_tests::harness::{Lab, Result, eventually};
 
-use super::{WEB, web};
+use super::{PATIENCE, WEB, web};
 
 #[test]
 fn two_editors_at_once_get_a_generation_for_each_edit() -> Result<()> {
@@ -67,6 +70,60 @@ fn of_twenty_editors_with_one_name_one_wins_and_none_of_others_is_lost() -> Resu
     assert_eq!(weights.values().filter(|weight| **weight == 7).count(), EDITORS);
     assert_eq!(lab.json(&["status"])?["edits"], EDITORS as u64 + 1);
     Ok(())
+}
+
+#[test]
+fn edits_and_hangups_together_lose_no_edit() -> Result<()> {
+    const EDITS: u64 = 30;
+    let lab = Lab::new(2)?;
+    let config = web(&lab);
+    let agent = lab.start_agent(&config)?;
+    let first = lab.generation()?;
+    let editing = AtomicBool::new(true);
+    let edit = |number: u64| -> Result<()> {
+        for weight in 1..=EDITS {
+            let backend = format!("b{number}");
+            lab.done(&["backend", "set", WEB, &backend, "--weight", &weight.to_string()])?;
+            lab.done(&["firewall", "deny", &format!("198.18.{number}.{weight}")])?;
+        }
+        Ok(())
+    };
+    let hang_up = || -> Result<()> {
+        // The file differs each time, so that each is a change.
+        for port in (8000..).take_while(|_| editing.load(Ordering::Relaxed)) {
+            let mut changed = config.clone();
+            changed.firewall = format!("allow = [\"tcp/{port}\"]");
+            lab.write(&changed)?;
+            agent.reload()?;
+            lab.generation()?;
+        }
+        lab.write(&config)?;
+        agent.reload()
+    };
+    thread::scope(|scope| {
+        let hanging = scope.spawn(hang_up);
+        let editors = [scope.spawn(|| edit(1)), scope.spawn(|| edit(2))];
+        let edited = editors.map(|editor| editor.join().unwrap());
+        editing.store(false, Ordering::Relaxed);
+        hanging.join().unwrap()?;
+        edited.into_iter().collect::<Result<()>>()
+    })?;
+    let is_back =
+        || lab.json(&["firewall", "list"]).is_ok_and(|list| list["allow"] == serde_json::json!([]));
+    assert!(eventually(PATIENCE, is_back), "{}", agent.log());
+    let is_there = || -> Result<()> {
+        let weights = lab.backends_by(WEB, "weight")?;
+        assert!(weights.values().all(|weight| *weight == EDITS), "{weights:?}");
+        let denied = lab.json(&["firewall", "list"])?["deny"].as_array().map(Vec::len);
+        assert_eq!(denied, Some(2 * EDITS as usize));
+        Ok(())
+    };
+    is_there()?;
+    assert!(lab.generation()? > first + 4 * EDITS, "no reload came between the edits");
+    assert!(!agent.log().contains("ERROR"), "{}", agent.log());
+    agent.kill()?;
+    let _agent = lab.start_agent(&config)?;
+    is_there()
 }
 
 #[test]

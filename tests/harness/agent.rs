@@ -45,6 +45,12 @@ impl Agent {
         Ok(Self { process })
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {

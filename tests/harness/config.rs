@@ -36,7 +36,17 @@ pub struct Service {
     mode: Mode,
     /// Lines of its table beside, and of `[service.…]` tables.
     lines: String,
-    backends: Vec<(String, IpAddr, Option<u16>)>,
+    backends: Vec<Member>,
+}
+
+/// One `[[service.backend]]`.
+#[derive(Clone, Debug)]
+struct Member {
+    name: String,
+    address: IpAddr,
+    port: Option<u16>,
+    /// Lines of its table beside.
+    lines: String,
 }
 
 /// A configuration; its `Display` is the file.
@@ -70,9 +80,16 @@ impl Service {
 
     /// Adds backends, each by its address of the VIP's family.
     #[must_use]
-    pub fn with(mut self, backends: &[Backend]) -> Self {
-        let address = |backend: &Backend| backend.address(self.vip.is_ipv4());
-        self.backends.extend(backends.iter().map(|b| (b.name.clone(), address(b), None)));
+    pub fn with(self, backends: &[Backend]) -> Self {
+        let v4 = self.vip.is_ipv4();
+        backends.iter().fold(self, |all, one| all.with_one(&one.name, one.address(v4)))
+    }
+
+    /// Adds a backend.
+    #[must_use]
+    pub fn with_one(mut self, name: &str, address: IpAddr) -> Self {
+        let lines = String::new();
+        self.backends.push(Member { name: name.into(), address, port: None, lines });
         self
     }
 
@@ -90,18 +107,31 @@ impl Service {
         &self.name
     }
 
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Sends to `port` of the backends instead of the service's own.
     #[must_use]
     pub fn to_port(mut self, port: u16) -> Self {
-        for (_, _, to) in &mut self.backends {
-            *to = Some(port);
+        for backend in &mut self.backends {
+            backend.port = Some(port);
         }
         self
     }
 
+    /// Gives a backend's table other lines, `weight = 50` say.
+    pub fn set(&mut self, backend: &str, lines: &str) {
+        for member in self.backends.iter_mut().filter(|member| member.name == backend) {
+            member.lines = format!("{lines}\n");
+        }
+    }
+
     /// Takes a backend out.
     pub fn remove(&mut self, backend: &str) {
-        self.backends.retain(|(name, _, _)| name != backend);
+        self.backends.retain(|member| member.name != backend);
     }
 }
 
@@ -135,8 +165,9 @@ impl Display for Service {
         let Self { name, vip, protocol, port, mode, lines, backends } = self;
         writeln!(f, "\n[[service]]\nname = \"{name}\"\nvip = \"{vip}\"")?;
         writeln!(f, "protocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"\n{lines}")?;
-        for (name, address, port) in backends {
+        for Member { name, address, port, lines } in backends {
             writeln!(f, "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"")?;
+            f.write_str(lines)?;
             if let Some(port) = port {
                 writeln!(f, "port = {port}")?;
             }

@@ -111,17 +111,32 @@ pub fn spread_udp(
     to: SocketAddr,
     count: usize,
 ) -> Result<BTreeMap<String, usize>> {
-    let ports = (FIRST_PORT..).flat_map(|port| sources.iter().map(move |&from| (from, port)));
-    let answers = netns.within(|| {
-        let ask = |from: (IpAddr, u16)| exchange(from.into(), to, b"who");
-        ports.take(count).map(ask).collect::<io::Result<Vec<_>>>()
-    })?;
     let mut counts = BTreeMap::new();
-    for answer in answers.map_err(Error::io(format!("ask `{to}` by UDP")))? {
-        let name = answer.split(':').next().unwrap_or_default().to_owned();
+    for name in answers_udp(netns, sources, to, count)? {
         *counts.entry(name).or_default() += 1;
     }
     Ok(counts)
+}
+
+/// The same, and who answered each: first all of `sources` in turn, from their
+/// first ports.
+///
+/// # Errors
+/// Those of [`ask_udp`].
+pub fn answers_udp(
+    netns: &Netns,
+    sources: &[IpAddr],
+    to: SocketAddr,
+    count: usize,
+) -> Result<Vec<String>> {
+    let ports = (FIRST_PORT..).flat_map(|port| sources.iter().map(move |&from| (from, port)));
+    let ask = |from: (IpAddr, u16)| {
+        let answer = exchange(from.into(), to, b"who")?;
+        Ok(answer.split(':').next().unwrap_or_default().to_owned())
+    };
+    netns
+        .within(|| ports.take(count).map(ask).collect::<io::Result<_>>())?
+        .map_err(Error::io(format!("ask `{to}` by UDP")))
 }
 
 fn exchange(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<String> {

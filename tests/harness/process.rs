@@ -47,6 +47,12 @@ impl Process {
         Ok(Self { child, name, log, reader })
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote to its standard error so far.
     #[must_use]
     pub fn log(&self) -> String {

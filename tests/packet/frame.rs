@@ -1,7 +1,15 @@
 //! Frames as values. Encoding one computes every length and checksum from
 //! scratch, so an expected frame is the sent one with some fields changed.
 
+mod body;
+mod extension;
+
 use std::net::IpAddr;
+
+pub(crate) use self::{
+    body::{Body, Icmp, Tcp, Udp},
+    extension::Extension,
+};
 
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
@@ -57,55 +65,6 @@ pub(crate) struct Packet {
     /// IPv6: extension headers.
     pub(crate) extensions: Vec<Extension>,
     pub(crate) body: Body,
-}
-
-/// An IPv6 extension header: its protocol number and all its bytes but the
-/// first, which names the header that follows.
-#[derive(Clone, Debug)]
-pub(crate) struct Extension {
-    pub(crate) kind: u8,
-    pub(crate) rest: Vec<u8>,
-}
-
-/// What a packet carries.
-#[derive(Clone, Debug)]
-pub(crate) enum Body {
-    Tcp(Tcp),
-    Udp(Udp),
-    Icmp(Icmp),
-    Other(u8, Vec<u8>),
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Tcp {
-    pub(crate) source: u16,
-    pub(crate) destination: u16,
-    pub(crate) sequence: u32,
-    pub(crate) acknowledged: u32,
-    pub(crate) flags: u8,
-    pub(crate) window: u16,
-    /// A multiple of 4 bytes.
-    pub(crate) options: Vec<u8>,
-    pub(crate) payload: Vec<u8>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Udp {
-    pub(crate) source: u16,
-    pub(crate) destination: u16,
-    /// Whether there is a checksum (RFC 768: 0 means none).
-    pub(crate) checksum: bool,
-    pub(crate) payload: Vec<u8>,
-}
-
-/// ICMP of the packet's version.
-#[derive(Clone, Debug)]
-pub(crate) struct Icmp {
-    pub(crate) kind: u8,
-    pub(crate) code: u8,
-    /// Bytes 4 to 7: identifier and sequence number, MTU, or unused.
-    pub(crate) rest: [u8; 4],
-    pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
@@ -232,149 +191,6 @@ impl Packet {
         let mut bytes = self.bytes();
         bytes.truncate(self.header_length() + length);
         bytes
-    }
-}
-
-impl Body {
-    /// Protocol number and bytes.
-    fn bytes(&self, source: IpAddr, destination: IpAddr) -> (u8, Vec<u8>) {
-        match self {
-            Self::Tcp(tcp) => {
-                let mut bytes = [tcp.source.to_be_bytes(), tcp.destination.to_be_bytes()].concat();
-                bytes.extend(tcp.sequence.to_be_bytes());
-                bytes.extend(tcp.acknowledged.to_be_bytes());
-                bytes.extend([((20 + tcp.options.len()) * 4) as u8, tcp.flags]);
-                bytes.extend(tcp.window.to_be_bytes());
-                bytes.extend([0; 4]);
-                bytes.extend(&tcp.options);
-                bytes.extend(&tcp.payload);
-                let sum = checksum(&[&pseudo(source, destination, TCP, bytes.len()), &bytes]);
-                bytes[16..18].copy_from_slice(&sum.to_be_bytes());
-                (TCP, bytes)
-            }
-            Self::Udp(udp) => {
-                let mut bytes = [udp.source.to_be_bytes(), udp.destination.to_be_bytes()].concat();
-                bytes.extend(((8 + udp.payload.len()) as u16).to_be_bytes());
-                bytes.extend([0, 0]);
-                bytes.extend(&udp.payload);
-                if udp.checksum {
-                    let pseudo = pseudo(source, destination, UDP, bytes.len());
-                    let sum = match checksum(&[&pseudo, &bytes]) {
-                        0 => 0xffff,
-                        sum => sum,
-                    };
-                    bytes[6..8].copy_from_slice(&sum.to_be_bytes());
-                }
-                (UDP, bytes)
-            }
-            Self::Icmp(icmp) => {
-                let mut bytes = vec![icmp.kind, icmp.code, 0, 0];
-                bytes.extend(icmp.rest);
-                bytes.extend(&icmp.payload);
-                let (proto, pseudo) = if source.is_ipv4() {
-                    (ICMP, Vec::new())
-                } else {
-                    (ICMPV6, pseudo(source, destination, ICMPV6, bytes.len()))
-                };
-                let sum = checksum(&[&pseudo, &bytes]);
-                bytes[2..4].copy_from_slice(&sum.to_be_bytes());
-                (proto, bytes)
-            }
-            Self::Other(proto, bytes) => (*proto, bytes.clone()),
-        }
-    }
-
-    pub(crate) fn source_port(&mut self) -> &mut u16 {
-        match self {
-            Self::Tcp(tcp) => &mut tcp.source,
-            Self::Udp(udp) => &mut udp.source,
-            _ => panic!("no ports in {self:?}"),
-        }
-    }
-
-    pub(crate) fn destination_port(&mut self) -> &mut u16 {
-        match self {
-            Self::Tcp(tcp) => &mut tcp.destination,
-            Self::Udp(udp) => &mut udp.destination,
-            _ => panic!("no ports in {self:?}"),
-        }
-    }
-
-    pub(crate) fn payload(&mut self) -> &mut Vec<u8> {
-        match self {
-            Self::Tcp(tcp) => &mut tcp.payload,
-            Self::Udp(udp) => &mut udp.payload,
-            Self::Icmp(icmp) => &mut icmp.payload,
-            Self::Other(_, bytes) => bytes,
-        }
-    }
-}
-
-impl Tcp {
-    /// A segment with options and an odd number of bytes.
-    pub(crate) fn body(source: u16, destination: u16, flags: u8) -> Body {
-        Body::Tcp(Self {
-            source,
-            destination,
-            sequence: 0x0102_0304,
-            acknowledged: 0x0506_0708,
-            flags,
-            window: 0x2000,
-            options: vec![2, 4, 5, 180, 1, 3, 3, 7],
-            payload: b"tcp payload".to_vec(),
-        })
-    }
-}
-
-impl Udp {
-    /// A datagram with an odd number of bytes.
-    pub(crate) fn body(source: u16, destination: u16) -> Body {
-        Body::Udp(Self { source, destination, checksum: true, payload: b"udp payload".to_vec() })
-    }
-}
-
-impl Icmp {
-    /// An error about `quote`.
-    pub(crate) fn error(kind: u8, code: u8, rest: [u8; 4], quote: Vec<u8>) -> Body {
-        Body::Icmp(Self { kind, code, rest, payload: quote })
-    }
-}
-
-impl Extension {
-    pub(crate) const HOP_BY_HOP: u8 = 0;
-    pub(crate) const ROUTING: u8 = 43;
-    pub(crate) const DESTINATION: u8 = 60;
-
-    /// Options of 8 x (`units` + 1) bytes, all padding (RFC 8200, section 4.2).
-    pub(crate) fn options(kind: u8, units: u8) -> Self {
-        let padding = 8 * (usize::from(units) + 1) - 2;
-        let mut rest = vec![units];
-        // PadN holds 255 bytes at most.
-        let mut left = padding;
-        while left > 0 {
-            let length = left.min(257);
-            let length = if left - length == 1 { length - 1 } else { length };
-            rest.extend([1, (length - 2) as u8]);
-            rest.extend(vec![0; length - 2]);
-            left -= length;
-        }
-        Self { kind, rest }
-    }
-
-    /// A routing header with no segments left (RFC 8200, section 4.4).
-    pub(crate) fn routing() -> Self {
-        Self { kind: Self::ROUTING, rest: [[2, 2, 0].to_vec(), vec![0; 20]].concat() }
-    }
-
-    /// An authentication header, 24 bytes (RFC 4302, section 2.2).
-    pub(crate) fn authentication() -> Self {
-        Self { kind: 51, rest: [[4].to_vec(), vec![7; 22]].concat() }
-    }
-
-    /// A fragment header (RFC 8200, section 4.5), its offset in units of 8 bytes.
-    pub(crate) fn fragment(offset: u16, more: bool) -> Self {
-        let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
-        Self { kind: 44, rest: vec![0, high, low, 9, 8, 7, 6] }
     }
 }
 

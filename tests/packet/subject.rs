@@ -1,6 +1,9 @@
 //! The balancer under test: a lab without servers, a real agent in its
 //! balancer, and the program that the agent pinned.
 
+mod expect;
+mod pinned;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -11,10 +14,9 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, MapData, PerCpuArray, PerCpuValues},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use aya_obj::programs::XdpAttachType;
 use lb_common::{
     addr::from_bytes,
     backend::{Backend, flags},
@@ -28,9 +30,9 @@ use lb_common::{
 };
 use lb_tests::harness::{self, Agent, Lab, Pins, Result, lb_binary};
 
+use self::pinned::{array, per_cpu, program};
 use super::{
-    check::assert_valid,
-    frame::{Frame, hex},
+    frame::hex,
     network::{BACKENDS, L1, backend, quiet},
     setup::Setup,
 };
@@ -255,76 +257,6 @@ impl<'a> Subject<'a> {
         self.stats().iter().map(|stats| stats.flows).sum()
     }
 
-    /// Asserts that the frame goes to backend `to` and looks like `expected`:
-    /// to the kernel, which knows the way, where its Ethernet header is to stay.
-    #[track_caller]
-    pub(crate) fn forwards(&self, what: &str, frame: &Frame, expected: &Frame, to: IpAddr) {
-        let bytes = frame.bytes().len() as u64;
-        let traffic = Traffic { backend: to, packets: 1, bytes, replies: 0, reply_bytes: 0 };
-        self.sends(what, frame.bytes(), expected, traffic);
-    }
-
-    /// Asserts that the frame of backend `from` goes on and looks like `expected`.
-    #[track_caller]
-    pub(crate) fn replies(&self, what: &str, frame: &Frame, expected: &Frame, from: IpAddr) {
-        let reply_bytes = frame.bytes().len() as u64;
-        let traffic = Traffic { backend: from, packets: 0, bytes: 0, replies: 1, reply_bytes };
-        self.sends(what, frame.bytes(), expected, traffic);
-    }
-
-    #[track_caller]
-    fn sends(&self, what: &str, frame: Vec<u8>, expected: &Frame, traffic: Traffic) {
-        let expected = expected.bytes();
-        assert_valid(&expected);
-        let outcome = self.run(frame.clone());
-        assert_frame(what, &frame, &expected, &outcome);
-        // Who is to send the frame is told by the address it bears.
-        let (action, counted) = if expected[..12] == frame[..12] {
-            (Action::Pass, Some((Counter::HandedOver.name(), 1)))
-        } else if expected[6..12] == frame[..6] {
-            (Action::Transmit, None)
-        } else {
-            (Action::Redirect, None)
-        };
-        assert_eq!(outcome.action, action, "{what}: {outcome:?}");
-        assert_eq!(outcome.traffic, [traffic], "{what}: {outcome:?}");
-        assert_eq!(outcome.counted, counted.into_iter().collect(), "{what}");
-    }
-
-    /// Asserts that the frame is dropped untouched for this reason.
-    #[track_caller]
-    pub(crate) fn drops(&self, what: &str, frame: impl Into<Vec<u8>>, reason: Counter) {
-        self.leaves(what, frame.into(), Action::Drop, reason);
-    }
-
-    /// Asserts that the frame goes to the kernel untouched.
-    #[track_caller]
-    pub(crate) fn passes(&self, what: &str, frame: impl Into<Vec<u8>>) {
-        self.leaves(what, frame.into(), Action::Pass, Counter::Passed);
-    }
-
-    #[track_caller]
-    fn leaves(&self, what: &str, frame: Vec<u8>, action: Action, counter: Counter) {
-        let outcome = self.run(frame.clone());
-        assert_frame(what, &frame, &frame, &outcome);
-        let counted = BTreeMap::from([(counter.name(), 1)]);
-        assert_eq!(outcome.counted, counted, "{what}: {outcome:?}, in {}", hex(&frame));
-        assert_eq!(outcome.action, action, "{what}: {outcome:?}");
-        assert_eq!(outcome.traffic, [], "{what}");
-    }
-
-    /// Asserts that the frame is answered with `expected`, counted as `counter`.
-    #[track_caller]
-    pub(crate) fn answers(&self, what: &str, frame: &Frame, expected: &Frame, counter: Counter) {
-        let (frame, expected) = (frame.bytes(), expected.bytes());
-        assert_valid(&expected);
-        let outcome = self.run(frame.clone());
-        assert_frame(what, &frame, &expected, &outcome);
-        assert_eq!(outcome.action, Action::Transmit, "{what}: {outcome:?}");
-        assert_eq!(outcome.counted, BTreeMap::from([(counter.name(), 1)]), "{what}");
-        assert_eq!(outcome.traffic, [], "{what}");
-    }
-
     /// When refusals are due, by CPU, to be written to.
     pub(super) fn refusals(&self) -> PerCpuArray<MapData, u64> {
         per_cpu(&pin_dir(self.lab), maps::REFUSALS)
@@ -353,20 +285,6 @@ fn action(verdict: u32, frame: &[u8]) -> Action {
     }
 }
 
-#[track_caller]
-fn assert_frame(what: &str, frame: &[u8], expected: &[u8], outcome: &Outcome) {
-    let at = expected.iter().zip(&outcome.frame).position(|(a, b)| a != b);
-    assert!(
-        outcome.frame == expected,
-        "{what}: another frame from byte {at:?} on, {:?} and counted {:?}\n      in {}\nexpected {}\n   found {}",
-        outcome.action,
-        outcome.counted,
-        hex(frame),
-        hex(expected),
-        hex(&outcome.frame),
-    );
-}
-
 /// Waits as long as the agent may take.
 pub(crate) fn eventually(condition: impl FnMut() -> bool) -> bool {
     harness::eventually(PATIENCE, condition)
@@ -380,22 +298,6 @@ fn write(lab: &Lab, path: &Path, setup: &Setup) {
     let harness::Config { pin_dir, state_dir, socket, .. } = lab.config([]);
     let setup = Setup { pin_dir, state_dir, socket, ..setup.clone() };
     fs::write(path, setup.to_string()).expect("the lab's directory can be written");
-}
-
-fn program(pins: &Path, name: &str) -> Xdp {
-    Xdp::from_pin(pins.join(name), XdpAttachType::Interface).expect("a pinned program")
-}
-
-fn data(pins: &Path, name: &str) -> MapData {
-    MapData::from_pin(pins.join(name)).expect("a pinned map")
-}
-
-fn array<T: aya::Pod>(pins: &Path, name: &str) -> Array<MapData, T> {
-    Array::try_from(Map::Array(data(pins, name))).expect("an array of this type")
-}
-
-fn per_cpu<T: aya::Pod>(pins: &Path, name: &str) -> PerCpuArray<MapData, T> {
-    PerCpuArray::try_from(Map::PerCpuArray(data(pins, name))).expect("an array of this type")
 }
 
 fn sum(values: &PerCpuValues<u64>) -> u64 {

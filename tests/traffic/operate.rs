@@ -3,32 +3,35 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use lb_tests::harness::{
-    Config, DSR_V6, Flows, Lab, Load, Mode, NAT_V4, Protocol, Result, Service, Survey, eventually,
-    finish, source_addresses, spread,
+    Agent, Config, DSR_V6, Flows, Lab, Load, Mode, NAT_V4, Protocol, Result, Service, Survey,
+    eventually, finish, source_addresses, spread,
 };
 
 use super::{WEB, url};
 
 /// How long an order may take to show.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Name of the service at [`NAT_V4`].
+const NAME: &str = "nat-tcp-v4-10-80";
 /// Live flows.
 const FLOWS: usize = 300;
 
-fn web(lab: &Lab, lines: &str) -> Config {
-    let service =
-        |vip, mode| Service::new(vip, Protocol::Tcp, WEB, mode).with(&lab.backends).lines(lines);
+/// Services at all backends: [`NAME`], and one of mode `dsr`.
+fn web(lab: &Lab) -> Config {
+    let service = |vip, mode| Service::new(vip, Protocol::Tcp, WEB, mode).with(&lab.backends);
     lab.config([service(NAT_V4, Mode::Nat), service(DSR_V6, Mode::Dsr)])
 }
 
-/// Name of the service at [`NAT_V4`].
-fn name(config: &Config) -> &str {
-    config.services[0].name()
+/// A lab with [`web`], and its agent.
+fn operated(backends: usize) -> Result<(Lab, Agent)> {
+    let lab = Lab::new(backends)?;
+    let agent = lab.start_agent(&web(&lab))?;
+    Ok((lab, agent))
 }
 
-fn done(lab: &Lab, words: &[&str]) -> Result<String> {
-    let output = lab.ask(words)?;
-    assert!(output.status.success(), "lb {}: {}{}", words.join(" "), output.stdout, output.stderr);
-    Ok(output.stdout)
+/// Connections to [`NAME`].
+fn open(lab: &Lab, count: usize) -> Result<Flows> {
+    Flows::open(&lab.client, &source_addresses(true), (NAT_V4, WEB).into(), count)
 }
 
 /// Where new connections go.
@@ -36,51 +39,37 @@ fn takers(lab: &Lab) -> Result<BTreeMap<String, usize>> {
     spread(&lab.client, &url(NAT_V4, WEB, "/"), 60)
 }
 
-/// A field of every backend, by name.
-fn backends(lab: &Lab, service: &str, field: &str) -> Result<BTreeMap<String, String>> {
-    let list = lab.json(&["backend", "list", service])?;
-    let all = list.as_array().expect("a list").iter();
-    Ok(all.map(|b| (b["name"].as_str().unwrap().to_owned(), b[field].to_string())).collect())
-}
-
 #[test]
 fn weights_set_by_command_are_the_shares_of_new_flows() -> Result<()> {
-    let lab = Lab::new(3)?;
-    let config = web(&lab, "");
-    let _agent = lab.start_agent(&config)?;
-    let web = name(&config);
+    let (lab, _agent) = operated(3)?;
     for (backend, weight) in [("b1", "200"), ("b2", "100"), ("b3", "100")] {
-        done(&lab, &["backend", "set", web, backend, "--weight", weight])?;
+        lab.done(&["backend", "set", NAME, backend, "--weight", weight])?;
     }
     let flows = 4000;
-    let counts = Flows::open(&lab.client, &source_addresses(true), (NAT_V4, WEB).into(), flows)?;
+    let counts = open(&lab, flows)?;
     let share = |backend: &str| counts.by_backend()[backend] as f64 / flows as f64;
     for (backend, expected) in [("b1", 0.5), ("b2", 0.25), ("b3", 0.25)] {
         assert!((share(backend) - expected).abs() < 0.02, "{:?}", counts.by_backend());
     }
-    assert_eq!(backends(&lab, web, "weight")?["b1"], "200");
-    assert_eq!(backends(&lab, web, "effective_weight")?["b1"], "200");
+    assert_eq!(lab.backends_by(NAME, "weight")?["b1"], 200);
+    assert_eq!(lab.backends_by(NAME, "effective_weight")?["b1"], 200);
     Ok(())
 }
 
 #[test]
 fn a_drained_backend_keeps_its_flows_and_gets_no_new_ones() -> Result<()> {
-    let lab = Lab::new(3)?;
-    let config = web(&lab, "");
-    let _agent = lab.start_agent(&config)?;
-    let web = name(&config);
-    let to = (NAT_V4, WEB).into();
-    let mut flows = Flows::open(&lab.client, &source_addresses(true), to, FLOWS)?;
-    done(&lab, &["backend", "drain", web, "b2"])?;
+    let (lab, _agent) = operated(3)?;
+    let mut flows = open(&lab, FLOWS)?;
+    lab.done(&["backend", "drain", NAME, "b2"])?;
     assert_eq!(flows.survey(None), Survey { kept: FLOWS, moved: 0, broken: 0 });
     assert!(!takers(&lab)?.contains_key("b2"));
-    assert_eq!(backends(&lab, web, "admin")?["b2"], "\"drain\"");
-    done(&lab, &["backend", "ready", web, "b2"])?;
+    assert_eq!(lab.backends_by(NAME, "admin")?["b2"], "drain");
+    lab.done(&["backend", "ready", NAME, "b2"])?;
     assert!(takers(&lab)?.contains_key("b2"));
     assert_eq!(flows.survey(None).kept, FLOWS);
     // Maintenance ends what is there, and nothing else.
     let here = flows.by_backend()["b2"];
-    done(&lab, &["backend", "maint", web, "b2"])?;
+    lab.done(&["backend", "maint", NAME, "b2"])?;
     let survey = flows.survey(None);
     assert_eq!((survey.kept, survey.moved), (FLOWS - here, 0), "{survey:?}");
     Ok(())
@@ -88,14 +77,10 @@ fn a_drained_backend_keeps_its_flows_and_gets_no_new_ones() -> Result<()> {
 
 #[test]
 fn a_drain_ends_at_its_deadline() -> Result<()> {
-    let lab = Lab::new(2)?;
-    let config = web(&lab, "");
-    let agent = lab.start_agent(&config)?;
-    let web = name(&config);
-    let to = (NAT_V4, WEB).into();
-    let mut flows = Flows::open(&lab.client, &source_addresses(true), to, 40)?;
+    let (lab, agent) = operated(2)?;
+    let mut flows = open(&lab, 40)?;
     let here = flows.by_backend()["b1"];
-    done(&lab, &["backend", "drain", web, "b1", "--deadline", "1s"])?;
+    lab.done(&["backend", "drain", NAME, "b1", "--deadline", "1s"])?;
     let ended = eventually(PATIENCE, || agent.log().contains("drain is over"));
     assert!(ended, "{}", agent.log());
     let survey = flows.survey(None);
@@ -104,45 +89,16 @@ fn a_drain_ends_at_its_deadline() -> Result<()> {
 }
 
 #[test]
-fn a_backend_that_dies_is_left_within_the_bound_and_comes_back() -> Result<()> {
-    let health = "[service.health]\nkind = \"http\"\npath = \"/1k\"\ninterval = \"200ms\"\n\
-                  timeout = \"100ms\"\nrise = 2\nfall = 2";
-    let lab = Lab::new(3)?;
-    let config = web(&lab, health);
-    let agent = lab.start_agent(&config)?;
-    let web = name(&config);
-    let all = |health: &str| {
-        let health = format!("\"{health}\"");
-        backends(&lab, web, "health").is_ok_and(|all| all.values().all(|one| *one == health))
-    };
-    assert!(eventually(PATIENCE, || all("up")), "{}", agent.log());
-    // The way to it is cut, so its connections hang: none is moved.
-    lab.switch.ip("link set b2 down")?;
-    let down = || backends(&lab, web, "health").is_ok_and(|all| all["b2"] == "\"down\"");
-    assert!(eventually(PATIENCE, down), "{}", agent.log());
-    assert!(!takers(&lab)?.contains_key("b2"));
-    let reason = backends(&lab, web, "reason")?["b2"].clone();
-    assert!(reason.len() > 4, "{reason}");
-    lab.switch.ip("link set b2 up")?;
-    assert!(eventually(PATIENCE, || all("up")), "{}", agent.log());
-    assert!(takers(&lab)?.contains_key("b2"));
-    Ok(())
-}
-
-#[test]
 fn draining_every_backend_in_turn_fails_no_request() -> Result<()> {
-    let lab = Lab::new(3)?;
-    let config = web(&lab, "");
-    let _agent = lab.start_agent(&config)?;
-    let web = name(&config);
+    let (lab, _agent) = operated(3)?;
     let duration = Duration::from_secs(8);
     let kept = Load { duration, ..Load::new(url(NAT_V4, WEB, "/1k")) }.start(&lab.client)?;
     let closing = Load { duration, close: true, ..Load::new(url(NAT_V4, WEB, "/1k")) };
     let closing = closing.start(&lab.client)?;
     for backend in ["b1", "b2", "b3"] {
-        done(&lab, &["backend", "drain", web, backend])?;
+        lab.done(&["backend", "drain", NAME, backend])?;
         assert!(!takers(&lab)?.contains_key(backend));
-        done(&lab, &["backend", "ready", web, backend])?;
+        lab.done(&["backend", "ready", NAME, backend])?;
     }
     for report in [kept.report()?, closing.report()?] {
         assert!(report.is_clean(), "{}", report.text);
@@ -152,32 +108,27 @@ fn draining_every_backend_in_turn_fails_no_request() -> Result<()> {
 
 #[test]
 fn edits_survive_the_agent() -> Result<()> {
-    let lab = Lab::new(3)?;
-    let config = web(&lab, "");
-    let agent = lab.start_agent(&config)?;
-    let web = name(&config);
-    done(&lab, &["backend", "set", web, "b1", "--weight", "7"])?;
-    done(&lab, &["backend", "drain", web, "b2"])?;
-    done(&lab, &["backend", "remove", web, "b3"])?;
-    done(&lab, &["firewall", "deny", "192.0.2.0/24"])?;
+    let (lab, agent) = operated(3)?;
+    lab.done(&["backend", "set", NAME, "b1", "--weight", "7"])?;
+    lab.done(&["backend", "drain", NAME, "b2"])?;
+    lab.done(&["backend", "remove", NAME, "b3"])?;
+    lab.done(&["firewall", "deny", "192.0.2.0/24"])?;
     agent.kill()?;
-    let agent = lab.start_agent(&config)?;
-    let weights = backends(&lab, web, "weight")?;
-    assert_eq!(weights, BTreeMap::from([("b1".into(), "7".into()), ("b2".into(), "100".into())]));
-    assert_eq!(backends(&lab, web, "admin")?["b2"], "\"drain\"");
+    let agent = lab.start_agent(&web(&lab))?;
+    let weights = lab.backends_by(NAME, "weight")?;
+    assert_eq!(weights, BTreeMap::from([("b1".into(), 7.into()), ("b2".into(), 100.into())]));
+    assert_eq!(lab.backends_by(NAME, "admin")?["b2"], "drain");
     assert_eq!(lab.json(&["firewall", "list"])?["deny"][0]["prefix"], "192.0.2.0/24");
     assert_eq!(takers(&lab)?.keys().collect::<Vec<_>>(), ["b1"], "{}", agent.log());
     // The file is all again.
-    done(&lab, &["reload", "--discard-edits"])?;
+    lab.done(&["reload", "--discard-edits"])?;
     assert_eq!(takers(&lab)?.len(), 3);
     Ok(())
 }
 
 #[test]
 fn what_is_explained_is_where_the_packet_goes() -> Result<()> {
-    let lab = Lab::new(3)?;
-    let config = web(&lab, "");
-    let _agent = lab.start_agent(&config)?;
+    let (lab, _agent) = operated(3)?;
     let explain = || lab.json(&["explain", "10.1.0.2:5555", "203.0.113.10:80", "--syn"]);
     let explained = explain()?;
     let answer = |step: &str| -> String {
@@ -185,7 +136,7 @@ fn what_is_explained_is_where_the_packet_goes() -> Result<()> {
         let found = steps.find(|one| one["step"] == step).unwrap_or_else(|| panic!("no {step}"));
         found["answer"].as_str().unwrap().to_owned()
     };
-    assert_eq!(answer("service"), name(&config));
+    assert_eq!(answer("service"), NAME);
     assert_eq!(explained["verdict"], "redirect", "{explained}");
     let before = lab.pins().traffic()?;
     assert_eq!(explain()?, explained);

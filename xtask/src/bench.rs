@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures, each beside what it is compared with.
 
 mod baseline;
+mod control;
 mod driver;
 mod frame;
 mod link;
@@ -9,11 +10,7 @@ mod os;
 mod packet;
 mod wrk;
 
-use std::{
-    env, fs,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-};
+use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -34,9 +31,9 @@ pub(crate) struct Arguments {
     /// Fewer and shorter runs: figures for a look, not for publishing
     #[arg(long)]
     quick: bool,
-    /// Everything is installed and built: the balancer's binary and the
-    /// bench's eBPF programs
-    #[arg(long, value_names = ["LB", "OBJECT"], num_args = 2, hide = true)]
+    /// Everything is installed and built: the balancer's binary, the bench's
+    /// eBPF programs, and the program that builds Maglev tables
+    #[arg(long, value_names = ["LB", "OBJECT", "MAGLEV"], num_args = 3, hide = true)]
     built: Option<Vec<PathBuf>>,
 }
 
@@ -50,7 +47,9 @@ enum Subject {
     Wrk,
     /// Only what `wrk` compares the balancer with
     Rivals,
-    /// `packet` and `wrk`
+    /// Time until changes are in force, cost of probes, memory
+    Control,
+    /// `packet`, `wrk` and `control`
     All,
 }
 
@@ -67,6 +66,8 @@ struct Figures {
     packet: Option<packet::Report>,
     #[serde(skip_serializing_if = "Option::is_none")]
     wrk: Option<wrk::Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<control::Report>,
 }
 
 /// Measures, prints tables, writes the file.
@@ -75,20 +76,21 @@ struct Figures {
 /// A lab or a program cannot be made, or what was measured did not do what it
 /// is there for: a figure of that is none. A missed limit is a figure.
 pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
-    let (binary, object) = match arguments.built.as_deref() {
-        Some([binary, object]) => (binary.clone(), object.clone()),
+    let built = match arguments.built.as_deref() {
+        Some([binary, object, maglev]) => {
+            Built { binary: binary.clone(), object: object.clone(), maglev: maglev.clone() }
+        }
         _ => build(arguments.subject)?,
     };
     if !shell::is_root() {
-        return again_as_root(arguments, &binary, &object);
+        return again_as_root(arguments, &built);
     }
     os::catch_interrupts();
     for lab in lb_tests::harness::sweep()? {
         eprintln!("removed what an earlier run left: {lab}");
     }
     warn_if_busy()?;
-    let object = fs::read(&object).with_context(|| format!("read `{}`", object.display()))?;
-    let figures = measure(arguments, &binary, &object)?;
+    let figures = measure(arguments, &built)?;
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&figures)?;
         fs::write(path, text + "\n").with_context(|| format!("write `{}`", path.display()))?;
@@ -96,14 +98,19 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn measure(arguments: &Arguments, binary: &Path, object: &[u8]) -> Result<Figures> {
+fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
+    let Built { binary, object, maglev } = built;
+    let object = &match arguments.subject {
+        Subject::Control => Vec::new(),
+        _ => fs::read(object).with_context(|| format!("read `{}`", object.display()))?,
+    };
     let quick = arguments.quick;
     let mut figures = Figures::default();
     let effort = if quick { packet::Effort::QUICK } else { packet::Effort::FULL };
     figures.packet = match arguments.subject {
         Subject::Packet | Subject::All => Some(packet::run(object, binary, effort)?),
         Subject::Baselines => Some(packet::baselines(object, effort)?),
-        Subject::Wrk | Subject::Rivals => None,
+        Subject::Wrk | Subject::Rivals | Subject::Control => None,
     };
     // At once: the rest takes its time.
     if let Some(report) = &figures.packet {
@@ -113,10 +120,16 @@ fn measure(arguments: &Arguments, binary: &Path, object: &[u8]) -> Result<Figure
     figures.wrk = match arguments.subject {
         Subject::Wrk | Subject::All => Some(wrk::run(object, binary, effort)?),
         Subject::Rivals => Some(wrk::rivals(object, effort)?),
-        Subject::Packet | Subject::Baselines => None,
+        Subject::Packet | Subject::Baselines | Subject::Control => None,
     };
     if let Some(report) = &figures.wrk {
         println!("{report}");
+    }
+    if matches!(arguments.subject, Subject::Control | Subject::All) {
+        let effort = if quick { control::Effort::QUICK } else { control::Effort::FULL };
+        let report = control::run(binary, maglev, effort)?;
+        println!("{report}");
+        figures.control = Some(report);
     }
     Ok(figures)
 }
@@ -133,16 +146,36 @@ fn warn_if_busy() -> Result<()> {
     Ok(())
 }
 
+/// What is run; a path is empty where the subject needs none.
+#[derive(Default)]
+struct Built {
+    /// The balancer.
+    binary: PathBuf,
+    /// The bench's eBPF programs.
+    object: PathBuf,
+    /// What builds Maglev tables.
+    maglev: PathBuf,
+}
+
 /// Sets up and builds the balancer, if it is measured, and the programs.
-fn build(subject: Subject) -> Result<(PathBuf, PathBuf)> {
+fn build(subject: Subject) -> Result<Built> {
     let world = setup(Purpose::Test)?;
-    let binary = if subject.needs_balancer() { test::build()? } else { PathBuf::new() };
-    Ok((binary, object::build(world)?))
+    let mut built = Built::default();
+    if subject.needs_balancer() {
+        built.binary = test::build()?;
+        shell::run(&mut shell::cargo(&["build", "--release", "--package", "lb-bench-maglev"]))?;
+        built.maglev = built.binary.with_file_name("lb-bench-maglev");
+    }
+    if subject != Subject::Control {
+        built.object = object::build(world)?;
+    }
+    Ok(built)
 }
 
 /// Runs this program again with root's rights for what needs them, so that
 /// whatever was built belongs to the user.
-fn again_as_root(arguments: &Arguments, binary: &Path, object: &Path) -> Result<()> {
+fn again_as_root(arguments: &Arguments, built: &Built) -> Result<()> {
+    let Built { binary, object, maglev } = built;
     let mut words = shell::as_root(&[])?;
     words.extend([env::current_exe().context("cannot find this program")?.into(), "bench".into()]);
     let subject = clap::ValueEnum::to_possible_value(&arguments.subject);
@@ -153,7 +186,7 @@ fn again_as_root(arguments: &Arguments, binary: &Path, object: &Path) -> Result<
     if arguments.quick {
         words.push("--quick".into());
     }
-    words.extend(["--built".into(), binary.into(), object.into()]);
+    words.extend(["--built".into(), binary.into(), object.into(), maglev.into()]);
     let mut command = shell::command(&words[0]);
     Err(command.args(&words[1..]).exec()).context("cannot start sudo")
 }

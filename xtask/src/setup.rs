@@ -27,10 +27,12 @@ const LAB_PACKAGES: &[&str] = &["curl", "ethtool", "iproute2", "nginx-light", "w
 /// What the tests use besides.
 const TEST_PACKAGES: &[&str] = &[
     "bpftool",
+    "groff-base",
     "haproxy",
     "iperf3",
     "iputils-ping",
     "nftables",
+    "openssl",
     "python3-scapy",
     "tcpdump",
     "tshark",

@@ -67,6 +67,17 @@ impl ArrayMemory {
         Ok(Self { start: NonNull::new(start).context("mapped at address 0")?, length })
     }
 
+    /// The aligned word at a byte of the array, as it is now.
+    ///
+    /// # Panics
+    /// It is outside, or not aligned.
+    pub(super) fn word(&self, offset: usize) -> u64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.length, "word {offset}");
+        // SAFETY: inside the mapping and aligned, as asserted; whoever else
+        // writes it stores whole words.
+        unsafe { self.start.as_ptr().byte_add(offset).cast::<u64>().read_volatile() }
+    }
+
     /// Makes every entry zero.
     pub(super) fn clear(&mut self) {
         // SAFETY: the mapping has this length and may be written; whoever else

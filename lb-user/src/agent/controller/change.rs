@@ -27,6 +27,7 @@ use crate::{
         nexthop::Network,
         weight::AdminState,
     },
+    sys::memory,
 };
 
 /// Longest time a reload may wait for its confirmation.
@@ -148,6 +149,7 @@ impl State {
             let until = Instant::now() + Duration::from_secs(seconds);
             self.unconfirmed = Some(Unconfirmed { until, before });
         }
+        memory::give_back();
         Ok(done)
     }
 

@@ -79,7 +79,8 @@ impl Http {
             biased;
             response = &mut response => response,
             // The connection may end first: then it has told the request why.
-            _ = connection => response.await,
+            // It is reset when it is dropped, so there is no need for a FIN.
+            _ = connection.without_shutdown() => response.await,
         };
         Ok(response?.status().as_u16())
     }
