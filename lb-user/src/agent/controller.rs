@@ -25,7 +25,7 @@ pub use self::change::Source;
 use self::state::{Beginning, State};
 use super::{
     admin::{self, ListenError, Refused},
-    probe::Prober,
+    probe::{self, Prober},
     store::{Store, StoreError},
 };
 use crate::{
@@ -33,15 +33,12 @@ use crate::{
     config::overlay::EditError,
     core::{model::Model, plan::CapacityError},
     dataplane::{attach::AttachError, load::LoadError, pins::PinError},
-    sys::{link, route},
+    sys::{descriptors, link, route},
 };
 
 /// How often interfaces are looked after, and a share of the affinity table
 /// is swept.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Probes in flight at any time.
-const PROBES: usize = 256;
 
 /// The agent cannot start, or refuses a change.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +106,9 @@ pub async fn run(file: Model, source: Source, log_level: u8) -> Result<(), Error
         tracing::info!("edited: {difference}");
     }
     let (mut calls, _server) = admin::serve(&model.admin.socket)?;
-    let (prober, mut probes) = Prober::new(PROBES);
+    let probing = probe::Thread::start().map_err(Error::Events)?;
+    let descriptors = descriptors::raise().map_err(Error::Events)?;
+    let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
     let beginning = Beginning { source, file, edits, store, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
