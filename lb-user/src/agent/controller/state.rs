@@ -14,7 +14,7 @@ use std::{
 
 use lb_common::{addr, firewall::Unresolved, table::TableRef};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{Instant, timeout},
 };
 use tracing::field::display;
@@ -95,6 +95,8 @@ pub(super) struct State {
     pub(super) store: Store,
     pub(super) unconfirmed: Option<Unconfirmed>,
     prober: Prober,
+    /// Turns of those who search the affinity table.
+    pub(super) scans: Arc<Semaphore>,
 }
 
 /// What an agent starts from.
@@ -143,6 +145,7 @@ impl State {
             store,
             unconfirmed: None,
             prober,
+            scans: Arc::new(Semaphore::new(super::answer::SCANS)),
         };
         state.configure_fleet(&state.model.clone());
         state.presume_down();
@@ -289,8 +292,11 @@ impl State {
     fn check_fixed(&self, model: &Model) -> Result<(), Error> {
         let config = self.data_plane.tables.config.read(0);
         let (old, node) = (&self.model.node, &model.node);
-        if model.admin != self.model.admin {
+        if model.admin.socket != self.model.admin.socket {
             return Err(Error::Started("admin.socket"));
+        }
+        if model.admin.group != self.model.admin.group {
+            return Err(Error::Started("admin.group"));
         }
         if node.state_dir != old.state_dir {
             return Err(Error::Started("node.state_dir"));

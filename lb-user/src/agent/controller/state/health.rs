@@ -17,6 +17,7 @@ use crate::{
             ids::present_backends,
         },
     },
+    dataplane::flows::Keys,
 };
 
 /// How long nothing at all may be due.
@@ -80,12 +81,12 @@ impl State {
 
     /// Counts live flows beside the controller; [`Self::take_flows`] takes them.
     pub(in super::super) fn count_flows(&mut self, counted: mpsc::Sender<Vec<u32>>) {
+        // While one count is made, or waits, another one is not needed.
+        let Ok(place) = counted.try_reserve_owned() else { return };
         let Ok(now) = self.data_plane.now() else { return };
-        let flows = Arc::clone(&self.data_plane.tables.flows);
-        spawn_blocking(move || {
-            // One count may wait; another one is not needed then.
-            let _ = counted.try_send(flows.count(now));
-        });
+        let tables = &self.data_plane.tables;
+        let (flows, keys) = (Arc::clone(&tables.flows), Keys::of(&tables.outline()));
+        spawn_blocking(move || drop(place.send(flows.count(now, &keys))));
     }
 
     /// Takes in live flows by backend id.
