@@ -1,6 +1,7 @@
 //! The command line: outputs, exit statuses, bad input, and edits that are
 //! made at once, at bad moments, or without room for them.
 
+mod access;
 mod crash;
 mod disk;
 mod editors;
@@ -9,6 +10,7 @@ mod input;
 mod look;
 mod refusal;
 mod reload;
+mod shared;
 
 use std::time::Duration;
 

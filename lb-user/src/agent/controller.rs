@@ -90,6 +90,29 @@ pub enum Error {
     Events(#[source] io::Error),
 }
 
+impl Error {
+    /// Whether something else is to be asked for: nothing went wrong.
+    fn is_operators(&self) -> bool {
+        match self {
+            Self::Capacity(_)
+            | Self::Fixed(_)
+            | Self::Started(_)
+            | Self::Link(link::Error::NoSuchName(_)) => true,
+            Self::Attach(error) => error.is_operators(),
+            _ => false,
+        }
+    }
+
+    /// What to do about it, beside what the error says.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Admin(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT; the data plane stays. `file` is
 /// what `source` says; `log_level` is the level of the data plane's own log, 0
 /// for none.
@@ -105,7 +128,7 @@ pub async fn run(file: Model, source: Source, log_level: u8) -> Result<(), Error
     for difference in edits.describe(&file) {
         tracing::info!("edited: {difference}");
     }
-    let (mut calls, _server) = admin::serve(&model.admin.socket)?;
+    let (mut calls, _server) = admin::serve(&model.admin)?;
     let probing = probe::Thread::start().map_err(Error::Events)?;
     let descriptors = descriptors::raise().map_err(Error::Events)?;
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));

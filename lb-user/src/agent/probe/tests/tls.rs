@@ -184,7 +184,7 @@ async fn a_ca_file_that_is_replaced_is_read_again() {
 #[tokio::test]
 async fn settings_that_no_target_has_any_more_are_forgotten() {
     let probe = |path: &str| https(true, Some(path.into()));
-    let nowhere = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+    let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
     let (mut prober, _events) = Prober::new(Handle::current(), 1);
     let (a, b) = (target(0, nowhere, probe("/a")), target(1, nowhere, probe("/b")));
     prober.set(vec![a.clone(), b]);
