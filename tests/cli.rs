@@ -1,6 +1,7 @@
 //! The command line: outputs, exit statuses, bad input, and edits that are
 //! made at once, at bad moments, or without room for them.
 
+mod access;
 mod confirm;
 mod crash;
 mod disk;
@@ -11,6 +12,7 @@ mod look;
 mod pages;
 mod refusal;
 mod reload;
+mod shared;
 mod watch;
 
 use std::{fs, path::PathBuf, time::Duration};

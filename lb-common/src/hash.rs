@@ -49,6 +49,21 @@ pub const fn flow_key_hashed(source: [u64; 2], ports: u32, service: u16, seed: [
     finish((sum ^ (ports as u64 | (service as u64) << 32)).wrapping_mul(K3)) | 1
 }
 
+/// Affinity key of a reply entry: of a hashed `key` whose "service" is an
+/// endpoint that services share. Never 0, and told from flows by [`is_reply_key`].
+#[inline(always)]
+#[must_use]
+pub const fn reply_key(key: u64) -> u64 {
+    key & !1 | 2
+}
+
+/// Whether a hashed key is a reply entry's, and not a flow's.
+#[inline(always)]
+#[must_use]
+pub const fn is_reply_key(key: u64) -> bool {
+    key & 1 == 0
+}
+
 /// Where a key lives in the affinity table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -134,6 +149,16 @@ mod tests {
     const SEED: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfeed_face_cafe_beef];
 
     proptest! {
+        #[test]
+        fn reply_keys_are_told_from_flows(
+            source: [u64; 2], ports: u32, service: u16, seed: [u64; 2],
+        ) {
+            let flow = flow_key_hashed(source, ports, service, seed);
+            let reply = reply_key(flow);
+            prop_assert!(flow != 0 && !is_reply_key(flow));
+            prop_assert!(reply != 0 && is_reply_key(reply));
+        }
+
         #[test]
         fn alternate_leads_back_and_differs(key: u64, bits in 1u32..24) {
             let mask = (1 << bits) - 1;

@@ -1,8 +1,10 @@
-//! The kernel's other interfaces: links, routes, neighbours, capabilities,
-//! memory.
+//! The kernel's other interfaces: links, routes, neighbours, capabilities, limits,
+//! memory, peers.
 
 pub mod capability;
+pub mod descriptors;
 pub mod forwarding;
 pub mod link;
 pub mod memory;
+pub mod peer;
 pub mod route;

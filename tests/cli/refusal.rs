@@ -1,13 +1,8 @@
 //! What is refused: the exit status, the message, the hint; and nothing changes.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use lb_tests::harness::{Config, Lab, Result};
 
-use lb_tests::harness::{Lab, Output, Result, finish, lb_binary};
-
-use super::{PATIENCE, WEB, web};
-
-/// A user that owns nothing.
-const NOBODY: &str = "65534";
+use super::{WEB, web};
 
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() -> Result<()> {
@@ -100,26 +95,18 @@ fn without_an_agent_every_command_says_where_it_looked() -> Result<()> {
 }
 
 #[test]
-fn others_may_not_use_the_socket() -> Result<()> {
-    let lab = Lab::new(0)?;
-    let _agent = lab.start_agent(&lab.config([]))?;
-    // Somewhere where everybody may run it.
-    let binary = lab.path("lb");
-    fs::copy(lb_binary(), &binary).unwrap();
-    let as_nobody = || -> Result<Output> {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
-        command.arg(&binary).arg("--socket").arg(lab.socket()).arg("status");
-        finish(&mut command, PATIENCE)
-    };
-    let output = as_nobody()?;
-    assert_eq!(output.status.code(), Some(2), "{}", output.stderr);
-    assert!(output.stderr.contains("hint: run it as root"), "{}", output.stderr);
-    // A mode that somebody widened lets nobody in either.
-    fs::set_permissions(lab.socket(), fs::Permissions::from_mode(0o666)).unwrap();
-    let output = as_nobody()?;
-    assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
-    assert!(output.stderr.contains("may not use the admin socket"), "{}", output.stderr);
-    assert!(output.stderr.contains("hint: run it as root"), "{}", output.stderr);
+fn a_file_that_asks_for_what_is_not_there_is_a_bad_configuration() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let config = web(&lab);
+    let _agent = lab.start_agent(&config)?;
+    let generation = lab.generation()?;
+    let mut other = config.clone();
+    other.interfaces.push("l9".into());
+    lab.write(&other)?;
+    assert!(lab.refused(64, &["reload"])?.contains("`l9` does not exist"));
+    let other = Config { socket: lab.path("other.sock"), ..config };
+    lab.write(&other)?;
+    assert!(lab.refused(64, &["reload"])?.contains("`admin.socket` cannot change"));
+    assert_eq!(lab.generation()?, generation);
     Ok(())
 }

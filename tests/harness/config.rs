@@ -60,6 +60,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// `admin.socket`.
     pub socket: PathBuf,
+    /// `admin.group`, if any.
+    pub group: Option<String>,
     /// `node.flows`.
     pub flows: u32,
     /// Lines of `[firewall]`.
@@ -153,6 +155,9 @@ impl Display for Config {
         writeln!(f, "interfaces = {:?}\nxdp_mode = \"native\"", self.interfaces)?;
         writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
         writeln!(f, "state_dir = {:?}\n\n[admin]\nsocket = {:?}", self.state_dir, self.socket)?;
+        if let Some(group) = &self.group {
+            writeln!(f, "group = {group:?}")?;
+        }
         if !self.firewall.is_empty() {
             writeln!(f, "\n[firewall]\n{}", self.firewall)?;
         }

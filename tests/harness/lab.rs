@@ -183,6 +183,7 @@ impl Lab {
             pin_dir: self.claim.pin_dir.clone(),
             state_dir: self.claim.dir.join(STATE),
             socket: self.socket(),
+            group: None,
             flows: 65_536,
             firewall: String::new(),
             services: services.into_iter().collect(),

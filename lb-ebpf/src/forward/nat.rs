@@ -158,7 +158,7 @@ pub(crate) fn bound<F: Family>(
     shared_endpoint: u16,
 ) -> Option<Chosen> {
     let key = F::flow_key(client, ports, shared_endpoint, false, env.config.place_seed);
-    let id = lb_bound(key);
+    let id = lb_bound(hash::reply_key(key));
     let backend = BACKENDS.get(id as u32)?;
     let serves = backend.flags & flags::SERVING != 0 && backend.shared_endpoint == shared_endpoint;
     serves.then_some(Chosen { id: id as u16, backend })
@@ -195,7 +195,8 @@ pub(crate) fn bind_reply<F: Family>(
     let key = F::flow_key(packet.source, ports, shared, false, env.config.place_seed);
     let event =
         u64::from(packet.tcp_flags) | u64::from(packet.proto) << 8 | u64::from(env.explains) << 16;
-    lb_bind_reply(key, u64::from(chosen.id), event, select::timeouts(found).to_raw()) != 0
+    let timeouts = select::timeouts(found).to_raw();
+    lb_bind_reply(hash::reply_key(key), u64::from(chosen.id), event, timeouts) != 0
 }
 
 /// `event`: TCP flags, protocol, and whether the run only explains, a byte each.

@@ -2,19 +2,18 @@
 //! [`Call`]s that the controller answers one after the other, so edits are
 //! serialised and every answer is about one generation.
 
+mod connections;
 mod listen;
 mod routes;
 #[cfg(test)]
 mod tests;
-
-use std::path::Path;
 
 use axum::http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 
 pub use listen::ListenError;
 
-use crate::api;
+use crate::{api, core::model::Admin};
 
 /// Requests that wait for the controller; further ones wait in their sockets.
 const WAITING: usize = 64;
@@ -128,19 +127,15 @@ impl Refused {
     }
 }
 
-/// Listens on a Unix socket at `path`; it is removed when the server ends.
+/// Listens on the admin socket; it is removed when the server ends.
 ///
 /// # Errors
 /// The socket cannot be made, or another agent listens there.
-pub fn serve(path: &Path) -> Result<(mpsc::Receiver<Call>, Server), ListenError> {
+pub fn serve(admin: &Admin) -> Result<(mpsc::Receiver<Call>, Server), ListenError> {
     let (calls, queue) = mpsc::channel(WAITING);
-    let listener = listen::Listener::bind(path)?;
-    let path = path.to_owned();
-    let task = tokio::spawn(async move {
-        // Accepting never fails for good: see `Listener`.
-        let _ = axum::serve(listener, routes::router(calls)).await;
-    });
-    Ok((queue, Server { task, path }))
+    let listener = listen::Listener::bind(admin)?;
+    let task = tokio::spawn(connections::serve(listener, routes::router(calls)));
+    Ok((queue, Server { task, path: admin.socket.clone() }))
 }
 
 /// Ends the server when dropped.

@@ -25,7 +25,7 @@ pub use self::change::Source;
 use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Refused},
-    probe::Prober,
+    probe::{self, Prober},
     store::{Store, StoreError},
 };
 use crate::{
@@ -33,15 +33,12 @@ use crate::{
     config::{Loaded, overlay::EditError},
     core::plan::CapacityError,
     dataplane::{attach::AttachError, load::LoadError, pins::PinError},
-    sys::{link, route},
+    sys::{descriptors, link, route},
 };
 
 /// How often interfaces are looked after, and a share of the affinity table
 /// is swept.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Probes in flight at any time.
-const PROBES: usize = 256;
 
 /// The agent cannot start, or refuses a change.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +90,29 @@ pub enum Error {
     Events(#[source] io::Error),
 }
 
+impl Error {
+    /// Whether something else is to be asked for: nothing went wrong.
+    fn is_operators(&self) -> bool {
+        match self {
+            Self::Capacity(_)
+            | Self::Fixed(_)
+            | Self::Started(_)
+            | Self::Link(link::Error::NoSuchName(_)) => true,
+            Self::Attach(error) => error.is_operators(),
+            _ => false,
+        }
+    }
+
+    /// What to do about it, beside what the error says.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Admin(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT; the data plane stays. `file` is
 /// what `source` says; `log_level` is the level of the data plane's own log, 0
 /// for none.
@@ -110,8 +130,10 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     for difference in origin.edits.describe(&origin.file.model) {
         tracing::info!("edited: {difference}");
     }
-    let (mut calls, _server) = admin::serve(&model.admin.socket)?;
-    let (prober, mut probes) = Prober::new(PROBES);
+    let (mut calls, _server) = admin::serve(&model.admin)?;
+    let probing = probe::Thread::start().map_err(Error::Events)?;
+    let descriptors = descriptors::raise().map_err(Error::Events)?;
+    let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
     let beginning = Beginning { source, origin, store, kept, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;

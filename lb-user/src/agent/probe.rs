@@ -1,8 +1,8 @@
 //! Probes: asks every backend at its times whether it serves, and tells what
 //! it found. What follows from that is `core/health.rs`'s business.
 //!
-//! Each target has a task of its own on the agent's one thread. Between its
-//! probes that costs a timer and some hundred bytes.
+//! Each target has a task of its own. Between its probes that costs a timer and
+//! some hundred bytes. All tasks share a [`Thread`], which does nothing else.
 
 mod attempt;
 mod dns;
@@ -14,11 +14,14 @@ mod reason;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tls;
 
 use std::{collections::BTreeMap, mem, net::IpAddr, sync::Arc};
 
+pub use thread::Thread;
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, mpsc},
     task::JoinHandle,
     time::{Instant, sleep_until},
@@ -34,6 +37,23 @@ use crate::core::{
 /// Observations that wait for the controller. A target whose observation finds
 /// no room waits with it and is not probed meanwhile, so none is lost.
 const WAITING: usize = 1024;
+
+/// Probes that may be in flight at any time however few targets there are.
+const LEAST_AT_ONCE: usize = 64;
+
+/// Descriptors that the agent needs besides those of probes.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Descriptors that a probe needs at the most: a program's.
+const DESCRIPTORS: u64 = 4;
+
+/// How many probes may be in flight in a process that may have so many
+/// descriptors.
+#[must_use]
+pub fn most_at_once(descriptors: u64) -> usize {
+    let most = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+    usize::try_from(most).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
 
 /// Who is probed, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,19 +86,32 @@ pub struct Prober {
     running: BTreeMap<BackendIdentity, Running>,
     configs: Configs,
     permits: Arc<Semaphore>,
+    /// Permits there are, free or not.
+    at_once: usize,
+    most_at_once: usize,
     events: mpsc::Sender<Event>,
+    runtime: Handle,
 }
 
 impl Prober {
-    /// Without targets. At most `most_at_once` probes are in flight at any
-    /// time; those that must wait have their turns in the order in which they
-    /// were due.
+    /// Without targets; probes run on `runtime`.
+    ///
+    /// As many probes may be in flight as there are when no target answers, so
+    /// that in an outage none has to wait for another, but never more than
+    /// `most_at_once`. Those that must wait have their turns in the order in
+    /// which they were due.
     #[must_use]
-    pub fn new(most_at_once: usize) -> (Self, mpsc::Receiver<Event>) {
+    pub fn new(runtime: Handle, most_at_once: usize) -> (Self, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(WAITING);
-        let permits = Arc::new(Semaphore::new(most_at_once));
-        let prober =
-            Self { running: BTreeMap::new(), configs: Configs::default(), permits, events };
+        let prober = Self {
+            running: BTreeMap::new(),
+            configs: Configs::default(),
+            permits: Arc::new(Semaphore::new(0)),
+            at_once: 0,
+            most_at_once,
+            events,
+            runtime,
+        };
         (prober, receiver)
     }
 
@@ -86,9 +119,6 @@ impl Prober {
     /// before keep their times; those that are changed, or whose `ca_file` is,
     /// begin anew; the others end, a probe in flight along with them. What was
     /// found before may still be on its way to the receiver.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
     pub fn set(&mut self, targets: Vec<Target>) {
         let renewed = self.configs.renew();
         let mut before = mem::take(&mut self.running);
@@ -108,6 +138,30 @@ impl Prober {
         for (target, attempt) in fresh {
             self.running.insert(target.key, self.start(target, attempt, together));
         }
+        self.configs.keep(self.running.values().filter_map(|running| running.target.tls()));
+        self.make_room();
+    }
+
+    /// Lets as many probes be in flight as these targets need.
+    fn make_room(&mut self) {
+        let healths = self.running.values().map(|running| &running.target.health);
+        let needed = schedule::at_once(healths).max(LEAST_AT_ONCE);
+        let wanted = needed.min(self.most_at_once);
+        if wanted < needed && wanted != self.at_once {
+            tracing::warn!(
+                needed,
+                possible = wanted,
+                "in an outage probes will have to wait for each other: raise the limit of open \
+                 files (`ulimit -Hn`, `LimitNOFILE`)"
+            );
+        }
+        if wanted > self.at_once {
+            self.permits.add_permits(wanted - self.at_once);
+            self.at_once = wanted;
+        } else {
+            // Those in use are left for the next time.
+            self.at_once -= self.permits.forget_permits(self.at_once - wanted);
+        }
     }
 
     /// Starts a target, one of `together`.
@@ -117,7 +171,7 @@ impl Prober {
         let first = Instant::now() + schedule::first(seed, together, interval);
         let mut schedule = Schedule::new(first, &target.health, seed);
         let (permits, events) = (self.permits.clone(), self.events.clone());
-        let task = tokio::spawn(async move {
+        let task = self.runtime.spawn(async move {
             loop {
                 sleep_until(schedule.due()).await;
                 let Ok(permit) = permits.acquire().await else { return };
@@ -135,12 +189,17 @@ impl Prober {
 }
 
 impl Target {
+    /// The settings of TLS that it is probed with.
+    fn tls(&self) -> Option<&Tls> {
+        match &self.health.probe {
+            Probe::Http(http) => http.tls.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether it is probed with one of these settings of TLS.
     fn trusts_any(&self, settings: &[Tls]) -> bool {
-        match &self.health.probe {
-            Probe::Http(http) => http.tls.as_ref().is_some_and(|tls| settings.contains(tls)),
-            _ => false,
-        }
+        self.tls().is_some_and(|tls| settings.contains(tls))
     }
 }
 

@@ -113,7 +113,11 @@ impl Agent {
 
 impl From<controller::Error> for Failure {
     fn from(error: controller::Error) -> Self {
-        Self::new(Status::Refused, with_causes(&error))
+        let failure = Self::new(Status::Refused, with_causes(&error));
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
 }
 

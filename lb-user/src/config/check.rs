@@ -62,7 +62,7 @@ pub fn check(
     let services = file.services.into_iter().map(service::model).collect::<Option<_>>();
     Some(Model {
         node: node?,
-        admin: Admin { socket: file.admin.socket?.value },
+        admin: Admin { socket: file.admin.socket?.value, group: file.admin.group?.value },
         firewall: firewall?,
         services: services?,
     })

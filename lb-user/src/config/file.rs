@@ -79,6 +79,8 @@ pub struct Node {
 pub struct Admin {
     /// `socket`.
     pub socket: Field<PathBuf>,
+    /// `group`, if any.
+    pub group: Field<Option<String>>,
 }
 
 /// `[firewall]`.
@@ -137,7 +139,10 @@ fn node(mut table: Section<'_>) -> Node {
 }
 
 fn admin(mut table: Section<'_>) -> Admin {
-    let admin = Admin { socket: table.optional("socket", SOCKET.into(), socket) };
+    let admin = Admin {
+        socket: table.optional("socket", SOCKET.into(), socket),
+        group: table.optional("group", None, |value| name(value).map(Some)),
+    };
     table.unbuilt("http", "leave it out: the agent answers on its socket only");
     table.finish();
     admin

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::core::model::{
-    Firewall, Model, OnDown, Protocol, Service,
+    Firewall, Model, OnDown, OnEmpty, Protocol, Service,
     health::{Http, Probe, Tls},
 };
 
@@ -33,11 +33,15 @@ pub fn surprises(model: &Model) -> Vec<String> {
 
 fn no_backend_takes_flows(service: &Service) -> Option<String> {
     let name = &service.name;
+    let fate = match service.on_empty {
+        OnEmpty::Drop => "dropped",
+        OnEmpty::Reject => "refused",
+    };
     if service.backends.is_empty() {
-        return Some(format!("service `{name}`: no backend: its packets are dropped"));
+        return Some(format!("service `{name}`: no backend: its packets are {fate}"));
     }
     let drained = service.backends.iter().all(|backend| backend.weight == 0);
-    drained.then(|| format!("service `{name}`: every weight is 0: new flows are dropped"))
+    drained.then(|| format!("service `{name}`: every weight is 0: new flows are {fate}"))
 }
 
 fn all_backups(service: &Service) -> Option<String> {
@@ -156,6 +160,15 @@ mod tests {
         assert_eq!(
             surprises_of(&format!("{SERVICE}{BACKEND}weight = 0\n")),
             ["service `web`: every weight is 0: new flows are dropped"]
+        );
+        let rejecting = format!("{SERVICE}on_empty = \"reject\"\n");
+        assert_eq!(
+            surprises_of(&rejecting),
+            ["service `web`: no backend: its packets are refused"]
+        );
+        assert_eq!(
+            surprises_of(&format!("{rejecting}{BACKEND}weight = 0\n")),
+            ["service `web`: every weight is 0: new flows are refused"]
         );
     }
 

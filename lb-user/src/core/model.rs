@@ -66,6 +66,8 @@ pub struct Node {
 pub struct Admin {
     /// Path of the admin socket.
     pub socket: PathBuf,
+    /// Group whose members may use it; `None`: the agent's own.
+    pub group: Option<String>,
 }
 
 /// How to attach to an interface.

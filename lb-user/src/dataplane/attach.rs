@@ -91,6 +91,22 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    /// Whether another interface, or the same with other settings, would do.
+    #[must_use]
+    pub fn is_operators(&self) -> bool {
+        match self {
+            Self::Interface(error) => matches!(error, link::Error::NoSuchName(_)),
+            Self::Foreign { .. }
+            | Self::NotEthernet(_)
+            | Self::NotNative(_)
+            | Self::Queues(_)
+            | Self::Mtu { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl AttachError {
     /// Whether generic mode may do where native does not.
     fn generic_may_do(&self) -> bool {
         match self {

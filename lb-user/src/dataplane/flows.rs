@@ -3,11 +3,15 @@
 use std::{mem::offset_of, ops::Range, sync::atomic::Ordering};
 
 use lb_common::{
+    addr,
     flow::{Bucket, FlowValue, SLOTS},
-    limits,
+    hash, limits,
 };
 
 use super::mmap::Mapped;
+use crate::core::plan::{
+    BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::present_backends,
+};
 
 /// An entry of the affinity table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +20,48 @@ pub struct Entry {
     pub key: u64,
     /// Its value.
     pub value: FlowValue,
+}
+
+/// What the keys of entries are, by their backends.
+#[derive(Debug)]
+pub struct Keys {
+    /// By backend id: the service that its flows' keys name; 0: they are hashes.
+    exact: Vec<ServiceId>,
+}
+
+impl Keys {
+    /// Of the backends of a snapshot.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mut exact = vec![0; limits::BACKENDS as usize];
+        let is_exact = |who: &BackendIdentity| {
+            let v4 = addr::from_bytes(who.service.vip).is_ipv4();
+            v4 && who.service.single_port().is_some()
+        };
+        for (who, id) in present_backends(snapshot) {
+            if is_exact(&who) {
+                exact[usize::from(id)] = snapshot.backends[&id].service;
+            }
+        }
+        Self { exact }
+    }
+
+    /// Whether the keys of a backend's flows are [`hash::flow_key_v4`].
+    #[must_use]
+    pub fn are_exact(&self, backend: BackendId) -> bool {
+        self.exact.get(usize::from(backend)).is_some_and(|&service| service != 0)
+    }
+
+    /// Whether an entry is a flow's. Where services share a backend's port,
+    /// there are others, for replies: see [`hash::reply_key`]. (One in 65,536
+    /// of them looks like a flow of IPv4.)
+    #[must_use]
+    pub fn is_flow(&self, entry: &Entry) -> bool {
+        match self.exact.get(usize::from(entry.value.backend())) {
+            Some(&service) if service != 0 => entry.key >> 48 == u64::from(service),
+            _ => !hash::is_reply_key(entry.key),
+        }
+    }
 }
 
 impl Mapped<Bucket> {
@@ -30,11 +76,11 @@ impl Mapped<Bucket> {
         })
     }
 
-    /// Live entries by backend id.
+    /// Live flows by backend id.
     #[must_use]
-    pub fn count(&self, now: u16) -> Vec<u32> {
+    pub fn count(&self, now: u16, keys: &Keys) -> Vec<u32> {
         let mut counts = vec![0; limits::BACKENDS as usize];
-        for entry in self.live(now) {
+        for entry in self.live(now).filter(|entry| keys.is_flow(entry)) {
             if let Some(count) = counts.get_mut(usize::from(entry.value.backend())) {
                 *count += 1;
             }
@@ -72,7 +118,10 @@ impl Mapped<Bucket> {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::flow::{FlowState, MAX_TIMEOUT};
+    use lb_common::{
+        backend::SHARED_BIT,
+        flow::{FlowState, MAX_TIMEOUT},
+    };
 
     use super::*;
 
@@ -84,10 +133,28 @@ mod tests {
             FlowValue::new(7, 1, FlowState::Established, now.wrapping_add_signed(left)).0
         };
         let values = [value(-1), value(0), value(-2000), value(MAX_TIMEOUT.cast_signed())];
-        flows.write(2, &Bucket { keys: [1, 2, 3, 4], values });
-        assert_eq!(flows.live(now).map(|entry| entry.key).collect::<Vec<_>>(), [2, 4]);
-        assert_eq!((flows.count(now)[7], flows.count(now)[8]), (2, 0));
+        flows.write(2, &Bucket { keys: [1, 3, 5, 7], values });
+        assert_eq!(flows.live(now).map(|entry| entry.key).collect::<Vec<_>>(), [3, 7]);
+        let counts = flows.count(now, &Keys { exact: vec![0; 16] });
+        assert_eq!((counts[7], counts[8]), (2, 0));
         assert_eq!(flows.sweep(0..4, now), 2);
-        assert_eq!(flows.read(2).keys, [0, 2, 0, 4]);
+        assert_eq!(flows.read(2).keys, [0, 3, 0, 7]);
+    }
+
+    #[test]
+    fn each_flow_to_a_shared_endpoint_is_counted_once() {
+        const EXACT: BackendId = 1;
+        const HASHED: BackendId = 2;
+        let keys = Keys { exact: vec![0, 9, 0] };
+        assert!(keys.are_exact(EXACT) && !keys.are_exact(HASHED));
+        let flows = Mapped::anonymous(4).unwrap();
+        let hashed = |service| hash::flow_key_hashed([1, 2], 3, service, [4, 5]);
+        let replies = hash::reply_key(hashed(SHARED_BIT));
+        let value = |id| FlowValue::new(id, 1, FlowState::Established, 10).0;
+        let values = [value(EXACT), value(EXACT), value(HASHED), value(HASHED)];
+        let of_flows = [hash::flow_key_v4(1, 2, 9), hashed(8)];
+        flows.write(1, &Bucket { keys: [of_flows[0], replies, of_flows[1], replies], values });
+        let counts = flows.count(5, &keys);
+        assert_eq!(counts[..3], [0, 1, 1]);
     }
 }

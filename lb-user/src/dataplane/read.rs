@@ -41,6 +41,15 @@ impl Tables {
         }
     }
 
+    /// A service of the active bank, if it is in use.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<Service> {
+        let bank = self.config.read(0).active & 1;
+        let known = u32::from(id) < limits::SERVICES;
+        let entry = known.then(|| self.services.read(bank * limits::SERVICES + u32::from(id)));
+        entry.filter(|entry| entry.flags & flags::IN_USE != 0)
+    }
+
     /// Services in use of a bank.
     #[must_use]
     pub fn services_of(&self, bank: u32) -> BTreeMap<ServiceId, Service> {

@@ -1,17 +1,24 @@
 //! Paths and methods, and their description as an OpenAPI document.
 
+use std::time::Duration;
+
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{
-        DefaultBodyLimit, Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
+        self, DefaultBodyLimit, FromRequest as _, Path, Query, State,
+        rejection::{BytesRejection, JsonRejection, QueryRejection},
     },
     http::StatusCode,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, patch, post, put},
 };
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use utoipa::OpenApi;
 
 use super::{Call, Change, Refused, Reply, Request};
@@ -19,6 +26,9 @@ use crate::api;
 
 /// Largest body: a configuration file that fills all maps.
 const BODY: usize = 64 << 20;
+
+/// How long a client may take to send a body.
+const SENDING: Duration = Duration::from_secs(30);
 
 type Calls = State<mpsc::Sender<Call>>;
 type Body<T> = Result<Json<T>, JsonRejection>;
@@ -61,8 +71,18 @@ pub(super) fn router(calls: mpsc::Sender<Call>) -> Router {
             Refused::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
                 .hint("see `/v1/openapi.json`")
         })
+        .layer(middleware::from_fn(take_in))
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(calls)
+}
+
+/// Takes a request's body in, for which there is a time limit.
+async fn take_in(request: extract::Request, next: Next) -> Result<Response, Refused> {
+    let (head, body) = request.into_parts();
+    let request = extract::Request::from_parts(head.clone(), body);
+    let late = |_| Refused::new(StatusCode::REQUEST_TIMEOUT, "the request did not come to its end");
+    let body = timeout(SENDING, Bytes::from_request(request, &())).await.map_err(late)??;
+    Ok(next.run(extract::Request::from_parts(head, body.into())).await)
 }
 
 impl IntoResponse for Refused {
@@ -75,6 +95,13 @@ impl From<JsonRejection> for Refused {
     fn from(rejection: JsonRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
             .hint("send JSON with `content-type: application/json`, see `/v1/openapi.json`")
+    }
+}
+
+impl From<BytesRejection> for Refused {
+    fn from(rejection: BytesRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+            .hint(format!("send {} MiB at most", BODY >> 20))
     }
 }
 
@@ -267,7 +294,11 @@ async fn explain(State(calls): Calls, body: Body<api::Question>) -> Answer {
 /// The document at `/v1/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "lb admin API", description = "Over the agent's Unix socket."),
+    info(
+        title = "lb admin API",
+        description = "Over the agent's Unix socket, for root, the socket's owner and the members \
+                       of its group (`admin.group`)."
+    ),
     paths(
         status,
         services,

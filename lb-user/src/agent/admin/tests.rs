@@ -1,6 +1,9 @@
 //! The server over real sockets, with a controller that answers anything.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,6 +12,10 @@ use tokio::{
 
 use super::*;
 
+fn at(path: impl Into<PathBuf>) -> Admin {
+    Admin { socket: path.into(), group: None }
+}
+
 /// Serves in a temporary directory; every call is answered with `answer`.
 async fn with_server(
     answer: impl Fn(&Request) -> Reply + Send + 'static,
@@ -16,7 +23,7 @@ async fn with_server(
 ) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/lb.sock");
-    let (mut calls, server) = serve(&path).unwrap();
+    let (mut calls, server) = serve(&at(&path)).unwrap();
     tokio::spawn(async move {
         while let Some(call) = calls.recv().await {
             let _ = call.reply.send(answer(&call.request));
@@ -111,12 +118,104 @@ async fn a_socket_that_a_dead_agent_left_is_replaced_and_a_live_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lb.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let (_calls, _server) = serve(&path).unwrap();
+    let (_calls, _server) = serve(&at(&path)).unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
-    assert!(matches!(serve(&path), Err(ListenError::Taken(_))));
+    assert!(matches!(serve(&at(&path)), Err(ListenError::Taken(_))));
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    assert!(matches!(serve(&file), Err(ListenError::NoSocket(_))));
+    assert!(matches!(serve(&at(&file)), Err(ListenError::NoSocket(_))));
     assert!(file.exists());
+}
+
+#[tokio::test]
+async fn nothing_beside_the_socket_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = format!(".{}.new", std::process::id());
+    let files = [directory.path().join("lb.new"), directory.path().join(own)];
+    files.iter().for_each(|file| std::fs::write(file, "precious").unwrap());
+    let path = directory.path().join("lb.sock");
+    assert!(matches!(serve(&at(&path)), Err(ListenError::NoSocket(_))));
+    assert!(files.iter().all(|file| std::fs::read(file).unwrap() == b"precious"));
+    std::fs::remove_file(&files[1]).unwrap();
+    // What a dead agent with our number left.
+    drop(std::os::unix::net::UnixListener::bind(&files[1]).unwrap());
+    let (_calls, _server) = serve(&at(&path)).unwrap();
+    assert!(files[0].exists() && !files[1].exists());
+}
+
+#[tokio::test]
+async fn the_socket_gets_its_group_and_an_unknown_one_is_refused_with_a_hint() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lb.sock");
+    let own = nix::unistd::Group::from_gid(nix::unistd::getgid()).unwrap().unwrap();
+    let (_calls, server) = serve(&Admin { group: Some(own.name), ..at(&path) }).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().gid(), own.gid.as_raw());
+    drop(server);
+    let error = serve(&Admin { group: Some("no-such-group".into()), ..at(&path) }).unwrap_err();
+    assert!(matches!(&error, ListenError::NoGroup(name) if name == "no-such-group"));
+    assert!(error.hint().unwrap().contains("groupadd"));
+    assert!(!path.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_keep_nobody_out() {
+    with_server(
+        |_| Ok(serde_json::json!({})),
+        async |path| {
+            let mut idle = Vec::new();
+            for _ in 0..connections::CONNECTIONS {
+                idle.push(UnixStream::connect(path).await.unwrap());
+            }
+            assert_eq!(ask(path, "GET", "/v1/status", "").await.0, 200);
+            for mut stream in idle {
+                assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_asked_once_is_not_kept_for_ever() {
+    with_server(
+        |_| Ok(serde_json::json!({})),
+        async |path| {
+            let mut stream = UnixStream::connect(path).await.unwrap();
+            stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        },
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
+    with_server(
+        |request| panic!("{request:?}"),
+        async |path| {
+            let mut stream = UnixStream::connect(path).await.unwrap();
+            let head = "PUT /v1/firewall/allow HTTP/1.1\r\nhost: lb\r\ncontent-length: 9\r\n\r\n{";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lb.sock");
+    let (mut calls, _server) = serve(&at(&path)).unwrap();
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
+    let mut call = calls.recv().await.unwrap();
+    assert!(!call.reply.is_closed());
+    drop(stream);
+    call.reply.closed().await;
 }

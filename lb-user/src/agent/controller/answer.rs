@@ -22,11 +22,17 @@ use crate::{
     core::nexthop::Network,
 };
 
+/// Walks through the affinity table at a time: each takes a core while it lasts.
+pub(super) const SCANS: usize = 2;
+
 impl State {
     /// Answers a call; where the affinity table must be searched, a thread
     /// does it, and the controller goes on.
     pub(super) async fn answer(&mut self, call: Call, network: &mut watch::Receiver<Arc<Network>>) {
         let Call { request, reply } = call;
+        if reply.is_closed() {
+            return tracing::debug!(?request, "who asked has gone");
+        }
         let now = match request {
             Request::Edit(change) => json(self.edit(change, network).await),
             Request::Reload(order) => json(self.reload_file(&order, network).await),
@@ -93,9 +99,9 @@ impl State {
             Ok(prepared) => prepared,
             Err(refused) => return drop(reply.send(Err(refused))),
         };
-        spawn_blocking(move || {
+        self.scan(reply, move || {
             view::fill_in(&mut members, &flows.by_backend());
-            reply.send(json(Ok(finish(members, &flows))))
+            finish(members, &flows)
         });
     }
 
@@ -109,17 +115,33 @@ impl State {
         let checked = self.check_service(filter.service.as_deref());
         let flows = checked.and_then(|()| Ok(self.members(None)?.1));
         match flows {
-            Ok(flows) => {
-                drop(spawn_blocking(move || reply.send(json(Ok(search(&flows, &filter))))));
-            }
+            Ok(flows) => self.scan(reply, move || search(&flows, &filter)),
             Err(refused) => drop(reply.send(Err(refused))),
         }
     }
 
+    /// Has a thread make an answer that takes a walk through the affinity
+    /// table, unless by its turn who asked has gone.
+    fn scan<T: Serialize>(
+        &self,
+        reply: oneshot::Sender<Reply>,
+        answer: impl FnOnce() -> T + Send + 'static,
+    ) {
+        let scans = Arc::clone(&self.scans);
+        tokio::spawn(async move {
+            let _turn = scans.acquire_owned().await;
+            if !reply.is_closed() {
+                // Its thread ends with the answer.
+                let _ = spawn_blocking(move || reply.send(json(Ok(answer())))).await;
+            }
+        });
+    }
+
     fn members(&mut self, only: Option<&str>) -> Result<(Vec<Member>, Flows), Refused> {
         let now = self.data_plane.now().map_err(Error::from)?;
-        let members = view::members(self, only).map_err(refused)?;
-        let flows = Flows::new(self, &members, now);
+        let outline = self.data_plane.tables.outline();
+        let members = view::members(self, &outline, only).map_err(refused)?;
+        let flows = Flows::new(self, &outline, &members, now);
         Ok((members, flows))
     }
 

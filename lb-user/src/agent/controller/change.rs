@@ -374,9 +374,10 @@ impl From<StoreError> for Refused {
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        let status = match error {
-            Error::Capacity(_) | Error::Fixed(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        let status = if error.is_operators() {
+            StatusCode::UNPROCESSABLE_ENTITY
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
         };
         Self::new(status, chain(&error))
     }

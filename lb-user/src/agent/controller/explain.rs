@@ -117,9 +117,7 @@ impl State {
     }
 
     fn service_of(&self, id: ServiceId) -> Option<&Service> {
-        let tables = &self.data_plane.tables;
-        let entry = tables.services_of(tables.config.read(0).active & 1).get(&id).copied()?;
-        let who = ServiceIdentity::read(&entry);
+        let who = ServiceIdentity::read(&self.data_plane.tables.service(id)?);
         self.model.services.iter().find(|service| ServiceIdentity::of(service) == who)
     }
 

@@ -9,9 +9,12 @@ use crate::{
     api::{self, FlowFilter},
     core::{
         model::Affinity,
-        plan::{BackendId, ServiceId},
+        plan::{BackendId, Snapshot},
     },
-    dataplane::{flows::Entry, mmap::Mapped},
+    dataplane::{
+        flows::{Entry, Keys},
+        mmap::Mapped,
+    },
 };
 
 /// Lines of a list where no limit is given.
@@ -23,36 +26,36 @@ pub(super) struct Flows {
     table: Arc<Mapped<Bucket>>,
     /// The data plane's second.
     now: u16,
+    keys: Keys,
     backends: BTreeMap<BackendId, Named>,
 }
 
 struct Named {
-    service_id: ServiceId,
     service: String,
     backend: String,
     timeouts: Timeouts,
-    /// Whether keys are exact: IPv4, one port.
-    exact: bool,
     affinity: Affinity,
 }
 
 impl Flows {
     /// The flows of these backends at `now`.
-    pub(super) fn new(state: &State, members: &[Member], now: u16) -> Self {
+    pub(super) fn new(state: &State, outline: &Snapshot, members: &[Member], now: u16) -> Self {
         let named = |member: &Member| {
             let service = &state.model.services[member.service];
             let named = Named {
-                service_id: member.service_id,
                 service: member.line.service.clone(),
                 backend: member.line.name.clone(),
                 timeouts: service.timeouts,
-                exact: service.vip.is_ipv4() && service.single_port().is_some(),
                 affinity: service.affinity,
             };
             (member.id, named)
         };
-        let backends = members.iter().map(named).collect();
-        Self { table: Arc::clone(&state.data_plane.tables.flows), now, backends }
+        Self {
+            table: Arc::clone(&state.data_plane.tables.flows),
+            now,
+            keys: Keys::of(outline),
+            backends: members.iter().map(named).collect(),
+        }
     }
 
     /// Flows that match, at most `filter.limit`.
@@ -79,16 +82,13 @@ impl Flows {
 
     /// Live flows by backend id.
     pub(super) fn by_backend(&self) -> Vec<u32> {
-        self.table.count(self.now)
+        self.table.count(self.now, &self.keys)
     }
 
-    fn describe(&self, Entry { key, value }: Entry) -> Option<api::Flow> {
-        let named = self.backends.get(&value.backend())?;
-        // A backend that services share has entries for its replies, too.
-        if named.exact && key >> 48 != u64::from(named.service_id) {
-            return None;
-        }
-        let (client, port) = if named.exact {
+    fn describe(&self, entry: Entry) -> Option<api::Flow> {
+        let Entry { key, value } = entry;
+        let named = self.backends.get(&value.backend()).filter(|_| self.keys.is_flow(&entry))?;
+        let (client, port) = if self.keys.are_exact(value.backend()) {
             (Some(Ipv4Addr::from((key as u32).to_ne_bytes()).into()), (key >> 32) as u16)
         } else {
             (None, 0)

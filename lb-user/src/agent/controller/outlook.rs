@@ -10,7 +10,7 @@ use crate::{
     api::{self, Table},
     config::render,
     core::{
-        model::Model,
+        model::{Model, Service},
         plan::{self, BackendId, Operation, ServiceId, identity::ServiceIdentity},
     },
 };
@@ -21,8 +21,8 @@ pub(super) struct Outlook {
     edits: Vec<String>,
     /// By service id: its name, and the share of slots that move.
     services: BTreeMap<ServiceId, (String, f64)>,
-    /// Service of every backend in force.
-    owners: BTreeMap<BackendId, ServiceId>,
+    /// Backends in force, by their service.
+    members: BTreeMap<ServiceId, Vec<BackendId>>,
     /// Backends whose flows would end.
     leaving: BTreeSet<BackendId>,
 }
@@ -50,11 +50,15 @@ impl Outlook {
             Operation::Retire(id) | Operation::SetServing(id, false) => Some(*id),
             _ => None,
         });
+        let mut members: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (id, entry) in snapshot.in_use() {
+            members.entry(entry.service).or_default().push(id);
+        }
         Ok(Self {
             changes: differences(&state.model, model),
             edits,
             services: movements.iter().map(|m| (m.service, (name(m.service), m.slots))).collect(),
-            owners: snapshot.in_use().map(|(id, entry)| (id, entry.service)).collect(),
+            members,
             leaving: leaving.collect(),
         })
     }
@@ -63,8 +67,7 @@ impl Outlook {
     pub(super) fn with_flows(self, counts: &[u32]) -> api::Outlook {
         let flows = |id: &BackendId| u64::from(counts.get(usize::from(*id)).copied().unwrap_or(0));
         let movement = |(service, (name, slots)): (&ServiceId, &(String, f64))| {
-            let mine =
-                || self.owners.iter().filter(|(_, owner)| *owner == service).map(|(id, _)| id);
+            let mine = || self.members.get(service).into_iter().flatten();
             api::Movement {
                 service: name.clone(),
                 slots: *slots,
@@ -86,21 +89,25 @@ pub(super) fn differences(old: &Model, new: &Model) -> Vec<String> {
     if old.firewall != new.firewall {
         sentences.push("`firewall` differs".to_owned());
     }
-    let tables = |model: &Model| -> BTreeMap<String, Table> {
-        let table = |service| render::service(service);
-        model.services.iter().map(|service| (service.name.clone(), table(service))).collect()
-    };
-    let (old, new) = (tables(old), tables(new));
+    let (old, new) = (by_name(old), by_name(new));
     for name in old.keys().filter(|name| !new.contains_key(*name)) {
         sentences.push(format!("service `{name}` is removed"));
     }
-    for (name, table) in &new {
+    for (name, service) in &new {
         match old.get(name) {
             None => sentences.push(format!("service `{name}` is added")),
-            Some(before) => of_service(name, before, table, &mut sentences),
+            Some(before) if before == service => {}
+            Some(before) => {
+                let (before, after) = (render::service(before), render::service(service));
+                of_service(name, &before, &after, &mut sentences);
+            }
         }
     }
     sentences
+}
+
+fn by_name(model: &Model) -> BTreeMap<&str, &Service> {
+    model.services.iter().map(|service| (&*service.name, service)).collect()
 }
 
 fn of_service(name: &str, old: &Table, new: &Table, sentences: &mut Vec<String>) {

@@ -14,7 +14,7 @@ use std::{
 
 use lb_common::{addr, firewall::Unresolved, table::TableRef};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{Instant, timeout},
 };
 use tracing::field::display;
@@ -104,6 +104,8 @@ pub(super) struct State {
     /// What is in force is not what it should be: it stopped half-way.
     torn: bool,
     prober: Prober,
+    /// Turns of those who search the affinity table.
+    pub(super) scans: Arc<Semaphore>,
 }
 
 /// What a configuration is made of.
@@ -170,6 +172,7 @@ impl State {
             expire_again: None,
             torn: false,
             prober,
+            scans: Arc::new(Semaphore::new(super::answer::SCANS)),
         };
         // When an earlier agent changed them is not known.
         let adopted = state.data_plane.tables.outline().services.into_keys();
@@ -320,8 +323,11 @@ impl State {
     fn check_fixed(&self, model: &Model) -> Result<(), Error> {
         let config = self.data_plane.tables.config.read(0);
         let (old, node) = (&self.model.node, &model.node);
-        if model.admin != self.model.admin {
+        if model.admin.socket != self.model.admin.socket {
             return Err(Error::Started("admin.socket"));
+        }
+        if model.admin.group != self.model.admin.group {
+            return Err(Error::Started("admin.group"));
         }
         if node.state_dir != old.state_dir {
             return Err(Error::Started("node.state_dir"));

@@ -12,7 +12,7 @@ use crate::{
     core::{
         health::Tracker,
         model::{Model, Service},
-        plan::{BackendId, ServiceId, identity::BackendIdentity, ids::present_backends},
+        plan::{BackendId, Snapshot, identity::BackendIdentity, ids::present_backends},
         weight::{AdminState, Health},
     },
 };
@@ -21,8 +21,6 @@ use crate::{
 pub(super) struct Member {
     /// Its id, by which flows name it.
     pub(super) id: BackendId,
-    /// Id of its service.
-    pub(super) service_id: ServiceId,
     /// Position of its service in the model.
     pub(super) service: usize,
     /// What was counted.
@@ -31,9 +29,14 @@ pub(super) struct Member {
     pub(super) line: api::Backend,
 }
 
-/// All backends in the order of the configuration; of one service if it is named.
-pub(super) fn members(state: &State, only: Option<&str>) -> io::Result<Vec<Member>> {
-    let ids = present_backends(&state.data_plane.tables.outline());
+/// All backends in the order of the configuration, or those of one service;
+/// `outline` is of the same moment.
+pub(super) fn members(
+    state: &State,
+    outline: &Snapshot,
+    only: Option<&str>,
+) -> io::Result<Vec<Member>> {
+    let ids = present_backends(outline);
     let mut members = Vec::new();
     let services = state.model.services.iter().enumerate();
     for (index, service) in services.filter(|(_, s)| only.is_none_or(|name| s.name == name)) {
@@ -66,8 +69,7 @@ pub(super) fn members(state: &State, only: Option<&str>) -> io::Result<Vec<Membe
                 bytes: stats.bytes,
                 latency_us: tracker.and_then(Tracker::latency).map(|time| time.as_micros() as u64),
             };
-            let service_id = state.data_plane.tables.backends.read(id.into()).service;
-            members.push(Member { id, service_id, service: index, stats, line });
+            members.push(Member { id, service: index, stats, line });
         }
     }
     Ok(members)
@@ -109,20 +111,18 @@ pub(super) fn fill_in(members: &mut [Member], counts: &[u32]) {
 
 /// Everything that is counted.
 pub(super) fn stats(state: &State) -> io::Result<api::Stats> {
-    let members = members(state, None)?;
-    let backends: Vec<_> = members.iter().map(traffic).collect();
-    let services = state.model.services.iter().map(|service| {
-        let mine = backends.iter().filter(|traffic| traffic.service == service.name);
-        mine.fold(nothing(&service.name), |sum, one| Traffic {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-            reply_packets: sum.reply_packets + one.reply_packets,
-            reply_bytes: sum.reply_bytes + one.reply_bytes,
-            new_flows: sum.new_flows + one.new_flows,
-            ..sum
-        })
-    });
-    let services = services.collect();
+    let members = members(state, &state.data_plane.tables.outline(), None)?;
+    let services = &state.model.services;
+    let mut sums = vec![BackendStats::ZERO; services.len()];
+    for member in &members {
+        add(&mut sums[member.service], &member.stats);
+    }
+    let of_services = services.iter().zip(&sums);
+    let services = of_services.map(|(service, sum)| traffic(&service.name, None, sum)).collect();
+    let of_member = |member: &Member| {
+        traffic(&member.line.service, Some(member.line.name.clone()), &member.stats)
+    };
+    let backends = members.iter().map(of_member).collect();
     let counters = state.data_plane.tables.kernel.counters()?;
     let counted = |counter: Counter| counters.get(counter as usize).copied().unwrap_or(0);
     let drops = Counter::ALL.iter().filter(|counter| counter.is_drop());
@@ -136,23 +136,18 @@ pub(super) fn stats(state: &State) -> io::Result<api::Stats> {
     })
 }
 
-fn nothing(service: &str) -> Traffic {
-    Traffic {
-        service: service.to_owned(),
-        backend: None,
-        packets: 0,
-        bytes: 0,
-        reply_packets: 0,
-        reply_bytes: 0,
-        new_flows: 0,
-    }
+fn add(sum: &mut BackendStats, one: &BackendStats) {
+    sum.packets += one.packets;
+    sum.bytes += one.bytes;
+    sum.reply_packets += one.reply_packets;
+    sum.reply_bytes += one.reply_bytes;
+    sum.flows += one.flows;
 }
 
-fn traffic(member: &Member) -> Traffic {
-    let stats = &member.stats;
+fn traffic(service: &str, backend: Option<String>, stats: &BackendStats) -> Traffic {
     Traffic {
-        service: member.line.service.clone(),
-        backend: Some(member.line.name.clone()),
+        service: service.to_owned(),
+        backend,
         packets: stats.packets,
         bytes: stats.bytes,
         reply_packets: stats.reply_packets,

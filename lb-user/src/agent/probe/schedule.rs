@@ -20,6 +20,14 @@ pub(super) fn first(seed: u64, together: usize, interval: Duration) -> Duration 
     SPACING.saturating_mul(others).min(interval).mul_f64(fraction(seed, 0))
 }
 
+/// How many probes are in flight when nobody answers. On the average each
+/// target's is for `timeout / interval` of the time; a quarter more, since they
+/// are not spread evenly.
+pub(super) fn at_once<'a>(targets: impl Iterator<Item = &'a Health>) -> usize {
+    let shares = targets.map(|health| health.timeout.div_duration_f64(health.interval));
+    (shares.sum::<f64>() * 1.25).ceil() as usize
+}
+
 /// The times at which one target's probes are due.
 ///
 /// Intervals vary by a tenth, so that balancers and backends do not fall into
@@ -126,6 +134,16 @@ mod tests {
             prop_assert!(together > 100 || first <= Duration::from_millis(100));
             prop_assert!(together > 1 || first.is_zero());
         }
+    }
+
+    #[test]
+    fn as_many_probes_are_at_once_as_time_out_together() {
+        let half = Health::default();
+        let whole = Health { timeout: half.interval, ..half.clone() };
+        assert_eq!(at_once([].into_iter()), 0);
+        assert_eq!(at_once([&half].into_iter()), 1);
+        assert_eq!(at_once(std::iter::repeat_n(&half, 1000)), 625);
+        assert_eq!(at_once(std::iter::repeat_n(&whole, 1000)), 1250);
     }
 
     #[test]

@@ -117,7 +117,7 @@ async fn found(events: &mut Receiver<Event>, count: usize) -> BTreeMap<BackendId
 #[tokio::test]
 async fn thousands_of_targets_are_all_probed() {
     let address = server(|_| async {}).await;
-    let (mut prober, mut events) = Prober::new(64);
+    let (mut prober, mut events) = Prober::new(Handle::current(), 64);
     let targets: Vec<Target> = (0..3000).map(|n| target(n, address, Probe::Tcp)).collect();
     prober.set(targets.clone());
     let mut missing: BTreeSet<_> = targets.iter().map(|target| target.key).collect();
@@ -148,7 +148,7 @@ async fn no_more_probes_are_in_flight_than_allowed() {
         }
         most
     });
-    let (mut prober, mut events) = Prober::new(MOST);
+    let (mut prober, mut events) = Prober::new(Handle::current(), MOST);
     prober.set(
         (0..20)
             .map(|number| {
@@ -161,6 +161,60 @@ async fn no_more_probes_are_in_flight_than_allowed() {
     );
     found(&mut events, 20).await;
     assert!(open_at_once.join().unwrap() <= MOST);
+}
+
+#[tokio::test]
+async fn silent_targets_do_not_wait_for_each_other() {
+    const SILENT: u32 = 300;
+    let (begun, mut begins) = mpsc::channel(1);
+    let address = server(move |mut stream| {
+        let begun = begun.clone();
+        async move {
+            begun.send(()).await.unwrap();
+            let _reset = stream.read(&mut [0]).await;
+        }
+    })
+    .await;
+    let (mut prober, _events) = Prober::new(Handle::current(), 1000);
+    prober.set((0..SILENT).map(|number| target(number, address, Probe::Agent)).collect());
+    // None ends before the last has begun.
+    for _ in 0..SILENT {
+        begins.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn room_for_probes_follows_the_targets_within_its_bounds() {
+    let (mut prober, _events) = Prober::new(Handle::current(), 100);
+    let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
+    for (targets, room) in [(0, 64), (72, 90), (500, 100), (8, 64)] {
+        prober.set((0..targets).map(|number| target(number, nowhere, Probe::Agent)).collect());
+        assert_eq!(prober.permits.available_permits(), room, "{targets} targets");
+    }
+}
+
+#[test]
+fn descriptors_bound_the_probes() {
+    assert_eq!(most_at_once(0), 1);
+    assert_eq!(most_at_once(1024), 192);
+    assert_eq!(most_at_once(u64::MAX), Semaphore::MAX_PERMITS);
+}
+
+/// Nothing here drives a runtime: the probes have a thread that does.
+#[test]
+fn probes_go_on_while_the_agent_is_busy_and_end_with_their_thread() {
+    let thread = Thread::start().unwrap();
+    let (mut prober, mut events) = Prober::new(thread.handle(), 1);
+    prober.set(vec![Target {
+        health: Health { interval: SHORT, timeout: SHORT, ..instant(0).health },
+        ..instant(0)
+    }]);
+    for _ in 0..3 {
+        assert_eq!(events.blocking_recv().unwrap().key, instant(0).key);
+    }
+    drop(thread);
+    drop(prober);
+    while events.blocking_recv().is_some() {}
 }
 
 #[tokio::test]
@@ -187,7 +241,7 @@ async fn a_target_that_is_removed_is_let_go_at_once() {
         }
     })
     .await;
-    let (mut prober, mut events) = Prober::new(1);
+    let (mut prober, mut events) = Prober::new(Handle::current(), 1);
     prober.set(vec![target(0, address, Probe::Agent)]);
     assert_eq!(ends.recv().await, Some("begun"));
     prober.set(vec![]);
@@ -199,7 +253,7 @@ async fn a_target_that_is_removed_is_let_go_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn probes_come_at_the_configured_rate() {
-    let (mut prober, mut events) = Prober::new(1);
+    let (mut prober, mut events) = Prober::new(Handle::current(), 1);
     let target = instant(0);
     let (interval, fall) = (target.health.interval, target.health.fall);
     let begin = Instant::now();
@@ -219,7 +273,7 @@ async fn probes_come_at_the_configured_rate() {
 
 #[tokio::test(start_paused = true)]
 async fn unchanged_targets_keep_their_times_and_changed_ones_begin_anew() {
-    let (mut prober, mut events) = Prober::new(1);
+    let (mut prober, mut events) = Prober::new(Handle::current(), 1);
     let (kept, changed) = (instant(0), instant(1));
     prober.set(vec![kept.clone(), changed.clone()]);
     found(&mut events, 2).await;
@@ -234,7 +288,7 @@ async fn unchanged_targets_keep_their_times_and_changed_ones_begin_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_receiver_misses_nothing() {
-    let (mut prober, mut events) = Prober::new(8);
+    let (mut prober, mut events) = Prober::new(Handle::current(), 8);
     let count = WAITING * 2;
     prober.set((0..count).map(|number| instant(u32::try_from(number).unwrap())).collect());
     sleep(Duration::from_secs(60)).await;
@@ -246,7 +300,7 @@ async fn a_slow_receiver_misses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn targets_without_a_probe_are_left_alone_and_delay_nobody() {
-    let (mut prober, mut events) = Prober::new(1);
+    let (mut prober, mut events) = Prober::new(Handle::current(), 1);
     let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
     let mut targets: Vec<Target> = (1..500).map(|n| target(n, nowhere, Probe::None)).collect();
     targets.push(instant(0));

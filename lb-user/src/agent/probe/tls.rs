@@ -1,7 +1,13 @@
 //! How `https` probes speak TLS. One configuration serves all targets with the
 //! same settings: the system's certificates alone take hundreds of kilobytes.
 
-use std::{fs, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -16,12 +22,11 @@ use tokio_rustls::rustls::{
 use super::reason::Reason;
 use crate::core::model::health::Tls;
 
-/// The configurations in use.
+/// The configurations in use, by their settings.
 #[derive(Default)]
-pub(super) struct Configs(Vec<Known>);
+pub(super) struct Configs(HashMap<Tls, Known>);
 
 struct Known {
-    settings: Tls,
     stamp: Stamp,
     config: Result<Arc<ClientConfig>, Reason>,
 }
@@ -30,19 +35,31 @@ impl Configs {
     /// Forgets configurations whose `ca_file` is not the one that was read,
     /// and gives their settings.
     pub(super) fn renew(&mut self) -> Vec<Tls> {
-        let renewed = self.0.extract_if(.., |known| known.stamp != Stamp::of(&known.settings));
-        renewed.map(|known| known.settings).collect()
+        let renewed = self.0.extract_if(|settings, known| known.stamp != Stamp::of(settings));
+        renewed.map(|(settings, _)| settings).collect()
+    }
+
+    /// Forgets all but these.
+    pub(super) fn keep<'a>(&mut self, used: impl Iterator<Item = &'a Tls>) {
+        let used: HashSet<&Tls> = used.collect();
+        self.0.retain(|settings, _| used.contains(settings));
+    }
+
+    /// How many are known.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.0.len()
     }
 
     /// The configuration for these settings.
     pub(super) fn get(&mut self, settings: &Tls) -> Result<Arc<ClientConfig>, Reason> {
-        if let Some(known) = self.0.iter().find(|known| known.settings == *settings) {
+        if let Some(known) = self.0.get(settings) {
             return known.config.clone();
         }
         // Before reading: what is written meanwhile is then found new.
         let stamp = Stamp::of(settings);
         let config = config(settings).map(Arc::new);
-        self.0.push(Known { settings: settings.clone(), stamp, config: config.clone() });
+        self.0.insert(settings.clone(), Known { stamp, config: config.clone() });
         config
     }
 }

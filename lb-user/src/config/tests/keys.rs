@@ -20,11 +20,13 @@ fn groups(lines: &str) -> String {
 #[test]
 fn keys_of_operation_are_read() {
     let Model { node, admin, .. } = model(&node(
-        "zone = \"az-1\"\nstate_dir = \"/srv/lb\"\n[admin]\nsocket = \"/run/other.sock\"",
+        "zone = \"az-1\"\nstate_dir = \"/srv/lb\"\n[admin]\nsocket = \"/run/other.sock\"\n\
+         group = \"operators\"",
     ));
     assert_eq!(node.zone.as_deref(), Some("az-1"));
     assert_eq!(node.state_dir, Path::new("/srv/lb"));
     assert_eq!(admin.socket, Path::new("/run/other.sock"));
+    assert_eq!(admin.group.as_deref(), Some("operators"));
 
     let service = &model(&service(
         "policy = \"least-flows\"\naffinity = \"client\"\nslow_start = \"30s\"

@@ -67,7 +67,7 @@ pub struct Http {
 }
 
 /// How the certificate of an `https` backend is checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
     /// `false`: not at all, so that anybody on the way can pass for the backend.
     pub verify: bool,

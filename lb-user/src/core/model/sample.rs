@@ -46,7 +46,7 @@ pub(crate) fn model(services: Vec<Service>) -> Model {
             state_dir: "/var/lib/lb".into(),
             zone: None,
         },
-        admin: Admin { socket: "/run/lb/lb.sock".into() },
+        admin: Admin { socket: "/run/lb/lb.sock".into(), group: None },
         firewall: Firewall::default(),
         services,
     }

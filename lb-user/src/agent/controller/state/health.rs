@@ -23,6 +23,7 @@ use crate::{
             ids::present_backends,
         },
     },
+    dataplane::flows::Keys,
 };
 
 /// How long nothing at all may be due.
@@ -64,8 +65,9 @@ impl State {
     fn tell_of_flows_left(&mut self, who: &BackendIdentity) -> Result<(), Error> {
         let now = self.data_plane.now()?;
         let Some((service, backend)) = self.names_of(who) else { return Ok(()) };
-        let members = view::members(self, Some(&service)).map_err(Error::Maps)?;
-        let flows = Flows::new(self, &members, now);
+        let outline = self.data_plane.tables.outline();
+        let members = view::members(self, &outline, Some(&service)).map_err(Error::Maps)?;
+        let flows = Flows::new(self, &outline, &members, now);
         let filter = FlowFilter {
             service: Some(service.clone()),
             backend: Some(backend.clone()),
@@ -116,12 +118,12 @@ impl State {
 
     /// Counts live flows beside the controller; [`Self::take_flows`] takes them.
     pub(in super::super) fn count_flows(&mut self, counted: mpsc::Sender<Vec<u32>>) {
+        // While one count is made, or waits, another one is not needed.
+        let Ok(place) = counted.try_reserve_owned() else { return };
         let Ok(now) = self.data_plane.now() else { return };
-        let flows = Arc::clone(&self.data_plane.tables.flows);
-        spawn_blocking(move || {
-            // One count may wait; another one is not needed then.
-            let _ = counted.try_send(flows.count(now));
-        });
+        let tables = &self.data_plane.tables;
+        let (flows, keys) = (Arc::clone(&tables.flows), Keys::of(&tables.outline()));
+        spawn_blocking(move || drop(place.send(flows.count(now, &keys))));
     }
 
     /// Takes in live flows by backend id.

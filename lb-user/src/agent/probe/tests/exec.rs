@@ -68,7 +68,7 @@ async fn what_a_program_leaves_running_is_not_waited_for() {
 async fn a_program_is_killed_with_all_that_it_started() {
     let file = NamedTempFile::new().unwrap();
     let script = format!("sleep 1000 & echo $! > {}; wait", file.path().display());
-    let (mut prober, _events) = Prober::new(1);
+    let (mut prober, _events) = Prober::new(Handle::current(), 1);
     prober.set(vec![target(0, address(), shell(&script))]);
     let id = loop {
         let text = fs::read_to_string(file.path()).unwrap();

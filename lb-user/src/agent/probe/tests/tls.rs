@@ -172,11 +172,23 @@ async fn a_ca_file_that_is_replaced_is_read_again() {
     let address = authority.server(|_| ()).await;
     let file = NamedTempFile::new().unwrap();
     let targets = vec![target(0, address, https(true, Some(file.path().into())))];
-    let (mut prober, mut events) = Prober::new(1);
+    let (mut prober, mut events) = Prober::new(Handle::current(), 1);
     prober.set(targets.clone());
     let outcome = events.recv().await.unwrap().observation.outcome;
     assert_eq!(outcome.unwrap_err(), "`ca_file`: no certificate in it");
     fs::copy(authority.file.path(), file.path()).unwrap();
     prober.set(targets);
     assert!(events.recv().await.unwrap().observation.outcome.is_ok());
+}
+
+#[tokio::test]
+async fn settings_that_no_target_has_any_more_are_forgotten() {
+    let probe = |path: &str| https(true, Some(path.into()));
+    let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
+    let (mut prober, _events) = Prober::new(Handle::current(), 1);
+    let (a, b) = (target(0, nowhere, probe("/a")), target(1, nowhere, probe("/b")));
+    prober.set(vec![a.clone(), b]);
+    assert_eq!(prober.configs.known(), 2);
+    prober.set(vec![a]);
+    assert_eq!(prober.configs.known(), 1);
 }
