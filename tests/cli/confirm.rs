@@ -134,8 +134,8 @@ fn a_refused_reload_leaves_orders_as_they_are() -> Result<()> {
     absent.interfaces.push("absent".to_owned());
     absent.services[0].remove("b1");
     let new = other(&lab, &absent).display().to_string();
-    lab.refused(1, &["reload", &new, "--discard-edits"])?;
-    lab.refused(1, &["reload", &new, "--confirm", "9s"])?;
+    lab.refused(64, &["reload", &new, "--discard-edits"])?;
+    lab.refused(64, &["reload", &new, "--confirm", "9s"])?;
     assert_eq!(lab.backends_by(WEB, "admin")?["b1"], "maint");
     // Whatever changes weights next does not put it back in service.
     lab.done(&["backend", "set", WEB, "b2", "--weight", "50"])?;
