@@ -16,7 +16,11 @@ map_type! {
         24 => pub reply_bytes: u64,
         /// Flows entered into the affinity table.
         32 => pub flows: u64,
-        40 => pub _pad: [u64; 3],
+        /// Handshakes timed, see [`crate::handshake`].
+        40 => pub handshakes: u64,
+        /// Microseconds that they took together.
+        48 => pub handshake_us: u64,
+        56 => pub _pad: u64,
     }
 }
 
