@@ -36,8 +36,8 @@ use crate::{
     sys::{link, route},
 };
 
-/// How often interfaces are looked after, and a share of the affinity table
-/// is swept.
+/// How often interfaces are looked after, a share of the affinity table is
+/// swept, and handshakes and flows are counted.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Probes in flight at any time.
@@ -115,7 +115,7 @@ pub async fn run(file: Model, source: Source, log_level: u8) -> Result<(), Error
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
-    let mut weighing = Complaint::default();
+    let (mut weighing, mut timing) = (Complaint::default(), Complaint::default());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (counted, mut counts) = mpsc::channel::<Vec<u32>>(1);
@@ -169,6 +169,7 @@ pub async fn run(file: Model, source: Source, log_level: u8) -> Result<(), Error
                 attaching.report(done, "cannot look after the interfaces");
                 state.look_after_tables();
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
+                timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {
                     state.count_flows(counted.clone());
                 }

@@ -55,6 +55,8 @@ impl KernelMaps for Kernel {
             reply_packets: sum.reply_packets + one.reply_packets,
             reply_bytes: sum.reply_bytes + one.reply_bytes,
             flows: sum.flows + one.flows,
+            handshakes: sum.handshakes + one.handshakes,
+            handshake_us: sum.handshake_us + one.handshake_us,
             ..BackendStats::ZERO
         }))
     }

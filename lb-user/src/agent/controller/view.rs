@@ -1,7 +1,7 @@
 //! What readers of the admin socket see: put together at one moment, without
 //! the affinity table, which is counted beside the controller.
 
-use std::io;
+use std::{io, time::Duration};
 
 use lb_common::stats::{BackendStats, Counter};
 
@@ -46,6 +46,7 @@ pub(super) fn members(state: &State, only: Option<&str>) -> io::Result<Vec<Membe
             let admin = account.map_or(AdminState::Ready, |account| account.admin);
             let deadline = account.and_then(|account| account.deadline);
             let tracker = account.map(|account| account.tracker);
+            let handshake = account.and_then(|account| account.handshake);
             let standing = state.fleet.standings().of(&identity, backend.weight);
             let line = api::Backend {
                 service: service.name.clone(),
@@ -64,7 +65,8 @@ pub(super) fn members(state: &State, only: Option<&str>) -> io::Result<Vec<Membe
                 flows: 0,
                 packets: stats.packets,
                 bytes: stats.bytes,
-                latency_us: tracker.and_then(Tracker::latency).map(|time| time.as_micros() as u64),
+                latency_us: tracker.and_then(Tracker::latency).map(micros),
+                handshake_us: handshake.map(micros),
             };
             let service_id = state.data_plane.tables.backends.read(id.into()).service;
             members.push(Member { id, service_id, service: index, stats, line });
@@ -165,6 +167,10 @@ fn traffic(member: &Member) -> Traffic {
 pub(super) fn unix_now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+const fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
 }
 
 const fn admin_word(admin: AdminState) -> &'static str {
