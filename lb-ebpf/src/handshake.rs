@@ -21,7 +21,8 @@ use crate::{
     service::Found,
 };
 
-/// Notes the moment of a client's SYN.
+/// Notes the moment of a client's SYN. This comes before a backend is selected:
+/// afterwards more must be kept over the call than there is stack for.
 #[inline(always)]
 pub(crate) fn begin<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) {
     if is_timed(env, packet, found.service) && tcp::opens(packet.tcp_flags) {

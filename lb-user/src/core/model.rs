@@ -206,7 +206,7 @@ pub enum Affinity {
 pub enum Policy {
     /// Nothing.
     Static,
-    /// How fast backends answer.
+    /// How fast backends answer: clients where that is seen, else probes.
     Latency,
     /// How many flows backends have.
     LeastFlows,
