@@ -15,6 +15,7 @@ mod expiry;
 mod explain;
 mod forward;
 mod frame;
+mod handshake;
 mod headers;
 mod host;
 mod icmp;

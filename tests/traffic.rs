@@ -7,6 +7,7 @@ mod firewall;
 mod forward;
 mod health;
 mod icmp;
+mod latency;
 mod operate;
 mod reload;
 mod restart;

@@ -14,6 +14,7 @@ pub mod config;
 pub mod csum;
 pub mod firewall;
 pub mod flow;
+pub mod handshake;
 pub mod hash;
 pub mod limits;
 pub mod maps;

@@ -20,6 +20,8 @@ pub const PORTS: u32 = 64;
 /// Cached next hops towards clients, per CPU (64 B: 1 MiB per CPU), and one
 /// more for runs that only explain.
 pub const NEXT_HOPS: u32 = 16_384;
+/// Handshakes under way that are timed, a power of two (8 B: 64 KiB).
+pub const HANDSHAKES: u32 = 8192;
 /// Prefixes of `firewall.deny_sources` per family (kernel trie, grows with use).
 pub const DENY_PREFIXES: u32 = 65_536;
 /// Bytes of the ring that asks the agent to resolve a neighbour.

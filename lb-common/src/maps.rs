@@ -35,11 +35,14 @@ pub const UNRESOLVED: &str = "UNRESOLVED";
 /// packet path.
 pub const REFUSALS: &str = "REFUSALS";
 
+/// [`crate::handshake::Begun`] as a word; private to the packet path.
+pub const HANDSHAKES: &str = "HANDSHAKES";
+
 /// [`crate::trace::Record`], one entry.
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 18] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -56,6 +59,7 @@ pub const PINNED: [&str; 17] = [
     NEXT_HOPS,
     UNRESOLVED,
     REFUSALS,
+    HANDSHAKES,
     TRACE,
 ];
 

@@ -109,6 +109,8 @@ pub mod flags {
     pub const REJECT: u8 = 1 << 3;
     /// TCP flows of a backend that serves no more are reset (`on_down = "reset"`).
     pub const RESET: u8 = 1 << 4;
+    /// Handshakes are timed (`policy = "latency"` of a TCP service in mode `nat`).
+    pub const TIMED: u8 = 1 << 5;
 }
 
 map_type! {

@@ -1,5 +1,7 @@
 //! What is counted, under which name.
 
+use core::iter::Sum;
+
 use crate::pod::map_type;
 
 map_type! {
@@ -16,7 +18,26 @@ map_type! {
         24 => pub reply_bytes: u64,
         /// Flows entered into the affinity table.
         32 => pub flows: u64,
-        40 => pub _pad: [u64; 3],
+        /// Handshakes timed, see [`crate::handshake`].
+        40 => pub handshakes: u64,
+        /// Microseconds that they took together.
+        48 => pub handshake_us: u64,
+        56 => pub _pad: u64,
+    }
+}
+
+impl Sum for BackendStats {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::ZERO, |sum, one| Self {
+            packets: sum.packets + one.packets,
+            bytes: sum.bytes + one.bytes,
+            reply_packets: sum.reply_packets + one.reply_packets,
+            reply_bytes: sum.reply_bytes + one.reply_bytes,
+            flows: sum.flows + one.flows,
+            handshakes: sum.handshakes + one.handshakes,
+            handshake_us: sum.handshake_us + one.handshake_us,
+            ..Self::ZERO
+        })
     }
 }
 

@@ -16,6 +16,13 @@ pub const fn opens(flags: u8) -> bool {
     flags & (SYN | ACK) == SYN
 }
 
+/// Whether these flags accept a connection: SYN and ACK, and no change of mind.
+#[inline(always)]
+#[must_use]
+pub const fn accepts(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == SYN | ACK
+}
+
 /// Whether these flags end a connection.
 #[inline(always)]
 #[must_use]

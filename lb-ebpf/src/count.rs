@@ -40,11 +40,25 @@ pub(crate) fn flow(env: &Env, backend: u16) {
     of_backend(env, backend, |stats| stats.flows += 1);
 }
 
+/// Counts a handshake that took so many microseconds.
+#[inline(always)]
+pub(crate) fn handshake(backend: u32, took: u32) {
+    update(backend, |stats| {
+        stats.handshakes += 1;
+        stats.handshake_us += u64::from(took);
+    });
+}
+
 #[inline(always)]
 fn of_backend(env: &Env, backend: u16, count: impl FnOnce(&mut BackendStats)) {
-    if !env.explains
-        && let Some(stats) = BACKEND_STATS.get_ptr_mut(u32::from(backend))
-    {
+    if !env.explains {
+        update(u32::from(backend), count);
+    }
+}
+
+#[inline(always)]
+fn update(backend: u32, count: impl FnOnce(&mut BackendStats)) {
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend) {
         // SAFETY: this CPU's element.
         count(unsafe { &mut *stats });
     }

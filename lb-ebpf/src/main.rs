@@ -17,6 +17,7 @@ mod extension;
 mod family;
 mod firewall;
 mod forward;
+mod handshake;
 mod icmp;
 mod log;
 mod maps;
@@ -157,6 +158,7 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
         Some(found) => found,
         None => other(env, packet)?,
     };
+    handshake::begin(env, packet, &found);
     let chosen = select::select(env, packet, &found)?;
     Ok(forward::to_backend(env, packet, &found, &chosen))
 }

@@ -99,6 +99,11 @@ pub(crate) static NEXT_HOPS: PerCpuArray<CachedHop, { limits::NEXT_HOPS as usize
 #[btf_map]
 pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
+/// Moments of SYNs by hash of the flow, see [`lb_common::handshake`]. Written
+/// and read by packets only.
+#[btf_map]
+pub(crate) static HANDSHAKES: Array<u64, { limits::HANDSHAKES as usize }> = Array::new();
+
 /// One entry: what a run that only explains found. Written by `lb_explain`,
 /// cleared and read by the agent.
 #[btf_map]

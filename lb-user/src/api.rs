@@ -180,6 +180,9 @@ pub struct Backend {
     pub bytes: u64,
     /// Smoothed time of a probe.
     pub latency_us: Option<u64>,
+    /// Smoothed time from a client's SYN to the backend's answer, if there were
+    /// enough lately (`policy = "latency"` of a TCP service in mode `nat`).
+    pub handshake_us: Option<u64>,
 }
 
 /// Orders a backend's admin state.

@@ -2,6 +2,7 @@
 
 pub mod edit;
 pub mod fleet;
+pub mod handshake;
 pub mod health;
 pub mod maglev;
 pub mod model;

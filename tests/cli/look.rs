@@ -72,6 +72,7 @@ fn services_and_backends_are_listed_as_tables_and_as_json() -> Result<()> {
             "packets",
             "bytes",
             "latency_us",
+            "handshake_us",
         ],
     );
 

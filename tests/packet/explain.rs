@@ -3,7 +3,7 @@
 
 use lb_common::{
     flow::{FlowState, FlowValue},
-    stats::Counter,
+    stats::{BackendStats, Counter},
     trace::steps,
 };
 use lb_tests::harness::{Protocol, Result};
@@ -26,6 +26,7 @@ fn frames(case: Case) -> Vec<Frame> {
         })
         .collect();
     frames.extend([1, 2, 3].map(|number| case.answer(number)));
+    frames.extend([1, 2, 3].map(|number| flagged(&case.answer(number), SYN | ACK)));
     let request = case.request();
     let with = |change: fn(&mut Frame)| request.with(change);
     frames.push(with(|frame| frame.packet.hops = 1));
@@ -48,7 +49,7 @@ fn frames(case: Case) -> Vec<Frame> {
 struct Written {
     flows: Vec<(u64, FlowValue)>,
     counters: Vec<u64>,
-    entered: u64,
+    stats: Vec<BackendStats>,
     refusals_due: Vec<u64>,
 }
 
@@ -58,7 +59,7 @@ impl Written {
         Self {
             flows: subject.all_flows(),
             counters: Counter::ALL.iter().map(|&counter| subject.counter(counter)).collect(),
-            entered: subject.entered(),
+            stats: subject.stats(),
             refusals_due: due.iter().copied().collect(),
         }
     }
@@ -122,6 +123,11 @@ fn what_is_explained_is_what_happens_after_a_change() -> Result<()> {
 #[test]
 fn what_is_explained_is_what_happens_to_clients() -> Result<()> {
     agree(&with_line(&[1, 2, 3], "affinity = \"client\""), None)
+}
+
+#[test]
+fn what_is_explained_is_what_happens_to_who_is_timed() -> Result<()> {
+    agree(&with_line(&[1, 2, 3], "policy = \"latency\""), None)
 }
 
 #[test]

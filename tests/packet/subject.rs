@@ -237,17 +237,11 @@ impl<'a> Subject<'a> {
         Counter::ALL.iter().map(|&counter| self.counter(counter)).collect()
     }
 
-    fn stats(&self) -> Vec<BackendStats> {
+    /// Of backends by id, from 1 on.
+    pub(super) fn stats(&self) -> Vec<BackendStats> {
         let one = |id| {
             let values = self.stats.get(&id, 0).expect("an entry of BACKEND_STATS");
-            values.iter().fold(BackendStats::ZERO, |sum, value| BackendStats {
-                packets: sum.packets + value.packets,
-                bytes: sum.bytes + value.bytes,
-                reply_packets: sum.reply_packets + value.reply_packets,
-                reply_bytes: sum.reply_bytes + value.reply_bytes,
-                flows: sum.flows + value.flows,
-                ..sum
-            })
+            values.iter().copied().sum()
         };
         (1..self.ids.load(Ordering::Relaxed)).map(one).collect()
     }
@@ -260,6 +254,11 @@ impl<'a> Subject<'a> {
     /// When refusals are due, by CPU, to be written to.
     pub(super) fn refusals(&self) -> PerCpuArray<MapData, u64> {
         per_cpu(&pin_dir(self.lab), maps::REFUSALS)
+    }
+
+    /// Moments of SYNs, to be written to.
+    pub(super) fn moments(&self) -> Array<MapData, u64> {
+        array(&pin_dir(self.lab), maps::HANDSHAKES)
     }
 
     /// The affinity table, to be written to.

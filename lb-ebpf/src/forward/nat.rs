@@ -22,6 +22,7 @@ use crate::{
     count,
     env::{self, Env},
     family::Family,
+    handshake,
     maps::{BACKENDS, CONFIG},
     nexthop::{self, Way},
     packet::{load, store},
@@ -142,6 +143,7 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
         (record.backend, record.service) = (owner.id, owner.backend.service);
     });
     count::replied(env, owner.id, packet.frame.length());
+    handshake::end(env, packet, &owner, service);
     Some(match way {
         Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
         _ => Verdict::pass(Counter::HandedOver),

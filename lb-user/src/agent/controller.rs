@@ -36,8 +36,8 @@ use crate::{
     sys::{descriptors, link, route},
 };
 
-/// How often interfaces are looked after, and a share of the affinity table
-/// is swept.
+/// How often interfaces are looked after, a share of the affinity table is
+/// swept, and handshakes and flows are counted.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The agent cannot start, or refuses a change.
@@ -140,6 +140,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
     let (mut weighing, mut mending) = (Complaint::default(), Complaint::default());
+    let mut timing = Complaint::default();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (counted, mut counts) = mpsc::channel::<Vec<u32>>(1);
@@ -194,6 +195,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 state.look_after_tables();
                 mending.report(state.mend().await, "cannot finish a change yet");
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
+                timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {
                     state.count_flows(counted.clone());
                 }

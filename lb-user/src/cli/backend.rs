@@ -232,6 +232,7 @@ pub(super) fn table(backends: &[Backend]) -> Table {
         numbers("PACKETS"),
         numbers("BYTES"),
         numbers("LATENCY"),
+        numbers("HANDSHAKE"),
         words("REASON"),
     ]);
     for backend in backends {
@@ -259,6 +260,7 @@ pub(super) fn table(backends: &[Backend]) -> Table {
             Cell::new(backend.packets),
             Cell::new(bytes(backend.bytes)),
             Cell::maybe(backend.latency_us.map(micros)),
+            Cell::maybe(backend.handshake_us.map(micros)),
             Cell::new(&backend.reason),
         ]);
     }

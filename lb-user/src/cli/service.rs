@@ -84,7 +84,8 @@ struct Settings {
     /// How packets reach the backends
     #[arg(long, value_parser = ["nat", "dsr"])]
     mode: Option<String>,
-    /// What weights follow besides configuration and health
+    /// What weights follow besides configuration and health: nothing, how fast backends
+    /// answer clients (or probes), how many flows they have
     #[arg(long, value_parser = ["static", "latency", "least-flows"])]
     policy: Option<String>,
     /// What stays with its backend: each flow, or all of a client

@@ -15,6 +15,7 @@ use std::{
 
 use self::pool::{Pool, Seat};
 use super::{
+    handshake::Counted,
     health::{Observation, Tracker},
     model::Model,
     plan::identity::{BackendIdentity, ServiceIdentity},
@@ -62,6 +63,8 @@ pub struct Account<'a> {
     pub deadline: Option<u64>,
     /// Live flows, as last set.
     pub flows: u64,
+    /// Smoothed time of its handshakes with clients.
+    pub handshake: Option<Duration>,
     /// What the data plane is to know.
     pub standing: Standing,
 }
@@ -138,6 +141,14 @@ impl Fleet {
         }
     }
 
+    /// Takes in what was counted of a backend's handshakes by `now`; the next
+    /// update of its service's policy looks at it.
+    pub fn count_handshakes(&mut self, key: &BackendIdentity, counted: Counted, now: Duration) {
+        if let Some(seat) = self.pools.get_mut(&key.service).and_then(|pool| pool.seat_mut(key)) {
+            seat.handshakes.observe(counted, now);
+        }
+    }
+
     /// Does what is due: steps of slow starts, updates of policies, ends of
     /// drains. Whether standings may have changed.
     pub fn tick(&mut self, now: Duration, unix_now: u64) -> bool {
@@ -190,10 +201,11 @@ impl Fleet {
     /// What is known of a backend.
     #[must_use]
     pub fn backend(&self, key: &BackendIdentity) -> Option<Account<'_>> {
-        let Seat { tracker, admin, deadline, flows, standing, .. } =
+        let Seat { tracker, admin, deadline, flows, handshakes, standing, .. } =
             self.pools.get(&key.service)?.seat(key)?;
         let (admin, deadline, flows, standing) = (*admin, *deadline, *flows, *standing);
-        Some(Account { tracker, admin, deadline, flows, standing })
+        let handshake = handshakes.latency();
+        Some(Account { tracker, admin, deadline, flows, handshake, standing })
     }
 
     /// Whether a service has enough backends.

@@ -14,6 +14,12 @@ use super::{
 /// times in TCP (alpha of RFC 6298, section 2.3).
 pub const SMOOTHING: u32 = 8;
 
+/// A smoothed latency and a new one, smoothed.
+#[must_use]
+pub fn smooth(smoothed: Option<Duration>, new: Duration) -> Duration {
+    smoothed.map_or(new, |smoothed| (smoothed * (SMOOTHING - 1) + new) / SMOOTHING)
+}
+
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
@@ -146,10 +152,7 @@ impl Tracker {
     }
 
     fn succeed(&mut self, latency: Duration, now: Duration) -> bool {
-        self.latency = Some(match self.latency {
-            None => latency,
-            Some(smoothed) => (smoothed * (SMOOTHING - 1) + latency) / SMOOTHING,
-        });
+        self.latency = Some(smooth(self.latency, latency));
         self.reason = "ok".into();
         let needed = if self.health == Health::Unknown { 1 } else { self.rules.rise };
         self.count(Health::Up, needed, now)

@@ -170,13 +170,21 @@ impl Service {
         });
         Self {
             name: String::new(),
-            policy: Policy::Static,
+            // Of a policy the data plane knows whether it wants handshakes timed.
+            policy: if self.is_timed() { Policy::Latency } else { Policy::Static },
             slow_start: Duration::ZERO,
             min_up: 1,
             health: Health::default(),
             backends: backends.collect(),
             ..self.clone()
         }
+    }
+
+    /// Whether the data plane is to time handshakes: it sees both sides of them
+    /// in mode `nat` only.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        (self.policy, self.mode, self.protocol) == (Policy::Latency, Mode::Nat, Protocol::Tcp)
     }
 
     /// The port, for a service that has just one.
@@ -200,7 +208,7 @@ pub enum Affinity {
 pub enum Policy {
     /// Nothing.
     Static,
-    /// How fast backends answer.
+    /// How fast backends answer: clients where that is seen, else probes.
     Latency,
     /// How many flows backends have.
     LeastFlows,

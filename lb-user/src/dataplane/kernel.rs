@@ -49,14 +49,7 @@ impl KernelMaps for Kernel {
 
     fn stats(&self, id: BackendId) -> io::Result<BackendStats> {
         let of_cpus = self.stats.get(&id.into(), 0).map_err(into_io)?;
-        Ok(of_cpus.iter().fold(BackendStats::ZERO, |sum, one| BackendStats {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-            reply_packets: sum.reply_packets + one.reply_packets,
-            reply_bytes: sum.reply_bytes + one.reply_bytes,
-            flows: sum.flows + one.flows,
-            ..BackendStats::ZERO
-        }))
+        Ok(of_cpus.iter().copied().sum())
     }
 
     fn counters(&self) -> io::Result<Vec<u64>> {

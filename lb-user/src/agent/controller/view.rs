@@ -1,7 +1,7 @@
 //! What readers of the admin socket see: put together at one moment, without
 //! the affinity table, which is counted beside the controller.
 
-use std::io;
+use std::{io, time::Duration};
 
 use lb_common::stats::{BackendStats, Counter};
 
@@ -49,6 +49,7 @@ pub(super) fn members(
             let admin = account.map_or(AdminState::Ready, |account| account.admin);
             let deadline = account.and_then(|account| account.deadline);
             let tracker = account.map(|account| account.tracker);
+            let handshake = account.and_then(|account| account.handshake);
             let standing = state.fleet.standings().of(&identity, backend.weight);
             let line = api::Backend {
                 service: service.name.clone(),
@@ -67,7 +68,8 @@ pub(super) fn members(
                 flows: 0,
                 packets: stats.packets,
                 bytes: stats.bytes,
-                latency_us: tracker.and_then(Tracker::latency).map(|time| time.as_micros() as u64),
+                latency_us: tracker.and_then(Tracker::latency).map(micros),
+                handshake_us: handshake.map(micros),
             };
             members.push(Member { id, service: index, stats, line });
         }
@@ -160,6 +162,10 @@ fn traffic(service: &str, backend: Option<String>, stats: &BackendStats) -> Traf
 pub(super) fn unix_now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+const fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
 }
 
 const fn admin_word(admin: AdminState) -> &'static str {

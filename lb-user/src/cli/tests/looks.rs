@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::peer::{Outcome, Peer};
 
 const BACKENDS: &str = r#"[
-{"service":"web","name":"web-1","address":"10.0.0.11","port":8443,"weight":100,"effective_weight":50,"admin":"ready","deadline_s":null,"health":"up","reason":"HTTP 200","zone":"az-1","group":null,"backup":false,"flows":3,"packets":1200,"bytes":1258291,"latency_us":850},
-{"service":"web","name":"web-2","address":"2001:db8::2","port":null,"weight":5,"effective_weight":0,"admin":"drain","deadline_s":90,"health":"down","reason":"refused","zone":null,"group":null,"backup":true,"flows":0,"packets":0,"bytes":0,"latency_us":null}]"#;
+{"service":"web","name":"web-1","address":"10.0.0.11","port":8443,"weight":100,"effective_weight":50,"admin":"ready","deadline_s":null,"health":"up","reason":"HTTP 200","zone":"az-1","group":null,"backup":false,"flows":3,"packets":1200,"bytes":1258291,"latency_us":850,"handshake_us":120},
+{"service":"web","name":"web-2","address":"2001:db8::2","port":null,"weight":5,"effective_weight":0,"admin":"drain","deadline_s":90,"health":"down","reason":"refused","zone":null,"group":null,"backup":true,"flows":0,"packets":0,"bytes":0,"latency_us":null,"handshake_us":null}]"#;
 
 const SERVICE: &str = r#""name":"web","vip":"203.0.113.10","protocol":"tcp","port":"443","mode":"nat","policy":"static","affinity":"flow","backends":2,"up":1,"flows":3,"packets":1200,"bytes":1258291"#;
 
@@ -42,9 +42,9 @@ fn backends_are_a_table() {
     assert_eq!(
         out,
         "\
-SERVICE  BACKEND  ADDRESS         WEIGHT  EFFECTIVE  ADMIN                HEALTH  ZONE  BACKUP  FLOWS  PACKETS    BYTES  LATENCY  REASON
-web      web-1    10.0.0.11:8443     100         50  ready                up      az-1  -           3     1200  1.2 MiB   850 us  HTTP 200
-web      web-2    2001:db8::2          5          0  drain (1m 30s left)  down    -     yes         0        0      0 B        -  refused
+SERVICE  BACKEND  ADDRESS         WEIGHT  EFFECTIVE  ADMIN                HEALTH  ZONE  BACKUP  FLOWS  PACKETS    BYTES  LATENCY  HANDSHAKE  REASON
+web      web-1    10.0.0.11:8443     100         50  ready                up      az-1  -           3     1200  1.2 MiB   850 us     120 us  HTTP 200
+web      web-2    2001:db8::2          5          0  drain (1m 30s left)  down    -     yes         0        0      0 B        -          -  refused
 "
     );
     assert_eq!((err.as_str(), request), ("", asked("GET /v1/backends?service=web")));

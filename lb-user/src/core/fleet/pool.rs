@@ -7,6 +7,7 @@ use std::{
 
 use super::Orders;
 use crate::core::{
+    handshake::Handshakes,
     health::Tracker,
     model::{Policy, Service},
     plan::identity::BackendIdentity,
@@ -44,6 +45,7 @@ pub(super) struct Seat {
     /// Its drain has come to its deadline.
     pub(super) ended: bool,
     pub(super) flows: u64,
+    pub(super) handshakes: Handshakes,
     pub(super) standing: Standing,
     up_since: Option<Duration>,
     factor: Factor,
@@ -59,6 +61,7 @@ impl Seat {
             deadline: None,
             ended: false,
             flows: 0,
+            handshakes: Handshakes::default(),
             standing: Standing { weight: 0, serving: warm },
             up_since: None,
             factor: Factor::ONE,
@@ -69,6 +72,8 @@ impl Seat {
     fn pace(&mut self, slow_start: Duration, now: Duration) {
         if self.member().serving() && !self.standing.serving {
             self.up_since = Some(now);
+            // As of probes: how fast it was says nothing of how fast it will be.
+            self.handshakes = Handshakes::default();
         }
         // What is over must not begin again with a longer slow start.
         if ramp::ramp(slow_start, self.up_since, now).next.is_none() {
@@ -148,6 +153,7 @@ impl Pool {
             }
             if before.policy != service.policy {
                 seat.factor = Factor::ONE;
+                seat.handshakes = Handshakes::default();
             }
             self.seats.push(seat);
         }
@@ -185,7 +191,8 @@ impl Pool {
     fn follow_policy(&mut self, base: &[u64]) {
         let sample = |(seat, &base): (&Seat, &u64)| Sample {
             base,
-            latency: seat.tracker.latency(),
+            probe: seat.tracker.latency(),
+            handshake: seat.handshakes.latency(),
             flows: seat.flows,
         };
         let samples: Vec<_> = self.seats.iter().zip(base).map(sample).collect();

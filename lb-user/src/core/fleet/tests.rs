@@ -250,6 +250,39 @@ fn policies_are_asked_once_a_second_and_forgotten_when_they_change() {
     assert_eq!([0, 1, 2].map(|n| weight(&fleet, &web, n)), [90, 110, 110]);
 }
 
+#[test]
+fn weights_follow_handshakes_rather_than_probes() {
+    let mut web = service(1, 0..3);
+    web.policy = Policy::Latency;
+    let mut fleet = fleet(&[&web]);
+    (0..3).for_each(|n| assert!(!fleet.observe(&key(&web, n), ok(1), SECOND / 2)));
+    let weights = |fleet: &Fleet| [0, 1, 2].map(|n| weight(fleet, &web, n));
+    let mut counted = [Counted::default(); 3];
+    // A second in which the third backend takes five times as long as others.
+    let mut pass = |fleet: &mut Fleet, now: Duration| {
+        for (n, counted) in counted.iter_mut().enumerate() {
+            counted.handshakes += 20;
+            counted.us += if n == 2 { 20 * 500 } else { 20 * 100 };
+            fleet.count_handshakes(&key(&web, n), *counted, now);
+        }
+        fleet.tick(now, 0);
+    };
+    pass(&mut fleet, SECOND);
+    assert_eq!(weights(&fleet), [100; 3], "the first look is where counting begins");
+    pass(&mut fleet, 2 * SECOND);
+    assert_eq!(weights(&fleet), [100, 100, 90]);
+    let handshake = |fleet: &Fleet, n| fleet.backend(&key(&web, n)).unwrap().handshake;
+    assert_eq!(handshake(&fleet, 2), Some(Duration::from_micros(500)));
+    // Who was down is measured anew.
+    fleet.observe(&key(&web, 2), failed(), 2 * SECOND);
+    fleet.observe(&key(&web, 2), ok(1), 2 * SECOND);
+    assert_eq!([0, 2].map(|n| handshake(&fleet, n).is_some()), [true, false]);
+    let mut other = web.clone();
+    other.policy = Policy::LeastFlows;
+    fleet.configure(&model(&[&other]), &nothing, 3 * SECOND);
+    assert_eq!(handshake(&fleet, 0), None);
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Observe(u8, u8, bool),

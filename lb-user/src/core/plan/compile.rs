@@ -120,6 +120,7 @@ fn flags_of(service: &model::Service) -> u8 {
         (service.affinity == Affinity::Client, flags::CLIENT),
         (service.on_empty == OnEmpty::Reject, flags::REJECT),
         (service.on_down == OnDown::Reset, flags::RESET),
+        (service.is_timed(), flags::TIMED),
     ]
     .into_iter()
     .filter(|(on, _)| *on)

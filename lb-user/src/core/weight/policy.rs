@@ -72,7 +72,9 @@ pub struct Sample {
     /// and does not count.
     pub base: u64,
     /// Smoothed time of its probes.
-    pub latency: Option<Duration>,
+    pub probe: Option<Duration>,
+    /// Smoothed time of its handshakes with clients.
+    pub handshake: Option<Duration>,
     /// Its live flows.
     pub flows: u64,
 }
@@ -93,11 +95,16 @@ pub fn update(policy: Policy, samples: &[Sample], factors: &[Factor]) -> Vec<Fac
     samples.iter().zip(ratios).zip(factors).map(factor).collect()
 }
 
-/// Median latency by own latency.
+/// Median latency by own latency, of handshakes or of probes: a page takes
+/// longer than a handshake, so one is never compared with the other. What is
+/// known of more backends decides; of as many, what clients see.
 fn latency_ratios(samples: &[Sample]) -> Vec<u64> {
+    let counting = || samples.iter().filter(|sample| sample.base > 0);
+    let handshakes = counting().filter(|sample| sample.handshake.is_some()).count();
+    let probes = counting().filter(|sample| sample.probe.is_some()).count();
     let own = |sample: &Sample| {
-        let latency = sample.latency.filter(|_| sample.base > 0)?;
-        Some(latency.as_micros().max(1))
+        let latency = if handshakes < probes { sample.probe } else { sample.handshake };
+        Some(latency.filter(|_| sample.base > 0)?.as_micros().max(1))
     };
     let mut latencies: Vec<_> = samples.iter().filter_map(own).collect();
     latencies.sort_unstable();

@@ -1,6 +1,6 @@
 //! From probes, time and counts to weights in force.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
@@ -17,6 +17,7 @@ use crate::{
     api::FlowFilter,
     core::{
         fleet,
+        handshake::Counted,
         model::{Backend, Model, Policy, Service, health::Probe},
         plan::{
             identity::{BackendIdentity, ServiceIdentity},
@@ -133,6 +134,24 @@ impl State {
             let flows = counts.get(usize::from(id)).copied().unwrap_or(0);
             self.fleet.set_flows(&who, flows.into());
         }
+    }
+
+    /// Takes in what packets told of handshakes, for the services whose weights
+    /// follow that.
+    pub(in super::super) fn take_handshakes(&mut self) -> Result<(), Error> {
+        let timed = self.model.services.iter().filter(|service| service.is_timed());
+        let timed: BTreeSet<_> = timed.map(ServiceIdentity::of).collect();
+        if timed.is_empty() {
+            return Ok(());
+        }
+        let (now, tables) = (self.now(), &self.data_plane.tables);
+        let ids = present_backends(&tables.outline());
+        for (who, id) in ids.into_iter().filter(|(who, _)| timed.contains(&who.service)) {
+            let stats = tables.kernel.stats(id).map_err(Error::Maps)?;
+            let counted = Counted { handshakes: stats.handshakes, us: stats.handshake_us };
+            self.fleet.count_handshakes(&who, counted, now);
+        }
+        Ok(())
     }
 
     /// Has the backends of the configuration in force probed.

@@ -15,11 +15,8 @@ use crate::core::{
 fn any_sample() -> impl Strategy<Value = Sample> {
     let base = prop_oneof![Just(0u64), 1u64..10_000_000_000];
     let latency = proptest::option::of((0u64..10_000_000).prop_map(Duration::from_micros));
-    (base, latency, 0u64..10_000_000).prop_map(|(base, latency, flows)| Sample {
-        base,
-        latency,
-        flows,
-    })
+    (base, latency.clone(), latency, 0u64..10_000_000)
+        .prop_map(|(base, probe, handshake, flows)| Sample { base, probe, handshake, flows })
 }
 
 fn any_policy() -> impl Strategy<Value = Policy> {
@@ -61,7 +58,7 @@ proptest! {
     #[test]
     fn a_faster_backend_never_gets_less(latencies in proptest::collection::vec(1u64..1_000_000, 2..12)) {
         let sample = |&us: &u64| Sample {
-            base: 1, latency: Some(Duration::from_micros(us)), flows: 0
+            base: 1, handshake: Some(Duration::from_micros(us)), ..Sample::default()
         };
         let samples: Vec<_> = latencies.iter().map(sample).collect();
         let last = history_of(Policy::Latency, &samples, 40).pop().unwrap();
@@ -87,7 +84,7 @@ proptest! {
                 let steady = rate * factor.thousandths() as f64 / total as f64 * lasts;
                 *flows += (steady - *flows) * (1.0 - (-1.0 / lasts).exp());
             }
-            let sample = |flows: &f64| Sample { base: 1, latency: None, flows: *flows as u64 };
+            let sample = |flows: &f64| Sample { base: 1, flows: *flows as u64, ..Sample::default() };
             let samples: Vec<_> = flows.iter().map(sample).collect();
             factors = update(Policy::LeastFlows, &samples, &factors);
             if round >= 900 {
@@ -102,25 +99,52 @@ proptest! {
     }
 }
 
+/// A backend whose probes take so many milliseconds.
+fn probed(ms: Option<u64>) -> Sample {
+    Sample { base: 1, probe: ms.map(Duration::from_millis), ..Sample::default() }
+}
+
+#[test]
+fn handshakes_are_compared_with_handshakes_and_probes_with_probes() {
+    let sample = |probe, handshake: Option<u64>| Sample {
+        handshake: handshake.map(Duration::from_millis),
+        ..probed(probe)
+    };
+    let updated = |samples: [Sample; 2]| {
+        let last = history_of(Policy::Latency, &samples, 40).pop().unwrap();
+        [last[0].thousandths(), last[1].thousandths()].map(|factor| factor * 2 / ONE)
+    };
+    // Where both are known, what clients see.
+    assert_eq!(updated([sample(Some(1), Some(10)), sample(Some(1), Some(40))]), [2, 0]);
+    // An idle backend is not slow by as much as a probe takes longer.
+    assert_eq!(updated([sample(Some(20), Some(1)), sample(Some(20), None)]), [2, 2]);
+    assert_eq!(updated([sample(Some(20), Some(1)), sample(Some(80), None)]), [2, 0]);
+    // Nobody probes: who was not measured keeps its weight.
+    assert_eq!(updated([sample(None, Some(1)), sample(None, None)]), [2, 2]);
+    // Who takes no new flows is not asked.
+    let out = Sample { base: 0, ..sample(Some(1), None) };
+    let [one, two] = [sample(Some(1), Some(10)), sample(Some(1), Some(40))];
+    let last = history_of(Policy::Latency, &[one, two, out], 40).pop().unwrap();
+    assert!(last[1] < Factor::ONE && last[2] == Factor::ONE);
+}
+
 #[test]
 fn half_as_fast_gets_about_half() {
-    let sample = |ms| Sample { base: 1, latency: Some(Duration::from_millis(ms)), flows: 0 };
-    let last =
-        history_of(Policy::Latency, &[sample(10), sample(10), sample(20)], 40).pop().unwrap();
+    let samples = [10, 10, 20].map(|ms| probed(Some(ms)));
+    let last = history_of(Policy::Latency, &samples, 40).pop().unwrap();
     assert_eq!(last[..2], [Factor::ONE; 2]);
     assert!((500..=555).contains(&last[2].thousandths()), "{last:?}");
 }
 
 #[test]
 fn who_was_not_measured_keeps_its_weight() {
-    let sample = |latency| Sample { base: 1, latency, flows: 0 };
-    let samples = [sample(None), sample(Some(Duration::from_millis(1)))];
+    let samples = [probed(None), probed(Some(1))];
     assert_eq!(update(Policy::Latency, &samples, &[Factor::ONE; 2]), [Factor::ONE; 2]);
 }
 
 #[test]
 fn a_handful_of_flows_decides_nothing() {
-    let sample = |flows| Sample { base: 1, latency: None, flows };
+    let sample = |flows| Sample { base: 1, flows, ..Sample::default() };
     let samples = [sample(1), sample(0), sample(2)];
     assert_eq!(update(Policy::LeastFlows, &samples, &[Factor::ONE; 3]), [Factor::ONE; 3]);
     let samples = [sample(FEW * 4), sample(0), sample(0)];
@@ -130,7 +154,7 @@ fn a_handful_of_flows_decides_nothing() {
 
 #[test]
 fn who_takes_no_new_flows_begins_anew() {
-    let busy = Sample { base: 1, latency: None, flows: 1_000 };
+    let busy = Sample { base: 1, flows: 1_000, ..Sample::default() };
     let idle = Sample { flows: 0, ..busy };
     let factors = history_of(Policy::LeastFlows, &[busy, idle], 10).pop().unwrap();
     assert!(factors[0].thousandths() < ONE);
