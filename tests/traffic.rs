@@ -11,6 +11,7 @@ mod reload;
 mod restart;
 mod shares;
 mod topology;
+mod vip;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 

@@ -2,6 +2,7 @@
 
 mod health;
 mod interfaces;
+mod probes;
 mod publish;
 
 use std::{
@@ -21,7 +22,7 @@ use tracing::field::display;
 
 use self::interfaces::{by_name, look_up};
 use super::{
-    Error,
+    Complaint, Error,
     change::{Source, Unconfirmed},
 };
 use crate::{
@@ -95,6 +96,10 @@ pub(super) struct State {
     pub(super) store: Store,
     pub(super) unconfirmed: Option<Unconfirmed>,
     prober: Prober,
+    /// Whether probes of services in mode `dsr` go to the VIP.
+    probing_vips: bool,
+    /// Why they do not.
+    rewriting: Complaint,
 }
 
 /// What an agent starts from.
@@ -143,6 +148,8 @@ impl State {
             store,
             unconfirmed: None,
             prober,
+            probing_vips: false,
+            rewriting: Complaint::default(),
         };
         state.configure_fleet(&state.model.clone());
         state.presume_down();

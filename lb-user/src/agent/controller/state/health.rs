@@ -6,12 +6,9 @@ use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
 use super::{super::Error, State};
 use crate::{
-    agent::{
-        controller::view::unix_now,
-        probe::{Event, Target},
-    },
+    agent::{controller::view::unix_now, probe::Event},
     core::{
-        model::{Model, Policy, health::Probe},
+        model::Policy,
         plan::{
             identity::{BackendIdentity, ServiceIdentity},
             ids::present_backends,
@@ -97,11 +94,6 @@ impl State {
         }
     }
 
-    /// Has the backends of the configuration in force probed.
-    pub(super) fn probe_backends(&mut self) {
-        self.prober.set(targets(&self.model));
-    }
-
     /// "service/backend".
     fn name_of(&self, who: &BackendIdentity) -> String {
         let service = self.model.services.iter().find(|s| ServiceIdentity::of(s) == who.service);
@@ -112,24 +104,4 @@ impl State {
         });
         backend.unwrap_or_else(|| lb_common::addr::from_bytes(who.addr).to_string())
     }
-}
-
-/// Whom to probe.
-fn targets(model: &Model) -> Vec<Target> {
-    let probed = model.services.iter().filter(|service| service.health.probe != Probe::None);
-    let of_service = |service: &crate::core::model::Service| {
-        let target = |backend: &crate::core::model::Backend| {
-            let key = BackendIdentity::of(service, backend);
-            Target {
-                key,
-                address: backend.address,
-                port: service.health.port.or(key.effective_port()),
-                health: service.health.clone(),
-                name: format!("{}/{}", service.name, backend.name),
-                mark: 0,
-            }
-        };
-        service.backends.iter().map(target).collect::<Vec<_>>()
-    };
-    probed.flat_map(of_service).collect()
 }
