@@ -14,6 +14,7 @@ mod restart;
 mod scale;
 mod shares;
 mod topology;
+mod vip;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod maps;
 pub mod nexthop;
 pub mod pace;
+pub mod probe;
 pub mod service;
 pub mod stats;
 pub mod table;

@@ -24,6 +24,9 @@ pub const NEXT_HOPS: u32 = 16_384;
 pub const HANDSHAKES: u32 = 8192;
 /// Prefixes of `firewall.deny_sources` per family (kernel trie, grows with use).
 pub const DENY_PREFIXES: u32 = 65_536;
+/// Flows that probe for a VIP (about 128 B each). Far more than are in flight
+/// at any time: the kernel gives up the least recently used ones early.
+pub const PROBES: u32 = 4096;
 /// Bytes of the ring that asks the agent to resolve a neighbour.
 pub const UNRESOLVED_BYTES: u32 = 1 << 14;
 

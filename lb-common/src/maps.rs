@@ -69,7 +69,11 @@ pub const PROGRAM: &str = "lb_xdp";
 pub const CLOCK_PROGRAM: &str = "lb_clock";
 /// The program that explains what [`PROGRAM`] would do, and its pin.
 pub const EXPLAIN_PROGRAM: &str = "lb_explain";
-/// All programs.
+/// All programs that are pinned.
 pub const PROGRAMS: [&str; 3] = [PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
+/// The program that sends probes of `dsr` services to the VIP; not pinned.
+pub const PROBE_OUT_PROGRAM: &str = "lb_probe_out";
+/// The program that takes their answers; not pinned.
+pub const PROBE_IN_PROGRAM: &str = "lb_probe_in";
 /// Pin of an interface's link: this and the interface's index.
 pub const LINK_PREFIX: &str = "link_";

@@ -37,6 +37,10 @@ pub(crate) trait Family: Copy {
 
     /// The address as two words: an IPv4 address is the first, then 0.
     fn words(addr: Self::Addr) -> [u64; 2];
+    /// The address whose [`Self::words`] these are.
+    fn from_words(words: [u64; 2]) -> Self::Addr;
+    /// The address that `bytes` holds.
+    fn from_bytes(bytes: &AddrBytes) -> Self::Addr;
     /// Whether `bytes` is this address.
     fn equals(addr: Self::Addr, bytes: &AddrBytes) -> bool;
     /// Whether endpoint keys are exact, so that a hit needs no comparison.
@@ -133,6 +137,14 @@ impl Family for V4 {
     #[inline(always)]
     fn words(addr: u32) -> [u64; 2] {
         [u64::from(addr), 0]
+    }
+    #[inline(always)]
+    fn from_words(words: [u64; 2]) -> u32 {
+        words[0] as u32
+    }
+    #[inline(always)]
+    fn from_bytes(bytes: &AddrBytes) -> u32 {
+        v4_word(bytes)
     }
     #[inline(always)]
     fn equals(addr: u32, bytes: &AddrBytes) -> bool {
@@ -247,6 +259,15 @@ impl Family for V6 {
     #[inline(always)]
     fn words(addr: [u64; 2]) -> [u64; 2] {
         addr
+    }
+    #[inline(always)]
+    fn from_words(words: [u64; 2]) -> [u64; 2] {
+        words
+    }
+    #[inline(always)]
+    fn from_bytes(bytes: &AddrBytes) -> [u64; 2] {
+        let at = bytes.as_ptr() as usize;
+        [load(at), load(at + 8)]
     }
     #[inline(always)]
     fn equals(addr: [u64; 2], bytes: &AddrBytes) -> bool {

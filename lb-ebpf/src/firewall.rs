@@ -14,6 +14,7 @@ use crate::{
     family::Family,
     maps::{ALLOW, DENY_V4, DENY_V6, TrieKey},
     parse::{Packet, TCP, UDP},
+    probe,
     verdict::{PASS, Verdict},
 };
 
@@ -58,7 +59,11 @@ pub(crate) fn unclaimed<F: Family>(env: &Env, packet: &Packet<F>, address: &Addr
     } else {
         (true, Counter::HostProtected)
     };
-    if own && opened_by_host(env, packet) { PASS } else { Verdict::drop(reason) }
+    if own && (opened_by_host(env, packet) || probe::is_answer(packet)) {
+        PASS
+    } else {
+        Verdict::drop(reason)
+    }
 }
 
 /// A packet without usable ports, dropped for `reason` (the number of a
@@ -97,16 +102,16 @@ pub(crate) fn headless_fragment(env: &Env, proto: u8, address: &Address) -> Verd
 /// `struct bpf_sock_tuple` of `linux/bpf.h`, the larger (IPv6) form.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct SocketTuple<A: Copy> {
-    source: A,
-    destination: A,
-    ports: u32,
+pub(crate) struct SocketTuple<A: Copy> {
+    pub source: A,
+    pub destination: A,
+    pub ports: u32,
 }
 
 /// `TCP_LISTEN` of `net/tcp_states.h`.
 const LISTEN: u32 = 10;
 /// `BPF_F_CURRENT_NETNS`.
-const CURRENT_NETNS: u64 = u64::MAX;
+pub(crate) const CURRENT_NETNS: u64 = u64::MAX;
 
 /// Ports of the server and the client of DHCP (RFC 2131, section 4.1) and
 /// DHCPv6 (RFC 8415, section 7.2), as in [`Packet::ports`]. Clients need no

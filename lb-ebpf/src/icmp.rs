@@ -61,6 +61,12 @@ fn kind<F: Family>(message: u8, code: u8) -> Kind {
     }
 }
 
+/// Whether messages of this type are errors, which quote a packet.
+#[inline(always)]
+pub(crate) fn is_error<F: Family>(message: u8) -> bool {
+    kind::<F>(message, 0) == Kind::Error
+}
+
 /// Whether the stack needs this message wherever it is from and for.
 #[inline(always)]
 pub(crate) fn is_vital<F: Family>(packet: &Packet<F>) -> bool {

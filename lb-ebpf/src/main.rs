@@ -24,6 +24,7 @@ mod maps;
 mod nexthop;
 mod packet;
 mod parse;
+mod probe;
 mod refuse;
 mod select;
 mod service;

@@ -5,7 +5,7 @@
 //! agent.
 
 use aya_ebpf::{
-    btf_maps::{Array, DevMapHash, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, DevMapHash, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
     maps::lpm_trie::Key,
 };
@@ -16,6 +16,7 @@ use lb_common::{
     flow::Bucket,
     limits,
     nexthop::CachedHop,
+    probe::Probed,
     service::{Address, EndpointBucket, Service},
     stats::{self, BackendStats},
     table::Line,
@@ -113,6 +114,13 @@ pub(crate) static TRACE: Array<Record, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static UNRESOLVED: RingBuf<Unresolved, { limits::UNRESOLVED_BYTES as usize }> =
     RingBuf::new();
+
+/// Flows that probe for a VIP -> address of the backend that is meant, in two
+/// words. Written and read by packets only. Not pinned: probing ends with the
+/// agent.
+#[btf_map]
+pub(crate) static PROBES: LruHashMap<Probed, [u64; 2], { limits::PROBES as usize }> =
+    LruHashMap::new();
 
 /// A full-length key for a trie lookup.
 pub(crate) type TrieKey<T> = Key<T>;

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod load;
 pub mod mmap;
 pub mod pins;
+pub mod probe;
 pub mod read;
 pub mod rings;
 

@@ -247,9 +247,11 @@ impl Backend {
              addr add {DSR_V4}/32 dev lo
              addr add {DSR_V6}/128 dev lo nodad
              route add default via 10.2.0.1
+             route add 10.2.0.0/24 dev eth0 table 100
              route add default via 10.2.0.100 table 100
              rule add from {DSR_V4} lookup 100
              -6 route add default via fd00:2::1
+             -6 route add fd00:2::/64 dev eth0 table 100
              -6 route add default via fd00:2::100 table 100
              -6 rule add from {DSR_V6} lookup 100"
         ))?;

@@ -34,7 +34,13 @@ fn probed(lab: &Lab, protocol: Protocol, port: u16, health: &str) -> Service {
 }
 
 /// Waits until a backend's health is as it should be; returns the last reason.
-fn becomes(lab: &Lab, agent: &Agent, service: &str, backend: &str, health: &str) -> String {
+pub(super) fn becomes(
+    lab: &Lab,
+    agent: &Agent,
+    service: &str,
+    backend: &str,
+    health: &str,
+) -> String {
     let mut reason = String::new();
     let done = eventually(PATIENCE, || {
         let list = lab.json(&["backend", "list", service]).unwrap_or_default();

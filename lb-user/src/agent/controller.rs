@@ -32,7 +32,7 @@ use crate::{
     api,
     config::{Loaded, overlay::EditError},
     core::plan::CapacityError,
-    dataplane::{attach::AttachError, load::LoadError, pins::PinError},
+    dataplane::{attach::AttachError, load::LoadError, pins::PinError, probe::ProbeError},
     sys::{descriptors, link, route},
 };
 
@@ -58,6 +58,9 @@ pub enum Error {
     /// See [`AttachError`].
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// See [`ProbeError`].
+    #[error(transparent)]
+    Probes(#[from] ProbeError),
     /// See [`CapacityError`].
     #[error("the configuration does not fit the data plane")]
     Capacity(#[from] CapacityError),

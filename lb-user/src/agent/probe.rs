@@ -19,6 +19,7 @@ mod tls;
 
 use std::{collections::BTreeMap, mem, net::IpAddr, sync::Arc};
 
+use lb_common::addr;
 pub use thread::Thread;
 use tokio::{
     runtime::Handle,
@@ -68,7 +69,9 @@ pub struct Target {
     pub health: Health,
     /// "service/backend", for programs.
     pub name: String,
-    /// `SO_MARK` of the probe's sockets, which needs CAP_NET_ADMIN; 0: none.
+    /// `SO_MARK` of the probe's sockets, which needs CAP_NET_ADMIN: its packets
+    /// go to the service's VIP, see [`lb_common::probe`]. 0: none, they go to
+    /// `address`.
     pub mark: u32,
 }
 
@@ -195,6 +198,11 @@ impl Target {
             Probe::Http(http) => http.tls.as_ref(),
             _ => None,
         }
+    }
+
+    /// The VIP that it is probed for.
+    fn vip(&self) -> Option<IpAddr> {
+        (self.mark != 0).then(|| addr::from_bytes(self.key.service.vip))
     }
 
     /// Whether it is probed with one of these settings of TLS.

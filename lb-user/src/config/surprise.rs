@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::core::model::{
     Firewall, Model, OnDown, OnEmpty, Protocol, Service,
-    health::{Http, Probe, Tls},
+    health::{Http, Probe, Tls, Udp},
 };
 
 /// Where SSH listens.
@@ -23,6 +23,7 @@ pub fn surprises(model: &Model) -> Vec<String> {
         surprises.extend(no_backend_takes_flows(service));
         surprises.extend(all_backups(service));
         surprises.extend(nobody_goes_down(service));
+        surprises.extend(silence_is_success(service));
         surprises.extend(outside_the_split(service));
         surprises.extend(unchecked(service));
         surprises.extend(replies_denied(service, &model.firewall));
@@ -66,6 +67,18 @@ fn nobody_goes_down(service: &Service) -> Option<String> {
     (service.health.probe == Probe::None).then(|| {
         let name = &service.name;
         format!("service `{name}`: `{key}` is set, but no probe: no backend is ever down by itself")
+    })
+}
+
+/// Who lacks the VIP is silent.
+fn silence_is_success(service: &Service) -> Option<String> {
+    let any = matches!(service.health.probe, Probe::Udp(Udp { expect: None, .. }));
+    (any && service.is_probed_for_vip()).then(|| {
+        let name = &service.name;
+        format!(
+            "service `{name}`: `health.expect` is not set: silence is success, so that a backend \
+             without the VIP is up"
+        )
     })
 }
 
@@ -198,6 +211,21 @@ mod tests {
                       host is closed";
         assert_eq!(firewall("\"tcp/443\", \"udp/22\""), [closed]);
         assert_eq!(firewall("\"tcp/20-30\""), [""; 0]);
+    }
+
+    #[test]
+    fn probes_that_cannot_miss_a_vip_are_told() {
+        let udp = |mode: &str, keys: &str| {
+            surprises_of(&format!(
+                "{SERVICE}protocol = \"udp\"\nmode = \"{mode}\"\n\
+                 health = {{ kind = \"udp\", send = \"hi\"{keys} }}\n{BACKEND}"
+            ))
+        };
+        let told = "service `web`: `health.expect` is not set: silence is success, so that a \
+                    backend without the VIP is up";
+        assert_eq!(udp("dsr", ""), [told]);
+        assert_eq!(udp("dsr", ", expect = \"hi\""), [""; 0]);
+        assert_eq!(udp("nat", ""), [""; 0]);
     }
 
     #[test]

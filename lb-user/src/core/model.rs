@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf
 use ipnet::IpNet;
 use lb_common::flow::Timeouts;
 
-use self::health::Health;
+use self::health::{Health, Probe};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +185,18 @@ impl Service {
     #[must_use]
     pub fn is_timed(&self) -> bool {
         (self.policy, self.mode, self.protocol) == (Policy::Latency, Mode::Nat, Protocol::Tcp)
+    }
+
+    /// Whether its backends are probed for the VIP, as clients reach them. A
+    /// program or an agent of the backend's is asked at the backend's own
+    /// address.
+    #[must_use]
+    pub fn is_probed_for_vip(&self) -> bool {
+        let asks_the_server = match self.health.probe {
+            Probe::Tcp | Probe::Http(_) | Probe::Udp(_) | Probe::Dns(_) => true,
+            Probe::None | Probe::Exec(_) | Probe::Agent => false,
+        };
+        self.mode == Mode::Dsr && asks_the_server
     }
 
     /// The port, for a service that has just one.

@@ -15,6 +15,7 @@ use super::{
     kernel::Kernel,
     mmap::Mapped,
     pins::{PinDir, PinError},
+    probe::Probing,
     tables::Tables,
 };
 use crate::sys::link;
@@ -104,10 +105,15 @@ pub struct DataPlane {
     /// Whether this process made the maps.
     pub created: bool,
     unresolved: Option<RingBuf<MapData>>,
+    /// The programs that rewrite probes.
+    pub(super) probing: Probing,
     /// The kernel's number of our program.
     pub(super) program_id: u32,
     pub(super) ebpf: Ebpf,
 }
+
+/// What loading the object gives.
+type Loaded = (Tables, Probing, Ebpf);
 
 impl DataPlane {
     /// Adopts what is pinned, or loads anew; nothing is attached yet.
@@ -122,7 +128,7 @@ impl DataPlane {
             pins.clear()?;
         }
         match Self::load_programs(&pins, options) {
-            Ok((tables, ebpf)) => Self::collect(tables, ebpf, pins, created),
+            Ok(loaded) => Self::collect(loaded, pins, created),
             Err(error) => {
                 if created {
                     let _ = pins.clear();
@@ -132,7 +138,7 @@ impl DataPlane {
         }
     }
 
-    fn load_programs(pins: &PinDir, options: &Options) -> Result<(Tables, Ebpf), LoadError> {
+    fn load_programs(pins: &PinDir, options: &Options) -> Result<Loaded, LoadError> {
         let buckets = limits::flow_buckets(options.flows);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(maps::FLOWS, buckets);
@@ -146,17 +152,17 @@ impl DataPlane {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|error| LoadError::Program(name, error))?;
         }
+        let probing = Probing::load(&mut ebpf);
         let tables = tables(&mut ebpf)?;
         initialise(&tables.config, options)?;
         for name in maps::PROGRAMS {
             pin(program(&mut ebpf, name)?, pins, name)?;
         }
-        Ok((tables, ebpf))
+        Ok((tables, probing, ebpf))
     }
 
     fn collect(
-        tables: Tables,
-        mut ebpf: Ebpf,
+        (tables, probing, mut ebpf): Loaded,
         pins: PinDir,
         created: bool,
     ) -> Result<Self, LoadError> {
@@ -165,8 +171,17 @@ impl DataPlane {
         let unresolved = typed(&mut ebpf, maps::UNRESOLVED, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
-        let (unresolved, program_id) = (Some(unresolved), info.id());
-        Ok(Self { tables, ports, trace, pins, created, unresolved, program_id, ebpf })
+        Ok(Self {
+            tables,
+            ports,
+            trace,
+            pins,
+            created,
+            unresolved: Some(unresolved),
+            probing,
+            program_id: info.id(),
+            ebpf,
+        })
     }
 
     /// The ring that asks for neighbours; once.

@@ -10,7 +10,7 @@ const STATUS: &str = "/proc/self/status";
 pub enum Capability {
     /// Load programs, create maps, open pins.
     Bpf,
-    /// Attach XDP programs, follow routes and neighbours.
+    /// Attach programs, mark probes, follow routes and neighbours.
     NetAdmin,
     /// Without it the verifier treats the program as an unprivileged user's:
     /// it inserts speculation barriers, which cost time on every packet, and

@@ -2,6 +2,7 @@
 
 mod health;
 mod interfaces;
+mod probes;
 mod publish;
 
 use std::{
@@ -21,7 +22,7 @@ use tracing::field::display;
 
 use self::interfaces::{by_name, look_up};
 use super::{
-    Error, chain,
+    Complaint, Error, chain,
     change::{Source, Unconfirmed},
 };
 use crate::{
@@ -106,6 +107,10 @@ pub(super) struct State {
     prober: Prober,
     /// Turns of those who search the affinity table.
     pub(super) scans: Arc<Semaphore>,
+    /// Whether probes of services in mode `dsr` go to the VIP.
+    probing_vips: bool,
+    /// Why they do not.
+    rewriting: Complaint,
 }
 
 /// What a configuration is made of.
@@ -173,6 +178,8 @@ impl State {
             torn: false,
             prober,
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
+            probing_vips: false,
+            rewriting: Complaint::default(),
         };
         // When an earlier agent changed them is not known.
         let adopted = state.data_plane.tables.outline().services.into_keys();

@@ -1,6 +1,9 @@
 //! One probe of one target.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncReadExt as _,
@@ -29,6 +32,8 @@ const LINE: usize = 256;
 pub(super) struct Attempt {
     kind: Kind,
     timeout: Duration,
+    /// Whom it asks for, if not for the backend itself.
+    vip: Option<IpAddr>,
 }
 
 enum Kind {
@@ -46,7 +51,7 @@ impl Attempt {
     /// What the target asks for; `None`: nothing.
     pub(super) fn new(target: &Target, configs: &mut Configs) -> Option<Self> {
         let kind = Kind::new(target, configs).unwrap_or_else(|reason| Some(Kind::Unfit(reason)))?;
-        Some(Self { kind, timeout: target.health.timeout })
+        Some(Self { kind, timeout: target.health.timeout, vip: target.vip() })
     }
 
     /// Makes it; `late` is how long it had to wait for its turn, if that is
@@ -70,7 +75,13 @@ impl Attempt {
     fn silence(&self) -> Result<(), Reason> {
         match &self.kind {
             Kind::Udp(_, Udp { expect: None, .. }) => Ok(()),
-            _ => Err(Reason(format!("no answer within {:?}", self.timeout))),
+            _ => {
+                let silent = format!("no answer within {:?}", self.timeout);
+                Err(Reason(match self.vip {
+                    None => silent,
+                    Some(vip) => format!("{silent} for the VIP {vip}: is it configured there?"),
+                }))
+            }
         }
     }
 }
@@ -82,6 +93,7 @@ impl Kind {
             Ok::<_, Reason>(Peer {
                 address: SocketAddr::new(target.address, port),
                 mark: target.mark,
+                vip: target.vip(),
             })
         };
         Ok(Some(match &target.health.probe {
@@ -105,7 +117,7 @@ impl Kind {
 
     async fn once(&self) -> (Result<(), Reason>, Option<Report>) {
         let outcome = match self {
-            Self::Tcp(peer) => peer.connect().await.map(drop).map_err(Reason::from),
+            Self::Tcp(peer) => peer.connect().await.map(drop),
             Self::Http(http) => http.ask().await,
             Self::Udp(peer, udp) => datagram(*peer, udp).await,
             Self::Dns(dns) => dns.ask().await,

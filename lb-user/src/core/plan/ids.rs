@@ -49,7 +49,7 @@ impl Ids {
         if wanted.len() >= limits::SERVICES as usize {
             return Err(CapacityError::Services(wanted.len()));
         }
-        let present = invert(service_identities(snapshot));
+        let present = present_services(snapshot);
         let kept = wanted.iter().filter_map(|who| Some((*who, *present.get(who)?)));
         self.services = kept.collect();
         let taken: BTreeSet<_> = self.services.values().copied().collect();
@@ -87,6 +87,12 @@ impl Ids {
     }
 }
 
+/// Services in force, by identity.
+#[must_use]
+pub fn present_services(snapshot: &Snapshot) -> BTreeMap<ServiceIdentity, ServiceId> {
+    service_identities(snapshot).into_iter().map(|(id, who)| (who, id)).collect()
+}
+
 /// Backends in use whose service is in force, by identity.
 #[must_use]
 pub fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId> {
@@ -103,8 +109,4 @@ fn reusable(snapshot: &Snapshot) -> Vec<BackendId> {
     let named: BTreeSet<_> = snapshot.tables.values().flatten().collect();
     let retired = snapshot.backends.iter().filter(|(_, entry)| entry.flags & flags::IN_USE == 0);
     retired.map(|(&id, _)| id).filter(|id| !named.contains(id)).collect()
-}
-
-fn invert<K: Ord, V>(map: BTreeMap<V, K>) -> BTreeMap<K, V> {
-    map.into_iter().map(|(key, value)| (value, key)).collect()
 }

@@ -12,13 +12,13 @@ use crate::{
             flows::Flows,
             view::{self, unix_now},
         },
-        probe::{Event, Target},
+        probe::Event,
     },
     api::FlowFilter,
     core::{
         fleet,
         handshake::Counted,
-        model::{Backend, Model, Policy, Service, health::Probe},
+        model::Policy,
         plan::{
             identity::{BackendIdentity, ServiceIdentity},
             ids::present_backends,
@@ -154,11 +154,6 @@ impl State {
         Ok(())
     }
 
-    /// Has the backends of the configuration in force probed.
-    pub(super) fn probe_backends(&mut self) {
-        self.prober.set(targets(&self.model));
-    }
-
     /// "service/backend".
     fn name_of(&self, who: &BackendIdentity) -> String {
         match self.names_of(who) {
@@ -175,24 +170,4 @@ impl State {
         let backend = backends.find(|backend| BackendIdentity::of(service, backend) == *who)?;
         Some((service.name.clone(), backend.name.clone()))
     }
-}
-
-/// Whom to probe.
-fn targets(model: &Model) -> Vec<Target> {
-    let probed = model.services.iter().filter(|service| service.health.probe != Probe::None);
-    let of_service = |service: &Service| {
-        let target = |backend: &Backend| {
-            let key = BackendIdentity::of(service, backend);
-            Target {
-                key,
-                address: backend.address,
-                port: service.health.port.or(key.effective_port()),
-                health: service.health.clone(),
-                name: format!("{}/{}", service.name, backend.name),
-                mark: 0,
-            }
-        };
-        service.backends.iter().map(target).collect::<Vec<_>>()
-    };
-    probed.flat_map(of_service).collect()
 }

@@ -24,6 +24,7 @@ impl State {
                 Err(error) => troubles.push(chain(&error)),
             }
         }
+        self.look_after_probes();
         if changed {
             self.detach_others();
             self.follow(self.network.clone()).await?;
