@@ -29,7 +29,7 @@ enum Command {
     Run(run::Arguments),
     /// Set up, build, lint and run every test; nothing is skipped
     Test,
-    /// Measure the packet path beside what it is compared with
+    /// Measure packet path and agent beside what they are compared with
     Bench(bench::Arguments),
     /// Check formatting, lints and documentation
     Lint,

@@ -133,11 +133,16 @@ fn time(command: &mut Command, published: &Published) -> Result<Timing> {
     let begin = Instant::now();
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let mut in_force = None;
-    while in_force.is_none() && child.try_wait()?.is_none() {
+    let in_force = loop {
+        // In this order: what it changed it has changed before it ends.
+        let ended = child.try_wait()?.is_some();
+        if published.tables() != before {
+            break Some(begin.elapsed());
+        } else if ended {
+            break None;
+        }
         thread::sleep(LOOK);
-        in_force = (published.tables() != before).then(|| begin.elapsed());
-    }
+    };
     let output = child.wait_with_output()?;
     let ended = begin.elapsed();
     let says = String::from_utf8_lossy(&output.stderr);
