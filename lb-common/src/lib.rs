@@ -19,6 +19,7 @@ pub mod limits;
 pub mod maps;
 pub mod nexthop;
 pub mod pace;
+pub mod route;
 pub mod service;
 pub mod stats;
 pub mod table;

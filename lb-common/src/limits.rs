@@ -22,6 +22,9 @@ pub const PORTS: u32 = 64;
 pub const NEXT_HOPS: u32 = 16_384;
 /// Prefixes of `firewall.deny_sources` per family (kernel trie, grows with use).
 pub const DENY_PREFIXES: u32 = 65_536;
+/// Prefixes of `service.route` of all services, old and new sets together
+/// (kernel trie, grows with use: up to 200 B each).
+pub const ROUTE_PREFIXES: u32 = 1 << 20;
 /// Bytes of the ring that asks the agent to resolve a neighbour.
 pub const UNRESOLVED_BYTES: u32 = 1 << 14;
 

@@ -12,5 +12,6 @@ pub mod mmap;
 pub mod pins;
 pub mod read;
 pub mod rings;
+pub mod routes;
 
 pub mod tables;

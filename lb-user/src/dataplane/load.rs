@@ -15,6 +15,7 @@ use super::{
     kernel::Kernel,
     mmap::Mapped,
     pins::{PinDir, PinError},
+    routes::RouteMap,
     tables::Tables,
 };
 use crate::sys::link;
@@ -291,6 +292,8 @@ fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
         kernel: Box::new(Kernel {
             deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
             deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,
+            routes: RouteMap::read(typed(ebpf, maps::ROUTES, LpmTrie::try_from)?)
+                .map_err(|error| LoadError::Map(maps::ROUTES, error))?,
             stats: typed(ebpf, maps::BACKEND_STATS, PerCpuArray::try_from)?,
             counters: typed(ebpf, maps::COUNTERS, PerCpuArray::try_from)?,
         }),

@@ -21,7 +21,7 @@ use crate::core::{model::Model, weight::Standings};
 
 /// Plans what the standings of the services `changed` ask for. `resting` are
 /// tables whose lines packets may still read. Of the snapshot, the content of
-/// tables and the denied prefixes are not looked at.
+/// tables, the denied prefixes and the routes are not looked at.
 ///
 /// # Errors
 /// The new tables do not fit beside the old ones.
@@ -51,11 +51,11 @@ pub fn reweigh(
             }
         }
         let content = Content::of(service, standings, &ids, snapshot.config.slot_seed);
-        let current = content.place(service, &mut arena)?;
+        let old = Places::read(&snapshot.services[&id]);
+        let current = content.place(service, &mut arena)?.with_routes(old.current.routes());
         if !current.is_none() {
             switches.push(Operation::WriteTable(current.first(), content.slots));
         }
-        let old = Places::read(&snapshot.services[&id]);
         switches.push(Operation::SwitchTables(id, old.followed_by(current)));
     }
     let operations = rising.into_iter().chain(switches).chain(falling).collect();

@@ -17,7 +17,7 @@ impl State {
     /// Makes `model` the generation in force.
     pub(super) async fn publish(&mut self, model: &Model) -> Result<(), Error> {
         let plan = match self.plan(model) {
-            Err(Error::Capacity(CapacityError::Tables(_))) if self.retire_previous() => {
+            Err(Error::Capacity(error)) if error.passes() && self.retire_previous() => {
                 // Packets may still look into what is free now.
                 sleep(REST).await;
                 self.plan(model)
@@ -118,7 +118,9 @@ impl State {
 
     pub(super) fn carry_out(&mut self, plan: &Plan) -> Result<(), Error> {
         self.data_plane.tables.carry_out(&plan.operations).map_err(Error::Maps)?;
-        if plan.operations.iter().any(|op| matches!(op, Operation::WriteTable(..))) {
+        let changes =
+            |op: &Operation| matches!(op, Operation::WriteTable(..) | Operation::WriteRoutes(..));
+        if plan.operations.iter().any(changes) {
             self.tables_changed = Some(Instant::now());
         }
         Ok(())
