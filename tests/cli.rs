@@ -7,6 +7,7 @@ mod editors;
 mod firewall;
 mod input;
 mod look;
+mod mmdb;
 mod refusal;
 mod reload;
 

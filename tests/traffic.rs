@@ -9,6 +9,7 @@ mod icmp;
 mod operate;
 mod reload;
 mod restart;
+mod route;
 mod shares;
 mod topology;
 

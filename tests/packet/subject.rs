@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
@@ -21,6 +21,7 @@ use lb_common::{
     config::Config,
     flow::Bucket,
     maps,
+    route::Blocks,
     service::Service,
     stats::{BackendStats, Counter},
     table::Line,
@@ -328,6 +329,12 @@ impl<'a> Subject<'a> {
     /// When refusals are due, by CPU, to be written to.
     pub(super) fn refusals(&self) -> PerCpuArray<MapData, u64> {
         per_cpu(&pin_dir(self.lab), maps::REFUSALS)
+    }
+
+    /// Routes by source.
+    pub(super) fn routes(&self) -> LpmTrie<MapData, [u32; 5], Blocks> {
+        let data = data(&pin_dir(self.lab), maps::ROUTES);
+        LpmTrie::try_from(Map::LpmTrie(data)).expect("a trie of this type")
     }
 
     /// The affinity table, to be written to.

@@ -31,6 +31,7 @@ const TEST_PACKAGES: &[&str] = &[
     "iperf3",
     "iputils-ping",
     "nftables",
+    "python3-maxminddb",
     "python3-scapy",
     "tcpdump",
     "tshark",

@@ -89,3 +89,25 @@ fn groups_have_backends_and_clients() {
         assert_eq!(mistakes.matches(": must ").count(), 1, "{mistakes}");
     }
 }
+
+#[test]
+fn every_mistake_of_routes_is_told_at_once() {
+    let text = groups(
+        "[[service.route]]\nfrom = [\"192.0.2.7/24\", \"198.51.100.0/24\"]\ngroup = \"red\"\n\
+         [[service.route]]\nfrom = [\"198.51.100.0/24\", \"2001:db8::/32\"]\ngruop = \"blue\"\n",
+    );
+    let mistakes = super::mistakes(&text);
+    for expected in [
+        "service[0].route[0].from[0]: \"192.0.2.7/24\": must have no bits set beyond its prefix length\
+         \n  hint: write \"192.0.2.0/24\" for the network, \"192.0.2.7/32\" for the one address",
+        "service[0].route[0].group: \"red\": must be of a group with backends, `red` has none\
+         \n  hint: groups of its backends: blue, green",
+        "service[0].route[1].from[0]: \"198.51.100.0/24\": must be routed once in its service\
+         \n  hint: ",
+        "service[0].route[1].from[1]: \"2001:db8::/32\": must be an IPv4 address, as the VIP is",
+        "service[0].route[1].group: missing, must be set\n  hint: the group of some backends",
+        "service[0].route[1].gruop: unknown key",
+    ] {
+        assert!(mistakes.contains(expected), "{expected}\nis not in\n{mistakes}");
+    }
+}
