@@ -60,13 +60,16 @@ def main():
         prefixes[group] = []
         group_of.update((word, group) for word in values.split(","))
     with maxminddb.open_database(args.database) as reader:
+        if args.ipv6 and reader.metadata().ip_version == 4:
+            parser.error(f"`{args.database}` has no IPv6 networks")
         for net, record in networks(reader, 6 if args.ipv6 else 4):
             group = group_of.get(value(record, args.path))
             if group:
                 prefixes[group].append(net)
     for group, nets in prefixes.items():
         if not nets:
-            parser.error(f"the database has no network for group `{group}`")
+            parser.error(f"`{args.database}` has no network for group `{group}`")
+    for group, nets in prefixes.items():
         print(f'[[service.route]]\ngroup = "{group}"\nfrom = [')
         for net in ipaddress.collapse_addresses(nets):
             print(f'    "{net}",')

@@ -6,8 +6,8 @@
 //! one store, and the table before has the routes that belong to it. A set
 //! always has the prefix of length 0, the way of clients that no route names.
 
-/// Bytes of a key of `ROUTES` before the address, in bits: the set's number
-/// comes first and must match whole.
+/// Bits of a key of `ROUTES` before the address: the set's number, which must
+/// match whole.
 pub const SET_BITS: u32 = 32;
 
 /// Data of a key of `ROUTES`: the set's number, then the address as loaded from
