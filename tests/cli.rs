@@ -9,6 +9,7 @@ mod editors;
 mod firewall;
 mod input;
 mod look;
+mod mmdb;
 mod pages;
 mod refusal;
 mod reload;

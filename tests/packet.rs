@@ -25,6 +25,7 @@ mod policy;
 mod races;
 mod refuse;
 mod reload;
+mod route;
 mod setup;
 mod shared;
 mod split;

@@ -11,6 +11,7 @@ mod latency;
 mod operate;
 mod reload;
 mod restart;
+mod route;
 mod scale;
 mod shares;
 mod topology;

@@ -21,6 +21,7 @@ pub mod maps;
 pub mod nexthop;
 pub mod pace;
 pub mod probe;
+pub mod route;
 pub mod service;
 pub mod stats;
 pub mod table;

@@ -27,6 +27,9 @@ pub const DENY_PREFIXES: u32 = 65_536;
 /// Flows that probe for a VIP (about 128 B each). Far more than are in flight
 /// at any time: the kernel gives up the least recently used ones early.
 pub const PROBES: u32 = 4096;
+/// Prefixes of `service.route` of all services, old and new sets together
+/// (kernel trie, grows with use: up to 200 B each).
+pub const ROUTE_PREFIXES: u32 = 1 << 20;
 /// Bytes of the ring that asks the agent to resolve a neighbour.
 pub const UNRESOLVED_BYTES: u32 = 1 << 14;
 

@@ -22,6 +22,8 @@ pub const PORTS: &str = "PORTS";
 pub const DENY_V4: &str = "DENY_V4";
 /// Denied IPv6 sources, a longest-prefix-match trie.
 pub const DENY_V6: &str = "DENY_V6";
+/// [`crate::route::Blocks`] by set and source, a longest-prefix-match trie.
+pub const ROUTES: &str = "ROUTES";
 /// [`crate::stats::BackendStats`] per CPU.
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// Packets by [`crate::stats::Counter`], `u64` per CPU.
@@ -42,7 +44,7 @@ pub const HANDSHAKES: &str = "HANDSHAKES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 18] = [
+pub const PINNED: [&str; 19] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -54,6 +56,7 @@ pub const PINNED: [&str; 18] = [
     PORTS,
     DENY_V4,
     DENY_V6,
+    ROUTES,
     BACKEND_STATS,
     COUNTERS,
     NEXT_HOPS,

@@ -17,6 +17,7 @@ use lb_common::{
     limits,
     nexthop::CachedHop,
     probe::Probed,
+    route::Blocks,
     service::{Address, EndpointBucket, Service},
     stats::{self, BackendStats},
     table::Line,
@@ -80,6 +81,16 @@ pub(crate) static DENY_V4: LpmTrie<u32, u32, { limits::DENY_PREFIXES as usize },
 #[btf_map]
 pub(crate) static DENY_V6: LpmTrie<[u64; 2], u32, { limits::DENY_PREFIXES as usize }, NO_PREALLOC> =
     LpmTrie::new();
+
+/// Routes of services by [`lb_common::route::key`]. Written by the agent in sets
+/// that no service refers to.
+#[btf_map]
+pub(crate) static ROUTES: LpmTrie<
+    [u32; 5],
+    Blocks,
+    { limits::ROUTE_PREFIXES as usize },
+    NO_PREALLOC,
+> = LpmTrie::new();
 
 /// By backend id and CPU. Written by packets, read by the agent.
 #[btf_map]

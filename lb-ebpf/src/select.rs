@@ -12,6 +12,7 @@ use lb_common::{
     backend::{Backend, flags},
     flow::{FlowState, Timeouts},
     hash,
+    route::{self, Blocks},
     service::{Service, flags as service_flags},
     stats::Counter,
     table::{self, LINE_SLOTS, TableRef},
@@ -24,7 +25,7 @@ use crate::{
     count,
     env::Env,
     family::Family,
-    maps::{BACKENDS, CONFIG, SERVICES, TABLES},
+    maps::{BACKENDS, CONFIG, ROUTES, SERVICES, TABLES, TrieKey},
     parse::{Packet, TCP},
     refuse,
     service::{self, Found},
@@ -211,7 +212,7 @@ pub(crate) fn from_tables<F: Family>(env: &Env, packet: &Packet<F>, found: &Foun
         let service = service::index(env, found.id);
         Ids::from_raw(lb_look_up_client(service.into(), high, low, hash.into()))
     } else {
-        tables.look_up(hash, 0)
+        tables.look_up(hash, |_| 0)
     };
     env.note(|record| {
         record.steps |= steps::LOOKED_UP;
@@ -240,7 +241,21 @@ extern "C" fn lb_look_up_client(service: u64, high: u64, low: u64, hash: u64) ->
     let client = hash::client([high, low], config.slot_seed);
     let by_client = service.flags & service_flags::CLIENT != 0;
     let hash = if by_client { (client >> 32) as u32 } else { hash as u32 };
-    Tables::of(service).look_up(hash, client as u32).to_raw()
+    let block = |table| block_of(table, [high, low], client as u32);
+    Tables::of(service).look_up(hash, block).to_raw()
+}
+
+/// Block of a table that a client is looked up in: his route's, or of several
+/// the one that falls to his `lot`.
+#[inline(always)]
+fn block_of(table: TableRef, address: [u64; 2], lot: u32) -> u32 {
+    if table.routes() == 0 {
+        return table::slot(lot, table.blocks());
+    }
+    let key = TrieKey::new(route::SET_BITS + 128, route::key(table.routes(), address));
+    // A set that a service refers to has a way for everybody.
+    let blocks = ROUTES.get(&key).copied().unwrap_or(Blocks::new(0, 1));
+    blocks.first() + table::slot(lot, blocks.count())
 }
 
 /// The current and the previous table of a service.
@@ -269,16 +284,15 @@ impl Tables {
         self.current.blocks() > 1 || self.previous.blocks() > 1
     }
 
-    /// What they have for a flow of this slot hash. `block` is the hash that
-    /// picks the block.
+    /// What they have for a flow of this slot hash. `block` picks the block.
     #[inline(always)]
-    fn look_up(self, hash: u32, block: u32) -> Ids {
-        let slot = slot_of(self.current, hash, block);
+    fn look_up(self, hash: u32, block: impl Fn(TableRef) -> u32) -> Ids {
+        let slot = slot_of(self.current, hash, block(self.current));
         let current = look_up(self.current, slot);
         let previous = if self.previous == self.current {
             current
         } else {
-            look_up(self.previous, slot_of(self.previous, hash, block))
+            look_up(self.previous, slot_of(self.previous, hash, block(self.previous)))
         };
         Ids { current, previous, slot }
     }
@@ -309,7 +323,7 @@ impl Ids {
 #[inline(always)]
 fn slot_of(table: TableRef, hash: u32, block: u32) -> u32 {
     let slots = table.slots();
-    table::slot(block, table.blocks()) * slots + table::slot(hash, slots)
+    block * slots + table::slot(hash, slots)
 }
 
 /// Backend id in a slot; 0 where there is none.

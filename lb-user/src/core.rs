@@ -8,5 +8,6 @@ pub mod maglev;
 pub mod model;
 pub mod nexthop;
 pub mod plan;
+pub mod route;
 pub mod split;
 pub mod weight;

@@ -13,5 +13,6 @@ pub mod pins;
 pub mod probe;
 pub mod read;
 pub mod rings;
+pub mod routes;
 
 pub mod tables;

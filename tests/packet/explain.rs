@@ -13,6 +13,7 @@ use super::{
     case::{Case, client_number},
     frame::{ACK, FIN, Frame, Icmp, RST, SYN},
     network::backend,
+    route::routed,
     setup::Setup,
     subject::{Action, Subject},
 };
@@ -128,6 +129,11 @@ fn what_is_explained_is_what_happens_to_clients() -> Result<()> {
 #[test]
 fn what_is_explained_is_what_happens_to_who_is_timed() -> Result<()> {
     agree(&with_line(&[1, 2, 3], "policy = \"latency\""), None)
+}
+
+#[test]
+fn what_is_explained_is_what_happens_to_routed_clients() -> Result<()> {
+    agree(&routed("blue", "green"), Some(&routed("green", "blue")))
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Backends 1 and 2 are blue, 3 and 4 green.
-fn split(blue: u16, green: u16) -> Setup {
+pub(super) fn split(blue: u16, green: u16) -> Setup {
     let mut setup = spread(&[1, 2, 3, 4]);
     for service in &mut setup.services {
         group(service);
@@ -23,19 +23,24 @@ fn split(blue: u16, green: u16) -> Setup {
     setup
 }
 
-fn group(service: &mut Service) {
+pub(super) fn group(service: &mut Service) {
     for (number, backend) in service.backends.iter_mut().enumerate() {
         backend.group = Some(if number < 2 { "blue" } else { "green" });
     }
 }
 
-fn is_green(case: Case, to: IpAddr) -> bool {
+pub(super) fn is_green(case: Case, to: IpAddr) -> bool {
     assert!((1..=4).any(|number| to == backend(case.v4, number)));
     to == backend(case.v4, 3) || to == backend(case.v4, 4)
 }
 
 /// Where some flows of a client go.
-fn goals(subject: &Subject<'_>, case: Case, client: u32, ports: u16) -> BTreeSet<IpAddr> {
+pub(super) fn goals(
+    subject: &Subject<'_>,
+    case: Case,
+    client: u32,
+    ports: u16,
+) -> BTreeSet<IpAddr> {
     let request = |port| case.request_from(client_number(case.v4, client), port);
     let flags = |port| if port % 2 == 0 { SYN } else { 16 };
     (ports..ports + 12)

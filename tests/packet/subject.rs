@@ -14,7 +14,7 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
@@ -23,6 +23,7 @@ use lb_common::{
     config::Config,
     flow::Bucket,
     maps,
+    route::Blocks,
     service::Service,
     stats::{BackendStats, Counter},
     table::Line,
@@ -30,7 +31,7 @@ use lb_common::{
 };
 use lb_tests::harness::{self, Agent, Lab, Pins, Result, lb_binary};
 
-use self::pinned::{array, per_cpu, program};
+use self::pinned::{array, data, per_cpu, program};
 use super::{
     frame::hex,
     network::{BACKENDS, L1, backend, quiet},
@@ -259,6 +260,12 @@ impl<'a> Subject<'a> {
     /// Moments of SYNs, to be written to.
     pub(super) fn moments(&self) -> Array<MapData, u64> {
         array(&pin_dir(self.lab), maps::HANDSHAKES)
+    }
+
+    /// Routes by source.
+    pub(super) fn routes(&self) -> LpmTrie<MapData, [u32; 5], Blocks> {
+        let data = data(&pin_dir(self.lab), maps::ROUTES);
+        LpmTrie::try_from(Map::LpmTrie(data)).expect("a trie of this type")
     }
 
     /// The affinity table, to be written to.

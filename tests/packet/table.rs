@@ -9,9 +9,12 @@ use lb_common::{
     flow::{Bucket, FlowValue, Timeouts},
     hash::{self, Place},
     limits,
+    route::{self, SET_BITS},
     service::{Service, flags},
     table::{LINE_SLOTS, TableRef, slot},
 };
+
+use aya::maps::lpm_trie::Key;
 
 use super::{
     frame::{Body, Frame, TCP, UDP},
@@ -80,13 +83,24 @@ impl Subject<'_> {
             hash::slot_v6(words(source), words(destination), ports, proto, seed)
         };
         let look = |table: TableRef| {
-            let block = if table.blocks() > 1 { slot(client as u32, table.blocks()) } else { 0 };
+            let (first, count) = match table.routes() {
+                0 => (0, table.blocks()),
+                set => self.routed(set, address),
+            };
+            let block = first + slot(client as u32, count);
             let slot = block * table.slots() + slot(hash, table.slots());
             let line = table.first() + slot / LINE_SLOTS;
             let line = self.tables.get(&line, 0).expect("a line of TABLES");
             self.backend_address(u32::from(line.slots[(slot % LINE_SLOTS) as usize]))
         };
         Choice { current: look(service.table), previous: look(service.previous) }
+    }
+
+    /// First of the blocks that a client's route leads to, and how many.
+    fn routed(&self, set: u16, address: [u64; 2]) -> (u32, u32) {
+        let key = Key::new(SET_BITS + 128, route::key(set, address));
+        let blocks = self.routes().get(&key, 0).expect("a way for everybody");
+        (blocks.first(), blocks.count())
     }
 
     /// Key and place of a request's flow.

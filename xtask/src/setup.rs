@@ -33,6 +33,7 @@ const TEST_PACKAGES: &[&str] = &[
     "iputils-ping",
     "nftables",
     "openssl",
+    "python3-maxminddb",
     "python3-scapy",
     "tcpdump",
     "tshark",

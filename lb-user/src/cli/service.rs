@@ -21,6 +21,7 @@ Examples:
   lb service add web --vip 203.0.113.10 --port 443 health.kind=tcp
   lb service set web --policy latency health.kind=http health.path=/healthz
   lb service set web split.blue=95 split.green=5
+  lb service set web 'route=[{from=[\"198.51.100.0/24\"], group=\"eu\"}]'
   lb service remove web")]
 pub(super) struct Command {
     #[command(subcommand)]

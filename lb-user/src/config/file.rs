@@ -26,7 +26,7 @@ use super::{
     },
 };
 use crate::core::model::XdpMode;
-pub use service::{AFFINITY_TIMEOUT, Backend, Service, WEIGHT};
+pub use service::{AFFINITY_TIMEOUT, Backend, Route, Service, WEIGHT};
 
 /// Default of `node.flows`.
 pub const FLOWS: u32 = 1_000_000;

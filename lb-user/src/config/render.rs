@@ -20,7 +20,7 @@ use crate::{
 #[must_use]
 pub fn service(service: &Service) -> Table {
     let Service { name, vip, protocol, ports, mode, timeouts, affinity, policy, .. } = service;
-    let Service { slow_start, min_up, on_empty, on_down, health, split, .. } = service;
+    let Service { slow_start, min_up, on_empty, on_down, health, split, routes, .. } = service;
     let mut table = table([
         ("name", Some(json!(name))),
         ("vip", Some(json!(vip))),
@@ -37,6 +37,13 @@ pub fn service(service: &Service) -> Table {
         ("health", Some(Value::Object(self::health(health)))),
         ("split", (!split.is_empty()).then(|| json!(split))),
     ]);
+    if !routes.is_empty() {
+        let route = |route: &crate::core::model::Route| {
+            let from: Vec<_> = route.from.iter().map(ToString::to_string).collect();
+            json!({ "from": from, "group": route.group })
+        };
+        table.insert("route".to_owned(), routes.iter().map(route).collect());
+    }
     let backends = service.backends.iter().map(|backend| Value::Object(self::backend(backend)));
     table.insert("backend".to_owned(), backends.collect());
     table

@@ -85,12 +85,14 @@ fn silence_is_success(service: &Service) -> Option<String> {
 fn outside_the_split(service: &Service) -> impl Iterator<Item = String> + '_ {
     let outside = service.backends.iter().filter(|backend| {
         let group = backend.group.as_ref();
-        !service.split.is_empty() && group.is_none_or(|group| !service.split.contains_key(group))
+        let routed = |group: &String| service.routes.iter().any(|route| route.group == *group);
+        !service.split.is_empty()
+            && group.is_none_or(|group| !service.split.contains_key(group) && !routed(group))
     });
     outside.map(|backend| {
         let (service, backend) = (&service.name, &backend.name);
         format!(
-            "service `{service}`: backend `{backend}` is in no group of `split`: \
+            "service `{service}`: backend `{backend}` is in no group of `split` or `route`: \
              it gets no flows"
         )
     })
@@ -244,7 +246,7 @@ mod tests {
                     "{SERVICE}split.blue = 1\n{BACKEND}group = \"blue\"\n{}",
                     BACKEND.replace("\"b\"", "\"c\"").replace("10.0.0.1", "10.0.0.2")
                 ),
-                "backend `c` is in no group of `split`: it gets no flows",
+                "backend `c` is in no group of `split` or `route`: it gets no flows",
             ),
             (
                 format!(

@@ -7,8 +7,8 @@
 //! - A key that was set wins over the file's value of this key; all others
 //!   are the file's, whatever the file says later. `null` is the default.
 //! - `health` is set key by key as well, unless its `kind` is set: then it is
-//!   replaced, since the keys of another kind mean nothing. `split` is
-//!   replaced as a whole.
+//!   replaced, since the keys of another kind mean nothing. `split` and
+//!   `route` are replaced as a whole.
 //! - A service or backend that was added is as it was added, also if the file
 //!   gets one of its name with other keys.
 //! - One that was removed stays away while the file has it.

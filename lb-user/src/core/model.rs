@@ -152,6 +152,8 @@ pub struct Service {
     pub health: Health,
     /// Shares of clients by group; empty: groups do not matter.
     pub split: BTreeMap<String, u16>,
+    /// Sources that go to one group, prefixes unique.
+    pub routes: Vec<Route>,
     /// Backends, names and addresses with ports unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -244,6 +246,15 @@ pub enum OnDown {
     Reset,
 }
 
+/// `[[service.route]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Prefixes of client addresses.
+    pub from: Vec<IpNet>,
+    /// Whose backends serve them.
+    pub group: String,
+}
+
 /// `[[service.backend]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
@@ -257,7 +268,7 @@ pub struct Backend {
     pub weight: u16,
     /// Where it is.
     pub zone: Option<String>,
-    /// Group it belongs to, for `split`.
+    /// Group it belongs to, for `split` and `route`.
     pub group: Option<String>,
     /// Serves only while no other backend can.
     pub backup: bool,

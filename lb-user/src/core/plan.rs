@@ -15,12 +15,14 @@ pub mod identity;
 pub mod ids;
 pub mod movement;
 pub mod reweigh;
+pub mod routes;
 pub mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -41,6 +43,7 @@ use self::{
 use crate::core::{
     model::Model,
     nexthop::{Network, NextHop},
+    route::Routes,
     weight::Standings,
 };
 
@@ -48,6 +51,8 @@ use crate::core::{
 pub type BackendId = u16;
 /// Index in `SERVICES`; stable while the service lives, 0 is nobody.
 pub type ServiceId = u16;
+/// Number of a set of routes in `ROUTES`; 0 is none.
+pub type RouteSet = u16;
 
 /// What the maps hold, as far as a plan depends on it.
 #[derive(Clone, Debug)]
@@ -64,6 +69,8 @@ pub struct Snapshot {
     pub denied: BTreeSet<IpNet>,
     /// Tables that gave way so lately that packets may still read their lines.
     pub resting: Vec<TableRef>,
+    /// Sets in `ROUTES`.
+    pub routes: BTreeMap<RouteSet, Arc<Routes>>,
 }
 
 impl Snapshot {
@@ -129,6 +136,10 @@ pub enum Operation {
     SetServing(BackendId, bool),
     /// Sets `shared_endpoint` in place.
     Share(BackendId, u16),
+    /// Removes a set of routes nothing refers to.
+    RemoveRoutes(RouteSet),
+    /// Writes a set of routes under a number nothing refers to.
+    WriteRoutes(RouteSet, Arc<Routes>),
     /// Writes a table at lines nothing refers to.
     WriteTable(u32, Vec<BackendId>),
     /// Gives a service of the active bank other tables, in place.
@@ -159,13 +170,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Services that get a table which was not in use before.
-    pub fn new_tables(&self) -> impl Iterator<Item = ServiceId> {
-        let written = |operation: &Operation| match operation {
-            Operation::WriteTable(first, _) => Some(*first),
-            _ => None,
-        };
-        let written: BTreeSet<_> = self.operations.iter().filter_map(written).collect();
+    /// Services whose current table, or the routes to it, will be another than
+    /// it was `before`.
+    pub fn changed_tables(
+        &self,
+        before: &BTreeMap<ServiceId, Service>,
+    ) -> impl Iterator<Item = ServiceId> {
         let current = self.operations.iter().flat_map(|operation| match operation {
             Operation::SwitchTables(id, places) => vec![(*id, places.current)],
             Operation::WriteBank(bank) => {
@@ -173,7 +183,8 @@ impl Plan {
             }
             _ => Vec::new(),
         });
-        current.filter(move |(_, table)| written.contains(&table.first())).map(|(id, _)| id)
+        let old = |id: &ServiceId| before.get(id).map(|entry| entry.table);
+        current.filter(move |(id, table)| old(id) != Some(*table)).map(|(id, _)| id)
     }
 }
 
@@ -207,6 +218,30 @@ pub enum CapacityError {
     /// See [`limits::DENY_PREFIXES`].
     #[error("{0} denied prefixes of one family, expected at most {max}", max = limits::DENY_PREFIXES)]
     Prefixes(usize),
+    /// See [`limits::ROUTE_PREFIXES`].
+    #[error(
+        "{0} prefixes of `service.route`, old and new together, expected at most {max}",
+        max = limits::ROUTE_PREFIXES
+    )]
+    Routes(usize),
+    /// See [`TableRef::MAX_ROUTES`].
+    #[error(
+        "no number is left for the routes of service `{0}`, expected at most {max} services with \
+         routes of their own, old and new together",
+        max = TableRef::MAX_ROUTES
+    )]
+    RouteSets(String),
+    /// See [`tables::MOST_GROUPS`].
+    #[error("service `{0}` routes to {1} groups, expected at most {max}", max = tables::MOST_GROUPS)]
+    Groups(String, usize),
+}
+
+impl CapacityError {
+    /// Whether there may be room once previous tables are retired.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        matches!(self, Self::Tables(_) | Self::Routes(_) | Self::RouteSets(_))
+    }
 }
 
 /// Plans how to get from what the maps hold to `model`.
@@ -226,7 +261,8 @@ pub fn plan(
     let shares = backends::changed_shares(&wanted, snapshot);
     let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
     let mut arena = tables::arena(snapshot);
-    let built = tables::build(model, standings, &ids, snapshot, &mut arena)?;
+    let routes = routes::assign(model, &ids, snapshot)?;
+    let built = tables::build(model, standings, &ids, &routes.sets, snapshot, &mut arena)?;
     let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &built.places)?;
     let index = bank.index;
     let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
@@ -234,6 +270,7 @@ pub fn plan(
     let (rising, falling) = backends::changed_standings(&wanted, snapshot);
 
     let Plan { mut operations, mut unattached } = follow(network, &snapshot.backends, host);
+    operations.extend(routes.removals);
     if !ids.reused.is_empty() {
         operations.push(Operation::Scrub(ids.reused.clone()));
     }
@@ -243,6 +280,7 @@ pub fn plan(
     }
     operations.extend(rising.into_iter().map(|id| Operation::SetServing(id, true)));
     operations.extend(begin.into_iter().map(|(id, share)| Operation::Share(id, share)));
+    operations.extend(routes.writes);
     operations.extend(built.writes);
     operations.push(Operation::WriteBank(Box::new(bank)));
     operations.extend(deny.difference(&snapshot.denied).copied().map(Operation::Deny));

@@ -59,14 +59,21 @@ pub fn members<'a>(
     standings: &Standings,
     group: &str,
 ) -> Vec<(&'a Backend, u16)> {
-    let weighed = service.backends.iter().map(|backend| {
-        let identity = BackendIdentity::of(service, backend);
-        (backend, standings.of(&identity, backend.weight).weight)
-    });
-    let able: Vec<_> = weighed.filter(|(_, weight)| *weight > 0).collect();
+    let able: Vec<_> = weighed(service, standings).filter(|(_, weight)| *weight > 0).collect();
     let own = |backend: &Backend| backend.group.as_deref() == Some(group);
     let of_group: Vec<_> = able.iter().copied().filter(|(backend, _)| own(backend)).collect();
     if of_group.is_empty() { able } else { of_group }
+}
+
+/// All backends of a service, with their weights.
+pub fn weighed<'a>(
+    service: &'a Service,
+    standings: &Standings,
+) -> impl Iterator<Item = (&'a Backend, u16)> {
+    service.backends.iter().map(|backend| {
+        let identity = BackendIdentity::of(service, backend);
+        (backend, standings.of(&identity, backend.weight).weight)
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! 2. **`min_up`.** With fewer able backends, backups included, the service is
 //!    down: no weight at all.
 //! 3. **Backups** have a weight only while no other backend is able. Where
-//!    groups matter (`split`) this is decided within each group, and
+//!    groups matter (`split`, `route`) this is decided within each group, and
 //!    for backends without a group over the whole service.
 //! 4. **Zone.** See [`ENOUGH`]; within each group as well.
 //! 5. **Slow start and policy** scale what is left, together never below
@@ -164,7 +164,7 @@ pub fn weigh(service: &Service, zone: Option<&str>, members: &[Member], now: Dur
     let seats: Vec<_> = service.backends.iter().zip(members).map(seat).collect();
     let able = seats.iter().filter(|seat| seat.able()).count() as u32;
     let state = ServiceState { able, up: able > 0 && able >= service.min_up };
-    let grouped = !service.split.is_empty();
+    let grouped = !service.split.is_empty() || !service.routes.is_empty();
     let chosen = if state.up { choose(&seats, zone, grouped) } else { vec![false; seats.len()] };
     let of_chosen = |values: Vec<u64>| -> Vec<u64> {
         values.into_iter().zip(&chosen).map(|(value, &on)| if on { value } else { 0 }).collect()

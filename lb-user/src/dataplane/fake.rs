@@ -1,7 +1,11 @@
 //! A data plane in private memory: the real code of [`super::tables`] and
 //! [`super::read`] on it, without a kernel's map.
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use lb_common::{
@@ -15,7 +19,10 @@ use super::{
     mmap::Mapped,
     tables::{KernelMaps, Tables},
 };
-use crate::core::plan::BackendId;
+use crate::core::{
+    plan::{BackendId, RouteSet},
+    route::Routes,
+};
 
 /// An empty data plane with an affinity table of `buckets` buckets.
 ///
@@ -47,6 +54,7 @@ pub fn tables(buckets: u32) -> io::Result<Tables> {
 #[derive(Default)]
 struct FakeKernel {
     denied: BTreeSet<IpNet>,
+    routes: BTreeMap<RouteSet, Arc<Routes>>,
 }
 
 impl KernelMaps for FakeKernel {
@@ -62,6 +70,20 @@ impl KernelMaps for FakeKernel {
 
     fn denied(&self) -> io::Result<BTreeSet<IpNet>> {
         Ok(self.denied.clone())
+    }
+
+    fn write_routes(&mut self, set: RouteSet, routes: &Arc<Routes>) -> io::Result<()> {
+        self.routes.insert(set, routes.clone());
+        Ok(())
+    }
+
+    fn remove_routes(&mut self, set: RouteSet) -> io::Result<()> {
+        self.routes.remove(&set);
+        Ok(())
+    }
+
+    fn routes(&self) -> BTreeMap<RouteSet, Arc<Routes>> {
+        self.routes.clone()
     }
 
     fn stats(&self, _id: BackendId) -> io::Result<BackendStats> {

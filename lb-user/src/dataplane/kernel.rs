@@ -1,13 +1,21 @@
 //! The maps that are reached by system calls.
 
-use std::{collections::BTreeSet, io, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
 use aya::maps::{LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{addr, stats::BackendStats};
 
-use super::tables::KernelMaps;
-use crate::core::plan::BackendId;
+use super::{routes::RouteMap, tables::KernelMaps};
+use crate::core::{
+    plan::{BackendId, RouteSet},
+    route::Routes,
+};
 
 /// The kernel's maps.
 pub struct Kernel {
@@ -15,6 +23,8 @@ pub struct Kernel {
     pub deny_v4: LpmTrie<MapData, u32, u32>,
     /// `DENY_V6`.
     pub deny_v6: LpmTrie<MapData, [u8; 16], u32>,
+    /// `ROUTES`.
+    pub routes: RouteMap,
     /// `BACKEND_STATS`.
     pub stats: PerCpuArray<MapData, BackendStats>,
     /// `COUNTERS`.
@@ -45,6 +55,18 @@ impl KernelMaps for Kernel {
         let v4 = self.deny_v4.keys().map(|key| key.map(|key| net_v4(&key)));
         let v6 = self.deny_v6.keys().map(|key| key.map(|key| net_v6(&key)));
         v4.chain(v6).filter_map(Result::transpose).collect::<Result<_, _>>().map_err(into_io)
+    }
+
+    fn write_routes(&mut self, set: RouteSet, routes: &Arc<Routes>) -> io::Result<()> {
+        self.routes.write(set, routes)
+    }
+
+    fn remove_routes(&mut self, set: RouteSet) -> io::Result<()> {
+        self.routes.remove(set)
+    }
+
+    fn routes(&self) -> BTreeMap<RouteSet, Arc<Routes>> {
+        self.routes.sets()
     }
 
     fn stats(&self, id: BackendId) -> io::Result<BackendStats> {
@@ -82,7 +104,7 @@ fn net_v6(key: &Key<[u8; 16]>) -> Option<IpNet> {
 }
 
 /// The kernel's own answer, where there is one.
-fn into_io(error: MapError) -> io::Error {
+pub(super) fn into_io(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
         MapError::IoError(error) => error,

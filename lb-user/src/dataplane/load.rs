@@ -16,6 +16,7 @@ use super::{
     mmap::Mapped,
     pins::{PinDir, PinError},
     probe::Probing,
+    routes::RouteMap,
     tables::Tables,
 };
 use crate::sys::link;
@@ -306,6 +307,8 @@ fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
         kernel: Box::new(Kernel {
             deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
             deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,
+            routes: RouteMap::read(typed(ebpf, maps::ROUTES, LpmTrie::try_from)?)
+                .map_err(|error| LoadError::Map(maps::ROUTES, error))?,
             stats: typed(ebpf, maps::BACKEND_STATS, PerCpuArray::try_from)?,
             counters: typed(ebpf, maps::COUNTERS, PerCpuArray::try_from)?,
         }),

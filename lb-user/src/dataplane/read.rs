@@ -21,13 +21,14 @@ impl Tables {
     /// # Errors
     /// The kernel's answer, for the maps that take a system call.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
-        let mut snapshot = Snapshot { denied: self.kernel.denied()?, ..self.outline() };
+        let (denied, routes) = (self.kernel.denied()?, self.kernel.routes());
+        let mut snapshot = Snapshot { denied, routes, ..self.outline() };
         snapshot.tables =
             tables::in_use(&snapshot).map(|table| (table.first(), self.table(table))).collect();
         Ok(snapshot)
     }
 
-    /// A snapshot without the content of tables and the denied prefixes.
+    /// A snapshot without the content of tables, the denied prefixes and the routes.
     #[must_use]
     pub fn outline(&self) -> Snapshot {
         let config = self.config.read(0);
@@ -38,6 +39,7 @@ impl Tables {
             tables: BTreeMap::new(),
             denied: BTreeSet::new(),
             resting: Vec::new(),
+            routes: BTreeMap::new(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Carries out plan operations.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     mem::offset_of,
     sync::{Arc, atomic::Ordering},
@@ -22,7 +22,8 @@ use lb_common::{
 use super::mmap::Mapped;
 use crate::core::{
     nexthop::NextHop,
-    plan::{BackendId, Bank, Operation, ServiceId, backends::macs, tables::Places},
+    plan::{BackendId, Bank, Operation, RouteSet, ServiceId, backends::macs, tables::Places},
+    route::Routes,
 };
 
 /// The maps that are reached by system calls.
@@ -44,6 +45,21 @@ pub trait KernelMaps: Send {
     /// # Errors
     /// The kernel's answer.
     fn denied(&self) -> io::Result<BTreeSet<IpNet>>;
+
+    /// Writes a set of routes under a number that has none.
+    ///
+    /// # Errors
+    /// The kernel's answer; part of the set may be there then.
+    fn write_routes(&mut self, set: RouteSet, routes: &Arc<Routes>) -> io::Result<()>;
+
+    /// Removes a set of routes, or what there is of it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn remove_routes(&mut self, set: RouteSet) -> io::Result<()>;
+
+    /// All sets of routes, those written in part included.
+    fn routes(&self) -> BTreeMap<RouteSet, Arc<Routes>>;
 
     /// Counters of a backend, of all CPUs together.
     ///
@@ -133,6 +149,8 @@ impl Tables {
             Operation::WriteBackend(id, entry) => return self.write_backend(*id, entry),
             Operation::SetServing(id, serving) => self.set_serving(*id, *serving),
             Operation::Share(id, endpoint) => self.share(*id, *endpoint),
+            Operation::RemoveRoutes(set) => return self.kernel.remove_routes(*set),
+            Operation::WriteRoutes(set, routes) => return self.kernel.write_routes(*set, routes),
             Operation::WriteTable(first, slots) => self.write_table(*first, slots),
             Operation::SwitchTables(id, places) => self.switch_tables(*id, places),
             Operation::Number(number) => self.number(*number),
@@ -289,5 +307,7 @@ mod failure;
 mod retire;
 #[cfg(test)]
 mod reweigh;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod tests;

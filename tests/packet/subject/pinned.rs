@@ -12,7 +12,7 @@ pub(super) fn program(pins: &Path, name: &str) -> Xdp {
     Xdp::from_pin(pins.join(name), XdpAttachType::Interface).expect("a pinned program")
 }
 
-fn data(pins: &Path, name: &str) -> MapData {
+pub(super) fn data(pins: &Path, name: &str) -> MapData {
     MapData::from_pin(pins.join(name)).expect("a pinned map")
 }
 

@@ -84,6 +84,7 @@ fn program(package: &str) -> &str {
         "iputils-ping" => "ping",
         "nftables" => "nft",
         "nginx-light" => "nginx",
+        "python3-maxminddb" => "python3",
         "python3-scapy" => "scapy",
         other => other,
     }

@@ -3,6 +3,8 @@
 
 mod frame;
 
+use std::net::IpAddr;
+
 use axum::http::StatusCode;
 
 use self::frame::{Probe, destination, next_hop};
@@ -15,7 +17,9 @@ use crate::{
         plan::{
             BackendId, ServiceId,
             identity::{BackendIdentity, ServiceIdentity},
+            tables::ordinary_blocks,
         },
+        route::groups,
     },
     dataplane::explain::{Entry, Lookup, Trace, Verdict},
     sys::link,
@@ -56,6 +60,12 @@ impl State {
         if service.is_some() && !trace.reply {
             step("affinity", self.affinity(trace));
         }
+        if let (Some(service), Some(lookup)) = (service, &trace.lookup)
+            && lookup.table.routes() != 0
+            && !lookup.table.is_none()
+        {
+            step("route", self.route(service, lookup, probe.client.ip()));
+        }
         if let Some(lookup) = &trace.lookup {
             step("table", self.lookup(lookup));
         }
@@ -82,6 +92,22 @@ impl State {
                 format!("{state} at {}, {life}{recorded}", self.name(backend))
             }
         }
+    }
+
+    /// The group is the program's answer, the prefix the configuration's.
+    fn route(&self, service: &Service, lookup: &Lookup, client: IpAddr) -> String {
+        let block = lookup.slot / lookup.table.slots();
+        let number = block.checked_sub(ordinary_blocks(service).into());
+        let group = number.and_then(|number| groups(service).into_iter().nth(number as usize));
+        let prefixes = service.routes.iter().flat_map(|route| &route.from);
+        let matching = prefixes.filter(|net| net.contains(&client));
+        let (Some(group), Some(net)) = (group, matching.max_by_key(|net| net.prefix_len())) else {
+            return "none, the service's ordinary way".to_owned();
+        };
+        let chosen = lookup.current.and_then(|id| self.backend_of(id));
+        let within = chosen.is_none_or(|backend| backend.group.as_deref() == Some(group));
+        let but = if within { "" } else { ", none of whose backends takes new flows" };
+        format!("`{net}` to group `{group}`{but}")
     }
 
     fn lookup(&self, lookup: &Lookup) -> String {
@@ -121,16 +147,19 @@ impl State {
         self.model.services.iter().find(|service| ServiceIdentity::of(service) == who)
     }
 
+    /// What the configuration has of a backend.
+    fn backend_of(&self, id: BackendId) -> Option<&Backend> {
+        let entry = self.data_plane.tables.backends.read(id.into());
+        let service = self.service_of(entry.service)?;
+        let who = BackendIdentity::read(&entry, ServiceIdentity::of(service));
+        service.backends.iter().find(|backend| BackendIdentity::of(service, backend) == who)
+    }
+
     /// "name (address)".
     fn name(&self, id: BackendId) -> String {
         let entry = self.data_plane.tables.backends.read(id.into());
-        let found = self.service_of(entry.service).and_then(|service| {
-            let who = BackendIdentity::read(&entry, ServiceIdentity::of(service));
-            let is = |backend: &&Backend| BackendIdentity::of(service, backend) == who;
-            service.backends.iter().find(is)
-        });
         let address = lb_common::addr::from_bytes(entry.addr);
-        match found {
+        match self.backend_of(id) {
             Some(backend) => format!("{} ({address})", backend.name),
             None => format!("a backend that left ({address})"),
         }

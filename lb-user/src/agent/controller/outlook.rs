@@ -111,7 +111,9 @@ fn by_name(model: &Model) -> BTreeMap<&str, &Service> {
 }
 
 fn of_service(name: &str, old: &Table, new: &Table, sentences: &mut Vec<String>) {
-    of_keys(&format!("service `{name}`"), old, new, sentences);
+    let service = format!("service `{name}`");
+    of_keys(&service, old, new, sentences);
+    of_routes(&service, old, new, sentences);
     let backends = |table: &Table| -> BTreeMap<String, Table> {
         let list = table.get("backend").and_then(|list| list.as_array()).cloned();
         let tables = list.into_iter().flatten().filter_map(|backend| match backend {
@@ -136,7 +138,8 @@ fn of_service(name: &str, old: &Table, new: &Table, sentences: &mut Vec<String>)
 }
 
 fn of_keys(what: &str, old: &Table, new: &Table, sentences: &mut Vec<String>) {
-    let keys: BTreeSet<_> = old.keys().chain(new.keys()).filter(|key| *key != "backend").collect();
+    let told_apart = |key: &&String| matches!(key.as_str(), "backend" | "route");
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).filter(|key| !told_apart(key)).collect();
     for key in keys {
         let (before, after) = (old.get(key), new.get(key));
         if before != after {
@@ -145,5 +148,63 @@ fn of_keys(what: &str, old: &Table, new: &Table, sentences: &mut Vec<String>) {
             };
             sentences.push(format!("{what}: {key}: {} -> {}", word(before), word(after)));
         }
+    }
+}
+
+/// Changed routes that are told one by one: there may be a million.
+const TOLD_ROUTES: usize = 10;
+
+fn of_routes(what: &str, old: &Table, new: &Table, sentences: &mut Vec<String>) {
+    let routes = |table: &Table| -> BTreeMap<String, String> {
+        let tables = table.get("route").and_then(|list| list.as_array()).cloned();
+        let all = tables.into_iter().flatten().flat_map(|route| {
+            let group = route["group"].as_str().unwrap_or_default().to_owned();
+            let prefixes = route["from"].as_array().cloned().unwrap_or_default();
+            prefixes
+                .into_iter()
+                .map(move |prefix| (prefix.as_str().unwrap_or_default().to_owned(), group.clone()))
+        });
+        all.collect()
+    };
+    let (old, new) = (routes(old), routes(new));
+    let prefixes: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let changed: Vec<_> =
+        prefixes.into_iter().filter(|net| old.get(*net) != new.get(*net)).collect();
+    for net in changed.iter().take(TOLD_ROUTES) {
+        let word = |group: Option<&String>| group.map_or("not set", String::as_str).to_owned();
+        let (before, after) = (word(old.get(*net)), word(new.get(*net)));
+        sentences.push(format!("{what}: route of {net}: {before} -> {after}"));
+    }
+    if changed.len() > TOLD_ROUTES {
+        sentences.push(format!("{what}: {} more routes differ", changed.len() - TOLD_ROUTES));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_routes_are_told_one_by_one_up_to_a_number() {
+        let table = |routes: serde_json::Value| -> Table {
+            [("route".to_owned(), routes)].into_iter().collect()
+        };
+        let told = |old: &Table, new: &Table| {
+            let mut sentences = Vec::new();
+            of_service("web", old, new, &mut sentences);
+            sentences
+        };
+        let old =
+            table(serde_json::json!([{ "from": ["10.0.0.0/8", "11.0.0.0/8"], "group": "eu" }]));
+        let new = table(serde_json::json!([
+            { "from": ["10.0.0.0/8"], "group": "eu" }, { "from": ["11.0.0.0/8"], "group": "us" }
+        ]));
+        assert_eq!(told(&old, &new), ["service `web`: route of 11.0.0.0/8: eu -> us"]);
+        assert_eq!(told(&new, &Table::new()).len(), 2);
+        let many: Vec<_> = (0..50).map(|number| format!("10.0.{number}.0/24")).collect();
+        let many = table(serde_json::json!([{ "from": many, "group": "eu" }]));
+        let told = told(&Table::new(), &many);
+        assert_eq!(told[0], "service `web`: route of 10.0.0.0/24: not set -> eu");
+        assert_eq!(told[TOLD_ROUTES..], ["service `web`: 40 more routes differ"]);
     }
 }

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
+use ipnet::IpNet;
 use lb_common::flow::Timeouts;
 
 use super::{Report, backend};
 use crate::{
     config::{
-        file::Service,
+        file::{Route, Service},
         read::{Located, Place, Wrong},
     },
     core::model::{self, health::Probe},
@@ -31,6 +32,7 @@ pub(super) fn check(service: &Service, report: &mut Report<'_>) {
     min_up(service, report);
     probe_port(service, report);
     split(service, report);
+    routes(service, report);
 }
 
 /// A service without backends is legal: they are yet to come.
@@ -77,6 +79,29 @@ fn split(service: &Service, report: &mut Report<'_>) {
             .hint("remove `split` to share clients out by weight alone");
         report.add(&share.place, wrong);
     }
+}
+
+fn routes(service: &Service, report: &mut Report<'_>) {
+    for Route { from, group } in &service.routes {
+        if let Some(Located { place, value: group }) = group
+            && let Err(wrong) = has_backends(service, group)
+        {
+            report.add(place, wrong);
+        }
+        let Some(Located { place, value: from }) = from else { continue };
+        if from.is_empty() {
+            let wrong = Wrong::new("must name at least one prefix");
+            report.add(place, wrong.hint("such as `from = [\"198.51.100.0/24\"]`"));
+        }
+        for prefix in from {
+            if let Err(wrong) = backend::family(service, prefix.value.addr()) {
+                report.add(&prefix.place, wrong);
+            }
+        }
+    }
+    let prefixes = service.routes.iter().filter_map(|route| route.from.as_ref());
+    let prefixes = prefixes.flat_map(|from| &from.value);
+    report.duplicates::<IpNet>(prefixes, "must be routed once in its service");
 }
 
 fn has_backends(service: &Service, group: &str) -> Result<(), Wrong> {
@@ -162,7 +187,13 @@ pub(super) fn model(service: Service) -> Option<model::Service> {
         on_down: service.on_down?.value,
         health: service.health?.value,
         split: split.collect(),
+        routes: service.routes.into_iter().map(route).collect::<Option<_>>()?,
         backends: backends.collect::<Option<_>>()?,
         ports,
     })
+}
+
+fn route(route: Route) -> Option<model::Route> {
+    let from = route.from?.value.into_iter().map(|prefix| prefix.value).collect();
+    Some(model::Route { from, group: route.group?.value })
 }

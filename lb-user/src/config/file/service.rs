@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duration};
 
+use ipnet::IpNet;
 use lb_common::{flow::MAX_TIMEOUT, limits::BACKENDS};
 use toml::de::DeValue;
 
@@ -10,8 +11,8 @@ use crate::{
     config::{
         read::{Located, Place, Section, Wrong},
         value::{
-            PORTS_HINT, address, duration, flag, name, number, only_empty, port, ports, weight,
-            word,
+            PORTS_HINT, address, duration, flag, name, number, only_empty, port, ports, prefix,
+            weight, word,
         },
     },
     core::model::{Affinity, Mode, OnDown, OnEmpty, Policy, Protocol, health::Health},
@@ -58,8 +59,19 @@ pub struct Service {
     pub health: Field<Health>,
     /// `[service.split]`.
     pub split: Option<BTreeMap<String, Located<u16>>>,
+    /// `[[service.route]]`.
+    pub routes: Vec<Route>,
     /// `[[service.backend]]`.
     pub backends: Vec<Backend>,
+}
+
+/// `[[service.route]]`.
+#[derive(Debug)]
+pub struct Route {
+    /// `from`.
+    pub from: Field<Vec<Located<IpNet>>>,
+    /// `group`.
+    pub group: Field<String>,
 }
 
 /// `[[service.backend]]`.
@@ -134,12 +146,21 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         ),
         health: health::read(table.table("health")),
         split: table.entries("split", |value| number(0..=100)(value).map(|share| share as u16)),
+        routes: table.tables("route").into_iter().map(route).collect(),
         backends: table.tables("backend").into_iter().map(backend).collect(),
     };
     table.optional("allow_sources", (), only_empty("write `[]`: everybody is served"));
-    table.unbuilt("route", "remove it: sources are not routed to groups yet");
     table.finish();
     service
+}
+
+fn route(mut table: Section<'_>) -> Route {
+    let route = Route {
+        from: table.list("from", "from = [\"198.51.100.0/24\"]", prefix),
+        group: table.required("group", "the group of some backends", name),
+    };
+    table.finish();
+    route
 }
 
 fn backend(mut table: Section<'_>) -> Backend {

@@ -41,10 +41,15 @@ fn keys_of_operation_are_read() {
 
 #[test]
 fn groups_are_read() {
-    let text = groups("[service.split]\nblue = 95\ngreen = 0\n");
+    let text = groups(
+        "[service.split]\nblue = 95\ngreen = 0\n\
+         [[service.route]]\nfrom = [\"198.51.100.0/24\", \"198.51.0.0/16\"]\ngroup = \"green\"\n",
+    );
     let service = &model(&text).services[0];
     let split: Vec<_> = service.split.iter().map(|(group, share)| (&**group, *share)).collect();
     assert_eq!(split, [("blue", 95), ("green", 0)]);
+    assert_eq!(service.routes[0].group, "green");
+    assert_eq!(service.routes[0].from.len(), 2);
     let green = &service.backends[1];
     assert_eq!((green.zone.as_deref(), green.group.as_deref()), (Some("z2"), Some("green")));
     assert!(green.backup && !service.backends[0].backup);
@@ -52,6 +57,9 @@ fn groups_are_read() {
 
 #[test]
 fn groups_have_backends_and_clients() {
+    let route = |from: &str, group: &str| {
+        groups(&format!("[[service.route]]\nfrom = {from}\ngroup = \"{group}\"\n"))
+    };
     let cases = [
         (
             groups("[service.split]\nred = 1\n"),
@@ -62,6 +70,16 @@ fn groups_have_backends_and_clients() {
             groups("[service.split]\nblue = 0\ngreen = 0\n"),
             "service[0].split.blue: 0: must not be 0 for every group",
         ),
+        (route("[]", "blue"), "service[0].route[0].from: []: must name at least one prefix"),
+        (
+            route("[\"2001:db8::/32\"]", "blue"),
+            "service[0].route[0].from[0]: \"2001:db8::/32\": must be an IPv4 address, as the VIP is",
+        ),
+        (
+            route("[\"192.0.2.0/24\", \"192.0.2.0/24\"]", "blue"),
+            "service[0].route[0].from[1]: \"192.0.2.0/24\": must be routed once in its service",
+        ),
+        (route("[\"192.0.2.0/24\"]", "red"), "must be of a group with backends, `red` has none"),
         (
             groups("").replace("port = 80", "port = 80\nmin_up = 3"),
             "service[0].min_up: 3: must be at most the number of backends, 2",
@@ -71,5 +89,27 @@ fn groups_have_backends_and_clients() {
         let mistakes = super::mistakes(&text);
         assert!(mistakes.contains(expected), "{mistakes}");
         assert_eq!(mistakes.matches(": must ").count(), 1, "{mistakes}");
+    }
+}
+
+#[test]
+fn every_mistake_of_routes_is_told_at_once() {
+    let text = groups(
+        "[[service.route]]\nfrom = [\"192.0.2.7/24\", \"198.51.100.0/24\"]\ngroup = \"red\"\n\
+         [[service.route]]\nfrom = [\"198.51.100.0/24\", \"2001:db8::/32\"]\ngruop = \"blue\"\n",
+    );
+    let mistakes = super::mistakes(&text);
+    for expected in [
+        "service[0].route[0].from[0]: \"192.0.2.7/24\": must have no bits set beyond its prefix length\
+         \n  hint: write \"192.0.2.0/24\" for the network, \"192.0.2.7/32\" for the one address",
+        "service[0].route[0].group: \"red\": must be of a group with backends, `red` has none\
+         \n  hint: groups of its backends: blue, green",
+        "service[0].route[1].from[0]: \"198.51.100.0/24\": must be routed once in its service\
+         \n  hint: ",
+        "service[0].route[1].from[1]: \"2001:db8::/32\": must be an IPv4 address, as the VIP is",
+        "service[0].route[1].group: missing, must be set\n  hint: the group of some backends",
+        "service[0].route[1].gruop: unknown key",
+    ] {
+        assert!(mistakes.contains(expected), "{expected}\nis not in\n{mistakes}");
     }
 }

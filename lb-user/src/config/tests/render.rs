@@ -87,13 +87,13 @@ proptest! {
 #[test]
 fn groups_ports_and_ranges_read_as_they_were() {
     let several = backend("group = \"blue\"").replace("port = 80", "port = \"any\"")
-        + "[service.split]\nblue = 5\n";
+        + "[service.split]\nblue = 5\n[[service.route]]\nfrom = [\"::/0\"]\ngroup = \"blue\"\n";
     let several =
         several.replace("203.0.113.10", "2001:db8::10").replace("10.0.0.1", "2001:db8::1");
     let service = &model(&several).services[0];
     let table = render::service(service);
     assert_eq!(table["port"], json!("any"));
-    assert_eq!(table["split"], json!({ "blue": 5 }));
+    assert_eq!(table["route"], json!([{ "from": ["::/0"], "group": "blue" }]));
     assert_eq!(service_from(&table).as_ref(), Ok(service));
 }
 
@@ -160,7 +160,7 @@ service.web.wieght: unknown key
         .replace(
             "known here: name, vip",
             "known here: name, vip, protocol, port, mode, policy, affinity, affinity_timeout, \
-             slow_start, min_up, on_empty, on_down, health, split, backend, allow_sources, route"
+             slow_start, min_up, on_empty, on_down, health, split, route, backend, allow_sources"
         )
     );
     let nobody = service_from(&Table::new()).expect_err("mistakes");

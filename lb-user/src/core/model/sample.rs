@@ -23,6 +23,7 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
         on_down: OnDown::Release,
         health: Health::default(),
         split: BTreeMap::new(),
+        routes: Vec::new(),
         backends: Vec::new(),
     }
 }

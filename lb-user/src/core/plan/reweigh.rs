@@ -23,7 +23,8 @@ use crate::core::{model::Model, weight::Standings};
 pub type Reweighed = (Plan, BTreeMap<ServiceIdentity, CapacityError>);
 
 /// Plans what the standings of the services `changed` ask for. Of the
-/// snapshot, the content of tables and the denied prefixes are not looked at.
+/// snapshot, the content of tables, the
+/// denied prefixes and the routes are not looked at.
 #[must_use]
 pub fn reweigh(
     model: &Model,
@@ -57,10 +58,11 @@ pub fn reweigh(
                 changes.push(Operation::SetServing(id, serving));
             }
         }
+        let old = Places::read(&snapshot.services[&id]);
+        let current = current.with_routes(old.current.routes());
         if !current.is_none() {
             switches.push(Operation::WriteTable(current.first(), content.slots));
         }
-        let old = Places::read(&snapshot.services[&id]);
         switches.push(Operation::SwitchTables(id, old.followed_by(current)));
     }
     let operations = rising.into_iter().chain(switches).chain(falling).collect();

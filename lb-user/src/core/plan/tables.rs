@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lb_common::{service::Service, table::TableRef};
 
 use super::{
-    BackendId, CapacityError, Operation, ServiceId, Snapshot,
+    BackendId, CapacityError, Operation, RouteSet, ServiceId, Snapshot,
     arena::Arena,
     identity::{BackendIdentity, ServiceIdentity},
     ids::Ids,
@@ -13,7 +13,7 @@ use super::{
 use crate::core::{
     maglev::{self, Candidate},
     model::{self, Model},
-    split,
+    route, split,
     weight::Standings,
 };
 
@@ -56,8 +56,12 @@ pub struct Built {
 
 /// Every table of the active bank; the same one may come more than once.
 pub fn in_use(snapshot: &Snapshot) -> impl Iterator<Item = TableRef> {
-    let tables = snapshot.services.values().flat_map(|entry| [entry.table, entry.previous]);
-    tables.filter(|table| !table.is_none())
+    all(snapshot).filter(|table| !table.is_none())
+}
+
+/// Every table of the active bank, those without slots included.
+pub(super) fn all(snapshot: &Snapshot) -> impl Iterator<Item = TableRef> {
+    snapshot.services.values().flat_map(|entry| [entry.table, entry.previous])
 }
 
 /// The lines that new tables may take.
@@ -66,7 +70,8 @@ pub(super) fn arena(snapshot: &Snapshot) -> Arena {
 }
 
 /// Builds every service's table and takes lines for those whose content
-/// changed. Where nothing changed, they stay as they are.
+/// changed; `routes` are the sets of services. Where nothing changed, they stay
+/// as they are.
 ///
 /// # Errors
 /// The new tables do not fit beside the old ones.
@@ -74,6 +79,7 @@ pub fn build(
     model: &Model,
     standings: &Standings,
     ids: &Ids,
+    routes: &BTreeMap<ServiceId, RouteSet>,
     snapshot: &Snapshot,
     arena: &mut Arena,
 ) -> Result<Built, CapacityError> {
@@ -82,14 +88,15 @@ pub fn build(
         let id = ids.services[&ServiceIdentity::of(service)];
         let content = Content::of(service, standings, &ids.backends, snapshot.config.slot_seed);
         let old = snapshot.services.get(&id).map(Places::read).unwrap_or_default();
-        let places = if content.is_at(old.current, &snapshot.tables) {
-            old
-        } else {
-            old.followed_by(content.place(service, arena)?)
-        };
-        if places != old && !places.current.is_none() {
-            built.writes.push(Operation::WriteTable(places.current.first(), content.slots));
+        let mut current = old.current;
+        if !content.is_at(current, &snapshot.tables) {
+            current = content.place(service, arena)?;
+            if !current.is_none() {
+                built.writes.push(Operation::WriteTable(current.first(), content.slots));
+            }
         }
+        let current = current.with_routes(routes.get(&id).copied().unwrap_or(0));
+        let places = if current == old.current { old } else { old.followed_by(current) };
         built.places.insert(id, places);
     }
     Ok(built)
@@ -109,6 +116,15 @@ pub(super) struct Content {
 /// to 0.4 %, with more to 0.8 %.
 const BLOCKS: u32 = 128;
 
+/// Groups that a service can route to: what is left of a table's blocks.
+pub const MOST_GROUPS: u32 = TableRef::MAX_BLOCKS - BLOCKS;
+
+/// Blocks of a service's table that clients without a route are shared out to.
+#[must_use]
+pub fn ordinary_blocks(service: &model::Service) -> u16 {
+    if service.split.values().any(|&share| share > 0) { BLOCKS as u16 } else { 1 }
+}
+
 /// Slots of such a block by the number of backends; all prime. 509 slots give
 /// each of 16 backends its share of the block to 0.2 % of it. All blocks
 /// together take 127 KiB, 510 KiB, 2 MiB or 8 MiB of the 32 MiB of `TABLES`.
@@ -126,26 +142,21 @@ impl Content {
             let identity = BackendIdentity::of(service, backend);
             Candidate { identity: identity.bytes(), id: ids[&identity], weight }
         };
-        let groups = split::blocks(&service.split, BLOCKS);
-        if groups.is_empty() {
-            let weighed = service.backends.iter().map(|backend| {
-                let identity = BackendIdentity::of(service, backend);
-                (backend, standings.of(&identity, backend.weight).weight)
-            });
-            let candidates: Vec<_> = weighed.map(candidate).collect();
-            let slots = maglev::table(&candidates, maglev::size(candidates.len()), seed);
-            return Self { blocks: 1, slots };
-        }
-        let backends = service.backends.len();
-        let size = BLOCK_SIZES.iter().find(|(most, _)| backends <= *most);
-        let size = size.map_or(BLOCK_SIZES[3].1, |(_, slots)| *slots);
-        let table = |group: &String| {
-            let members = split::members(service, standings, group);
+        let table = |members: Vec<(&model::Backend, u16)>, size| {
             maglev::table(&members.into_iter().map(candidate).collect::<Vec<_>>(), size, seed)
         };
-        let tables: Vec<_> = service.split.keys().map(table).collect();
-        let slots = groups.into_iter().flat_map(|group| &tables[group]).copied().collect();
-        Self { blocks: BLOCKS, slots }
+        let shares = split::blocks(&service.split, BLOCKS);
+        let size = size(service.backends.len(), shares.len());
+        let of_group = |group: &str| table(split::members(service, standings, group), size);
+        let mut slots = if shares.is_empty() {
+            table(split::weighed(service, standings).collect(), size)
+        } else {
+            let tables: Vec<_> = service.split.keys().map(|group| of_group(group)).collect();
+            shares.into_iter().flat_map(|group| &tables[group]).copied().collect()
+        };
+        let routed = route::groups(service);
+        slots.extend(routed.iter().flat_map(|group| of_group(group)));
+        Self { blocks: u32::from(ordinary_blocks(service)) + routed.len() as u32, slots }
     }
 
     /// Whether this is what a table, one of `tables`, holds already.
@@ -169,6 +180,16 @@ impl Content {
         let first = arena.take(count).ok_or_else(|| CapacityError::Tables(service.name.clone()))?;
         Ok(TableRef::new(first, count / self.blocks, self.blocks))
     }
+}
+
+/// Slots of a block of a table for `backends` backends whose clients are shared
+/// out to `shares` blocks; 0: to none.
+fn size(backends: usize, shares: usize) -> u32 {
+    if shares == 0 {
+        return maglev::size(backends);
+    }
+    let size = BLOCK_SIZES.iter().find(|(most, _)| backends <= *most);
+    size.map_or(BLOCK_SIZES[3].1, |(_, slots)| *slots)
 }
 
 #[cfg(test)]

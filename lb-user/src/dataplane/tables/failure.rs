@@ -31,6 +31,18 @@ impl KernelMaps for Stubborn {
         Ok(self.denied.clone())
     }
 
+    fn write_routes(&mut self, _set: RouteSet, _routes: &Arc<Routes>) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn remove_routes(&mut self, _set: RouteSet) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn routes(&self) -> BTreeMap<RouteSet, Arc<Routes>> {
+        BTreeMap::new()
+    }
+
     fn stats(&self, _id: BackendId) -> io::Result<BackendStats> {
         Ok(BackendStats::ZERO)
     }
@@ -65,6 +77,14 @@ fn a_refused_plan_leaves_no_denied_prefix_behind() {
     ];
     assert!(tables.carry_out(&plan).is_err());
     assert_eq!(tables.kernel.denied().unwrap(), BTreeSet::from([net("192.0.2.0/24")]));
+    assert_eq!(tables.config.read(0).active, 0);
+}
+
+#[test]
+fn routes_that_find_no_room_leave_the_generation_in_force() {
+    let mut tables = tables(2, true);
+    let plan = [Operation::WriteRoutes(1, Arc::default()), Operation::Publish(1)];
+    assert!(tables.carry_out(&plan).is_err());
     assert_eq!(tables.config.read(0).active, 0);
 }
 

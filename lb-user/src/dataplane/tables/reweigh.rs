@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::{
+    routes::check_routes,
     tests::{any_model, carry_out, host, serves, slots},
     *,
 };
@@ -23,6 +24,8 @@ use crate::{
 /// Whatever new flows can be given to serves and belongs to the service.
 fn check_slots(tables: &Tables) {
     for (id, entry) in tables.services_of(tables.config.read(0).active) {
+        check_routes(tables, entry.table);
+        check_routes(tables, entry.previous);
         for slot in slots(tables, entry.table) {
             let backend = tables.backends.read(slot.into());
             assert!(serves(&backend) && backend.service == id, "slot of {id} names {slot}");

@@ -15,7 +15,10 @@ use lb_common::{
 };
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    routes::{any_routes, check_routes},
+    *,
+};
 use crate::{
     core::{
         model::{
@@ -24,6 +27,7 @@ use crate::{
         },
         nexthop::Network,
         plan::{self, Host, identity::BackendIdentity, identity::ServiceIdentity},
+        route::Routes,
         weight::Standings,
     },
     dataplane::fake,
@@ -95,6 +99,9 @@ fn check_reach(tables: &Tables) {
             assert_eq!(backend.service, id);
             check_replies(tables, &backend, &entry);
         }
+        for table in [entry.table, entry.previous] {
+            check_routes(tables, table);
+        }
         for slot in slots(tables, entry.previous) {
             let backend = tables.backends.read(slot.into());
             assert!(!serves(&backend) || backend.service == id, "a stranger in a previous table");
@@ -140,7 +147,7 @@ fn check_replies(tables: &Tables, backend: &Backend, service: &Service) {
 }
 
 /// A service as an operator sees it: who is behind each slot, by identity.
-type View = BTreeMap<ServiceIdentity, (Service, Vec<BackendIdentity>)>;
+type View = BTreeMap<ServiceIdentity, (Service, Vec<BackendIdentity>, Option<Arc<Routes>>)>;
 
 fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     let snapshot = tables.snapshot().unwrap();
@@ -154,7 +161,8 @@ fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
             previous: TableRef::NONE,
             ..*entry
         };
-        view.insert(who, (places, slots.into_iter().map(backend).collect()));
+        let routes = snapshot.routes.get(&entry.table.routes()).cloned();
+        view.insert(who, (places, slots.into_iter().map(backend).collect(), routes));
         assert!(id > 0);
     }
     (view, snapshot.generation().features, snapshot.denied)
@@ -166,8 +174,9 @@ fn any_service() -> impl Strategy<Value = model::Service> {
     let mode = prop::sample::select(vec![Mode::Nat, Mode::Dsr]);
     let backends = prop::collection::btree_map(1u8..8, (0u16..3, 0u16..4), 0..6);
     let split = prop::option::weighted(0.3, (0u16..100, 1u16..100));
-    let any = (any::<bool>(), ports, protocol, mode, backends, split);
-    any.prop_map(|(v6, ports, protocol, mode, all, split)| {
+    let routes = prop::collection::vec((0usize..4, any::<bool>()), 0..4);
+    let any = (any::<bool>(), ports, protocol, mode, backends, split, routes);
+    any.prop_map(|(v6, ports, protocol, mode, all, split, routes)| {
         let mut service =
             service(if v6 { "2001:db8::1" } else { "192.0.2.1" }, ports, protocol, mode);
         for (last, (port, weight)) in all {
@@ -184,6 +193,7 @@ fn any_service() -> impl Strategy<Value = model::Service> {
         if let Some((blue, green)) = split {
             service.split = [("blue".to_owned(), blue), ("green".to_owned(), green)].into();
         }
+        service.routes = any_routes(v6, routes);
         service
     })
 }
@@ -243,6 +253,10 @@ proptest! {
         prop_assert_eq!(view(&tables), view(&fresh));
         let wanted: usize = third.0.services.iter().map(|service| service.backends.len()).sum();
         prop_assert_eq!(tables.snapshot().unwrap().in_use().count(), wanted);
+        // What nobody refers to any more, the next plan removes.
+        tables.retire_previous(1..limits::SERVICES as u16);
+        carry_out(&mut tables, &third.0, &third.1, check_reach);
+        prop_assert_eq!(tables.kernel.routes().len(), fresh.kernel.routes().len());
     }
 }
 

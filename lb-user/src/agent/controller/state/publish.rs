@@ -9,7 +9,7 @@ use super::{super::Error, REST, RETIRE, State};
 use crate::core::{
     model::Model,
     plan::{
-        self, CapacityError, Operation, Plan, ServiceId, Snapshot,
+        self, Operation, Plan, ServiceId, Snapshot,
         identity::ServiceIdentity,
         reweigh::{Reweighed, reweigh},
     },
@@ -20,7 +20,7 @@ impl State {
     /// Makes `model` the generation in force.
     pub(super) async fn publish(&mut self, model: &Model) -> Result<(), Error> {
         let plan = match self.plan(model) {
-            Err(Error::Capacity(CapacityError::Tables(_))) if self.retire_previous() => {
+            Err(Error::Capacity(error)) if error.passes() && self.retire_previous() => {
                 // Packets may still look into what is free now.
                 sleep(REST).await;
                 self.plan(model)
@@ -147,12 +147,14 @@ impl State {
     }
 
     pub(super) fn carry_out(&mut self, plan: &Plan) -> Result<(), Error> {
-        if let Err(error) = self.data_plane.tables.carry_out(&plan.operations) {
+        let tables = &mut self.data_plane.tables;
+        let before = tables.services_of(tables.config.read(0).active & 1);
+        if let Err(error) = tables.carry_out(&plan.operations) {
             self.torn = true;
             return Err(Error::Maps(error));
         }
         let now = Instant::now();
-        self.tables_changed.extend(plan.new_tables().map(|service| (service, now)));
+        self.tables_changed.extend(plan.changed_tables(&before).map(|service| (service, now)));
         Ok(())
     }
 
