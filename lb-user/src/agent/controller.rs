@@ -127,7 +127,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let mut signals = Signals::new().map_err(Error::Events)?;
     let (store, kept) = Store::open(&file.model.node.state_dir)?;
     let file = change::confirmed(file, &kept, &source);
-    let mut origin = Origin { file, edits: kept.edits.clone() };
+    let mut origin = Origin { file: file.into(), edits: kept.edits.clone() };
     origin.edits.expire(view::unix_now());
     let model = origin.model()?;
     for difference in origin.edits.describe(&origin.file.model) {

@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,13 +30,15 @@ pub type Orders<'a> = dyn Fn(&str, &str) -> Option<(AdminState, Option<u64>)> + 
 
 /// All backends of the configuration.
 ///
-/// An observation that changes nothing costs a look-up. One that does costs
-/// as much as its service has backends, and so does a step of a slow start;
+/// An observation that changes nothing costs a look-up, and so does a service
+/// that a new generation leaves as it is. One that does costs as much as its
+/// service has backends, and so does a step of a slow start;
 /// a policy costs that once a second.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
     zone: Option<String>,
-    pools: BTreeMap<ServiceIdentity, Pool>,
+    /// Shared with copies of the fleet until one of them changes.
+    pools: BTreeMap<ServiceIdentity, Arc<Pool>>,
     standings: Standings,
     /// Services whose standings may differ from those taken.
     touched: BTreeSet<ServiceIdentity>,
@@ -82,6 +85,7 @@ impl Fleet {
     /// start unless their service is new as well. A deadline that
     /// has passed takes effect with the next [`tick`](Self::tick).
     pub fn configure(&mut self, model: &Model, orders: &Orders<'_>, now: Duration) {
+        let same_zone = self.zone == model.node.zone;
         self.zone.clone_from(&model.node.zone);
         let mut before = std::mem::take(&mut self.pools);
         self.deadlines.clear();
@@ -94,16 +98,21 @@ impl Fleet {
             .collect();
         for service in &model.services {
             let identity = ServiceIdentity::of(service);
-            let mut pool = before.remove(&identity).unwrap_or_else(|| {
-                moved.get(&service.name).cloned().unwrap_or_else(|| Pool::new(service))
-            });
-            for gone in pool.configure(service, orders, now) {
-                self.standings.0.remove(&gone);
+            let known = before.remove(&identity).or_else(|| moved.get(&service.name).cloned());
+            let stays = same_zone && known.as_ref().is_some_and(|pool| pool.is_of(service, orders));
+            let mut pool = known.unwrap_or_else(|| Pool::new(service).into());
+            if !stays {
+                for gone in Arc::make_mut(&mut pool).configure(service, orders, now) {
+                    self.standings.0.remove(&gone);
+                }
             }
             self.deadlines.extend(pool.deadlines());
+            self.wakes.extend(pool.wake().map(|at| (at, identity)));
             self.pools.insert(identity, pool);
-            self.weigh(&identity, now);
-            self.publish(&identity);
+            if !stays {
+                self.weigh(&identity, now);
+                self.publish(&identity);
+            }
         }
         for (identity, pool) in before {
             for seat in pool.seats() {
@@ -120,14 +129,14 @@ impl Fleet {
         observation: Observation,
         now: Duration,
     ) -> bool {
-        let seat = self.pools.get_mut(&key.service).and_then(|pool| pool.seat_mut(key));
+        let seat = self.seat_mut(key);
         let changed = seat.is_some_and(|seat| seat.tracker.observe(observation, now));
         changed && self.weigh(&key.service, now)
     }
 
     /// Takes over from an earlier agent that a backend was down.
     pub fn presume_down(&mut self, key: &BackendIdentity, now: Duration) {
-        let seat = self.pools.get_mut(&key.service).and_then(|pool| pool.seat_mut(key));
+        let seat = self.seat_mut(key);
         if seat.is_some_and(|seat| seat.tracker.presume_down(now)) {
             self.weigh(&key.service, now);
         }
@@ -136,7 +145,7 @@ impl Fleet {
     /// Says how many live flows a backend has; the next update of its
     /// service's policy looks at it.
     pub fn set_flows(&mut self, key: &BackendIdentity, flows: u64) {
-        if let Some(seat) = self.pools.get_mut(&key.service).and_then(|pool| pool.seat_mut(key)) {
+        if let Some(seat) = self.seat_mut(key) {
             seat.flows = flows;
         }
     }
@@ -144,7 +153,7 @@ impl Fleet {
     /// Takes in what was counted of a backend's handshakes by `now`; the next
     /// update of its service's policy looks at it.
     pub fn count_handshakes(&mut self, key: &BackendIdentity, counted: Counted, now: Duration) {
-        if let Some(seat) = self.pools.get_mut(&key.service).and_then(|pool| pool.seat_mut(key)) {
+        if let Some(seat) = self.seat_mut(key) {
             seat.handshakes.observe(counted, now);
         }
     }
@@ -156,9 +165,7 @@ impl Fleet {
         while let Some(&(deadline, key)) = self.deadlines.first().filter(|(at, _)| *at <= unix_now)
         {
             self.deadlines.remove(&(deadline, key));
-            if let Some(seat) =
-                self.pools.get_mut(&key.service).and_then(|pool| pool.seat_mut(&key))
-            {
+            if let Some(seat) = self.seat_mut(&key) {
                 seat.ended = true;
             }
             due.insert(key.service);
@@ -195,7 +202,7 @@ impl Fleet {
     /// now on.
     pub fn take_changes(&mut self) -> BTreeSet<ServiceIdentity> {
         let touched = std::mem::take(&mut self.touched).into_iter();
-        touched.filter(|service| self.pools.get_mut(service).is_none_or(Pool::take)).collect()
+        touched.filter(|service| self.pool_mut(service).is_none_or(Pool::take)).collect()
     }
 
     /// What is known of a backend.
@@ -211,12 +218,20 @@ impl Fleet {
     /// Whether a service has enough backends.
     #[must_use]
     pub fn service(&self, service: &ServiceIdentity) -> Option<ServiceState> {
-        self.pools.get(service).map(Pool::state)
+        self.pools.get(service).map(|pool| pool.state())
+    }
+
+    fn pool_mut(&mut self, service: &ServiceIdentity) -> Option<&mut Pool> {
+        self.pools.get_mut(service).map(Arc::make_mut)
+    }
+
+    fn seat_mut(&mut self, key: &BackendIdentity) -> Option<&mut Seat> {
+        self.pool_mut(&key.service)?.seat_mut(key)
     }
 
     /// Weighs a service's backends anew. Whether standings changed.
     fn weigh(&mut self, service: &ServiceIdentity, now: Duration) -> bool {
-        let Some(pool) = self.pools.get_mut(service) else { return false };
+        let Some(pool) = self.pools.get_mut(service).map(Arc::make_mut) else { return false };
         if let Some(at) = pool.wake() {
             self.wakes.remove(&(at, *service));
         }

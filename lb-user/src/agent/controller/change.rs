@@ -221,23 +221,30 @@ impl State {
         file: Option<&api::FileText>,
         discard_edits: bool,
     ) -> Result<(Origin, bool, Vec<String>), Refused> {
-        let Source { path, interfaces } = &self.source;
-        let own = config::load(path, interfaces);
-        let (file, foreign) = match file {
-            None => (own?, false),
-            Some(api::FileText { name, text }) => {
-                let given = config::load_text(name, text.clone(), interfaces)?;
-                match own {
-                    Ok(own) if own.model == given.model => (own, false),
-                    _ => (given, true),
-                }
-            }
-        };
+        let (file, foreign) = self.file_with(file)?;
         let edits = if discard_edits { Edits::default() } else { self.origin.edits.clone() };
-        let mut origin = Origin { file, edits };
+        let mut origin = Origin { file: file.into(), edits };
         // The agent may start again, from its own file.
         let lost = if foreign { Vec::new() } else { origin.edits.prune(&origin.file.model) };
         Ok((origin, foreign, lost))
+    }
+
+    /// A text, or the agent's own file; whether it says something else than
+    /// the agent's own.
+    fn file_with(&self, file: Option<&api::FileText>) -> Result<(Loaded, bool), Refused> {
+        let Source { path, interfaces } = &self.source;
+        let Some(api::FileText { name, text }) = file else {
+            return Ok((config::load(path, interfaces)?, false));
+        };
+        let given = config::load_text(name, text.clone(), interfaces)?;
+        let own = match config::read_file(path) {
+            Ok(own) if own == *text => return Ok((given, false)),
+            own => own.and_then(|own| config::load_text(name, own, interfaces)),
+        };
+        Ok(match own {
+            Ok(own) if own.model == given.model => (own, false),
+            _ => (given, true),
+        })
     }
 
     fn refuse_while_unconfirmed(&self) -> Result<(), Refused> {

@@ -117,7 +117,7 @@ pub(super) struct State {
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     /// The file.
-    pub(super) file: Loaded,
+    pub(super) file: Arc<Loaded>,
     /// What the admin socket made of it.
     pub(super) edits: Edits,
 }

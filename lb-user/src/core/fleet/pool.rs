@@ -93,12 +93,17 @@ impl Seat {
     }
 
     /// An order that is repeated does not undo that its deadline has come.
-    fn order(&mut self, (admin, deadline): (AdminState, Option<u64>)) {
-        let deadline = deadline.filter(|_| admin == AdminState::Drain);
+    fn order(&mut self, order: (AdminState, Option<u64>)) {
+        let (admin, deadline) = kept(order);
         if (self.admin, self.deadline) != (admin, deadline) {
             (self.admin, self.deadline, self.ended) = (admin, deadline, false);
         }
     }
+}
+
+/// Only a drain has a deadline.
+fn kept((admin, deadline): (AdminState, Option<u64>)) -> (AdminState, Option<u64>) {
+    (admin, deadline.filter(|_| admin == AdminState::Drain))
 }
 
 impl Pool {
@@ -113,6 +118,15 @@ impl Pool {
             policy_due: None,
             taken: BTreeMap::new(),
         }
+    }
+
+    /// Whether that is what it knows already.
+    pub(super) fn is_of(&self, service: &Service, orders: &Orders<'_>) -> bool {
+        self.service == *service
+            && self.seats.iter().zip(&service.backends).all(|(seat, backend)| {
+                let order = orders(&service.name, &backend.name).unwrap_or_default();
+                (seat.admin, seat.deadline) == kept(order)
+            })
     }
 
     /// Takes a new generation, and says which backends left.

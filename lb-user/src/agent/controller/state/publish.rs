@@ -1,18 +1,12 @@
 //! What is in force, and how it becomes something else.
 
-use std::collections::BTreeSet;
-
 use lb_common::table::TableRef;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{super::Error, REST, RETIRE, State};
 use crate::core::{
     model::Model,
-    plan::{
-        self, Operation, Plan, ServiceId, Snapshot,
-        identity::ServiceIdentity,
-        reweigh::{Reweighed, reweigh},
-    },
+    plan::{self, Operation, Plan, ServiceId, Snapshot, reweigh::reweigh},
     weight::Standings,
 };
 
@@ -72,10 +66,15 @@ impl State {
         if changed.is_empty() && !numbered {
             return Ok(());
         }
-        let (mut plan, mut left) = self.reweigh_plan(&changed);
+        let mut before = self.outline();
+        let weigh = |state: &Self, outline: &Snapshot| {
+            reweigh(&state.model, state.fleet.standings(), &changed, outline)
+        };
+        let (mut plan, mut left) = weigh(self, &before);
         if !left.is_empty() && self.retire_previous() {
             sleep(REST).await;
-            (plan, left) = self.reweigh_plan(&changed);
+            before = self.outline();
+            (plan, left) = weigh(self, &before);
         }
         if numbered {
             plan.operations.push(Operation::Number(self.generation() + 1));
@@ -85,7 +84,6 @@ impl State {
             return Err(error.1.into());
         }
         self.rest().await;
-        let before = self.data_plane.tables.outline();
         if let Err(error) = self.carry_out(&plan) {
             self.unweighed = changed;
             return Err(error);
@@ -97,10 +95,8 @@ impl State {
         left.pop_first().map_or(Ok(()), |(_, error)| Err(error.into()))
     }
 
-    fn reweigh_plan(&self, changed: &BTreeSet<ServiceIdentity>) -> Reweighed {
-        let outline = self.data_plane.tables.outline();
-        let snapshot = Snapshot { resting: self.resting(), ..outline };
-        reweigh(&self.model, self.fleet.standings(), changed, &snapshot)
+    fn outline(&self) -> Snapshot {
+        Snapshot { resting: self.resting(), ..self.data_plane.tables.outline() }
     }
 
     /// Publishes what is to be in force, where that failed before or a change
