@@ -10,6 +10,7 @@ mod exec;
 mod http;
 mod line;
 mod peer;
+mod post;
 mod reason;
 mod schedule;
 #[cfg(test)]
@@ -28,7 +29,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{attempt::Attempt, schedule::Schedule, tls::Configs};
+use self::{
+    attempt::Attempt,
+    post::{Found, Urgency},
+    schedule::Schedule,
+    tls::Configs,
+};
 use crate::core::{
     health::Observation,
     model::health::{Health, Probe, Tls},
@@ -92,7 +98,7 @@ pub struct Prober {
     /// Permits there are, free or not.
     at_once: usize,
     most_at_once: usize,
-    events: mpsc::Sender<Event>,
+    finds: mpsc::Sender<Found>,
     runtime: Handle,
 }
 
@@ -106,13 +112,15 @@ impl Prober {
     #[must_use]
     pub fn new(runtime: Handle, most_at_once: usize) -> (Self, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(WAITING);
+        let (finds, found) = mpsc::channel(WAITING);
+        runtime.spawn(post::deliver(found, events));
         let prober = Self {
             running: BTreeMap::new(),
             configs: Configs::default(),
             permits: Arc::new(Semaphore::new(0)),
             at_once: 0,
             most_at_once,
-            events,
+            finds,
             runtime,
         };
         (prober, receiver)
@@ -173,7 +181,8 @@ impl Prober {
         let seed = schedule::seed(&key.bytes());
         let first = Instant::now() + schedule::first(seed, together, interval);
         let mut schedule = Schedule::new(first, &target.health, seed);
-        let (permits, events) = (self.permits.clone(), self.events.clone());
+        let (permits, finds) = (self.permits.clone(), self.finds.clone());
+        let mut urgency = Urgency::new(target.health.rise);
         let task = self.runtime.spawn(async move {
             loop {
                 sleep_until(schedule.due()).await;
@@ -181,7 +190,9 @@ impl Prober {
                 let late = schedule.due().elapsed();
                 let observation = attempt.make((late > interval / 10).then_some(late)).await;
                 drop(permit);
-                if events.send(Event { key, observation }).await.is_err() {
+                let urgent = urgency.of(&observation);
+                let event = Event { key, observation };
+                if finds.send(Found { event, urgent }).await.is_err() {
                     return;
                 }
                 schedule.advance(Instant::now());
