@@ -100,6 +100,8 @@ pub struct Prober {
     most_at_once: usize,
     finds: mpsc::Sender<Found>,
     runtime: Handle,
+    /// Where the grid of probes begins.
+    epoch: Instant,
 }
 
 impl Prober {
@@ -122,6 +124,7 @@ impl Prober {
             most_at_once,
             finds,
             runtime,
+            epoch: Instant::now(),
         };
         (prober, receiver)
     }
@@ -182,12 +185,13 @@ impl Prober {
         let first = Instant::now() + schedule::first(seed, together, interval);
         let mut schedule = Schedule::new(first, &target.health, seed);
         let (permits, finds) = (self.permits.clone(), self.finds.clone());
-        let mut urgency = Urgency::new(target.health.rise);
+        let (mut urgency, epoch) = (Urgency::new(target.health.rise), self.epoch);
         let task = self.runtime.spawn(async move {
             loop {
-                sleep_until(schedule.due()).await;
+                let due = schedule::on_grid(schedule.due(), epoch, interval);
+                sleep_until(due).await;
                 let Ok(permit) = permits.acquire().await else { return };
-                let late = schedule.due().elapsed();
+                let late = due.elapsed();
                 let observation = attempt.make((late > interval / 10).then_some(late)).await;
                 drop(permit);
                 let urgent = urgency.of(&observation);

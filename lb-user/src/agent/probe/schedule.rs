@@ -13,6 +13,18 @@ use crate::core::model::health::Health;
 /// their first probes are spread.
 const SPACING: Duration = Duration::from_millis(1);
 
+/// Probes begin on a grid of such steps, those of one step together: a thread
+/// that sleeps between each two of them is mostly busy with waking up.
+const STEP: Duration = Duration::from_millis(10);
+
+/// The moment on the grid at which a probe that is due begins. The steps of
+/// short intervals are a tenth of them.
+pub(super) fn on_grid(due: Instant, epoch: Instant, interval: Duration) -> Instant {
+    let step = STEP.min(interval / 10).as_nanos().max(1);
+    let late = (due - epoch).as_nanos() % step;
+    due + Duration::from_nanos(((step - late) % step) as u64)
+}
+
 /// How late the first probe of one of `together` targets that start at once is.
 /// Few of them go at once, many are spread over the first interval.
 pub(super) fn first(seed: u64, together: usize, interval: Duration) -> Duration {
@@ -144,6 +156,20 @@ mod tests {
         assert_eq!(at_once([&half].into_iter()), 1);
         assert_eq!(at_once(std::iter::repeat_n(&half, 1000)), 625);
         assert_eq!(at_once(std::iter::repeat_n(&whole, 1000)), 1250);
+    }
+
+    #[test]
+    fn a_probe_begins_at_the_next_step() {
+        let epoch = Instant::now();
+        let begins = |due: u64, interval| {
+            let due = epoch + Duration::from_micros(due);
+            (on_grid(due, epoch, Duration::from_millis(interval)) - epoch).as_micros()
+        };
+        assert_eq!(
+            [0, 1, 9_999, 10_000, 10_001].map(|due| begins(due, 1000)),
+            [0, 10_000, 10_000, 10_000, 20_000]
+        );
+        assert_eq!([1, 2_000, 2_001].map(|due| begins(due, 20)), [2_000, 2_000, 4_000]);
     }
 
     #[test]
