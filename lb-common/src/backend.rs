@@ -23,7 +23,8 @@ map_type! {
         32 => pub flags: u32,
         /// Port to rewrite to (network byte order); 0 keeps the packet's.
         36 => pub port: u16,
-        38 => pub _pad: u16,
+        /// [`Self::ip_delta`] of a packet that is one hop older, too.
+        38 => pub aged_delta: u16,
         /// What rewriting the destination address adds to an IPv4 header's
         /// checksum, see [`crate::csum`].
         40 => pub ip_delta: u16,

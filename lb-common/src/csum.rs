@@ -67,15 +67,36 @@ pub const fn update(field: u16, delta: u32) -> u16 {
     !fold((!field) as u32 + delta)
 }
 
+/// Applies a folded delta to a checksum field. Two words need be folded only
+/// once.
+#[inline(always)]
+#[must_use]
+pub const fn apply(field: u16, delta: u16) -> u16 {
+    let sum = (field ^ 0xffff) as u32 + delta as u32;
+    !((sum + (sum >> 16)) as u16)
+}
+
+/// Delta of a word whose first byte in memory becomes less by 1, whatever it
+/// is: on a little-endian machine this is the low one, and `~m + (m - 1)` is
+/// always the same.
+pub const AGED: u16 = 0xfffe;
+
+/// A delta and [`AGED`].
+#[inline(always)]
+#[must_use]
+pub const fn aged(delta: u16) -> u16 {
+    fold(delta as u32 + AGED as u32)
+}
+
 /// Applies a delta to a UDP checksum: 0 means "none" (RFC 768) and stays, a
 /// result of 0 is sent as all ones.
 #[inline(always)]
 #[must_use]
-pub const fn update_udp(field: u16, delta: u32) -> u16 {
+pub const fn update_udp(field: u16, delta: u16) -> u16 {
     if field == 0 {
         return 0;
     }
-    match update(field, delta) {
+    match apply(field, delta) {
         0 => 0xffff,
         sum => sum,
     }
@@ -130,6 +151,23 @@ mod tests {
             // 0x0000 and 0xffff are the same number; only an all-zero message
             // sums to the former.
             prop_assert!(updated == full || (updated, full) == (0, 0xffff) || (updated, full) == (0xffff, 0));
+        }
+
+        #[test]
+        fn a_folded_delta_is_applied_as_any_other(field: u16, delta: u16) {
+            prop_assert_eq!(apply(field, delta), update(field, u32::from(delta)));
+        }
+
+        #[test]
+        fn a_byte_that_becomes_less_by_1_adds_what_is_said(
+            mut data in proptest::collection::vec(any::<u8>(), 20), delta: u16,
+        ) {
+            let field = recompute(&data, 10);
+            data[8] = data[8].max(1) - 1;
+            let before = u16::from_ne_bytes([data[8] + 1, data[9]]);
+            let word = delta16(before, u16::from_ne_bytes([data[8], data[9]]));
+            prop_assert_eq!(fold(word), AGED);
+            prop_assert_eq!(apply(field, aged(delta)), update(field, word + u32::from(delta)));
         }
 
         #[test]

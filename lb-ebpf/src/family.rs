@@ -27,8 +27,8 @@ pub(crate) trait Family: Copy {
     fn set_destination(l3: usize, addr: &AddrBytes);
     /// Applies what an address change adds to the header's checksum, if it has one.
     fn update_header_checksum(l3: usize, delta: u16);
-    /// Takes one from the time to live, and applies what else changes in the
-    /// header to its checksum, if it has one.
+    /// Takes one from the time to live, and applies that and what else changes
+    /// in the header, `delta`, to its checksum, if it has one.
     fn age(l3: usize, delta: u16);
     /// Whether no router may cut the packet to pieces.
     fn never_fragmented(l3: usize) -> bool;
@@ -115,7 +115,7 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn update_header_checksum(l3: usize, delta: u16) {
-        store(l3 + 10, csum::update(load(l3 + 10), u32::from(delta)));
+        store(l3 + 10, csum::apply(load(l3 + 10), delta));
     }
     #[inline(always)]
     fn never_fragmented(l3: usize) -> bool {
@@ -127,12 +127,8 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn age(l3: usize, delta: u16) {
-        // Time to live and protocol are a 16-bit word, whose first byte in the
-        // frame is the low one here: it becomes less by 1, and `~m + (m - 1)`
-        // is always this.
-        const AGED: u32 = 0xfffe;
         store(l3 + 8, load::<u8>(l3 + 8) - 1);
-        store(l3 + 10, csum::update(load(l3 + 10), AGED + u32::from(delta)));
+        store(l3 + 10, csum::apply(load(l3 + 10), delta));
     }
     #[inline(always)]
     fn words(addr: u32) -> [u64; 2] {

@@ -2,7 +2,7 @@
 
 pub(crate) mod nat;
 
-use lb_common::{backend::flags, stats::Counter};
+use lb_common::{backend::flags, csum, stats::Counter};
 
 use crate::{
     count, env::Env, family::Family, nexthop, packet::Frame, parse::Packet, select::Chosen,
@@ -31,7 +31,7 @@ pub(crate) fn to_backend<F: Family>(
     if nat {
         nat::to_backend(packet, backend);
     } else {
-        F::age(packet.l3, 0);
+        F::age(packet.l3, csum::AGED);
     }
     leave(env, packet.frame, chosen)
 }

@@ -210,7 +210,7 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     }
     if backend.flags & flags::NAT != 0 {
         F::set_destination(packet.l3, &backend.addr);
-        F::age(packet.l3, backend.ip_delta);
+        F::age(packet.l3, backend.aged_delta);
         F::set_source(quote.l3, &backend.addr);
         if backend.port != 0 {
             store(quote.l4, backend.port);
@@ -219,7 +219,7 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
         let deltas = Deltas { addr: backend.ip_delta, l4: backend.l4_delta, port, outer: true };
         translate_quote(packet, &quote, &deltas);
     } else {
-        F::age(packet.l3, 0);
+        F::age(packet.l3, csum::AGED);
     }
     Some(forward::leave(env, packet.frame, &chosen))
 }
@@ -293,7 +293,7 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     if from_backend {
         F::set_source(packet.l3, &service.vip);
     }
-    F::age(packet.l3, if from_backend { !backend.ip_delta } else { 0 });
+    F::age(packet.l3, csum::aged(if from_backend { !backend.ip_delta } else { 0 }));
     F::set_destination(quote.l3, &service.vip);
     if service.flags & service_flags::RANGE == 0 {
         store(quote.l4 + 2, service.port);
@@ -339,7 +339,7 @@ fn translate_quote<F: Family>(packet: &Packet<F>, quote: &Packet<F>, deltas: &De
     if quote.proto == UDP {
         let at = quote.l4 + nat::UDP_CHECKSUM;
         let old: u16 = load(at);
-        let new = csum::update_udp(old, u32::from(deltas.l4));
+        let new = csum::update_udp(old, deltas.l4);
         store(at, new);
         delta += csum::delta16(old, new);
     } else if quote.l4 - packet.l4 + nat::TCP_CHECKSUM + 2 <= packet.length
@@ -347,7 +347,7 @@ fn translate_quote<F: Family>(packet: &Packet<F>, quote: &Packet<F>, deltas: &De
     {
         let at = quote.l4 + nat::TCP_CHECKSUM;
         let old: u16 = load(at);
-        let new = csum::update(old, u32::from(deltas.l4));
+        let new = csum::apply(old, deltas.l4);
         store(at, new);
         delta += csum::delta16(old, new);
     }

@@ -41,7 +41,7 @@ pub(crate) const UDP_CHECKSUM: usize = 6;
 #[inline(always)]
 pub(crate) fn to_backend<F: Family>(packet: &Packet<F>, backend: &Backend) {
     F::set_destination(packet.l3, &backend.addr);
-    F::age(packet.l3, backend.ip_delta);
+    F::age(packet.l3, backend.aged_delta);
     if backend.port != 0 {
         store(packet.l4 + 2, backend.port);
     }
@@ -52,7 +52,7 @@ pub(crate) fn to_backend<F: Family>(packet: &Packet<F>, backend: &Backend) {
 #[inline(always)]
 fn to_client<F: Family>(packet: &Packet<F>, backend: &Backend, service: &Service) {
     F::set_source(packet.l3, &service.vip);
-    F::age(packet.l3, !backend.ip_delta);
+    F::age(packet.l3, csum::aged(!backend.ip_delta));
     if service.flags & service_flags::RANGE == 0 {
         store(packet.l4, service.port);
     }
@@ -61,10 +61,9 @@ fn to_client<F: Family>(packet: &Packet<F>, backend: &Backend, service: &Service
 
 #[inline(always)]
 fn update_checksum<F: Family>(packet: &Packet<F>, delta: u16) {
-    let delta = u32::from(delta);
     if packet.proto == TCP {
         let at = packet.l4 + TCP_CHECKSUM;
-        store(at, csum::update(load(at), delta));
+        store(at, csum::apply(load(at), delta));
     } else {
         let at = packet.l4 + UDP_CHECKSUM;
         store(at, csum::update_udp(load(at), delta));

@@ -30,6 +30,7 @@ impl Wanted {
     pub fn entry(&self, hop: Option<NextHop>) -> Backend {
         let who = &self.identity;
         let (macs_low, macs_high) = hop.map_or((0, 0), |hop| macs(&hop));
+        let ip_delta = if who.nat { csum::delta_addr(who.service.vip, who.addr) } else { 0 };
         Backend {
             macs_low,
             macs_high,
@@ -37,7 +38,8 @@ impl Wanted {
             addr: who.addr,
             flags: self.flags(hop.is_some()),
             port: who.port.to_be(),
-            ip_delta: if who.nat { csum::delta_addr(who.service.vip, who.addr) } else { 0 },
+            aged_delta: csum::aged(ip_delta),
+            ip_delta,
             l4_delta: l4_delta(who),
             service: self.service,
             shared_endpoint: self.shared_endpoint,
