@@ -81,8 +81,9 @@ fn a_drain_ends_at_its_deadline() -> Result<()> {
     let mut flows = open(&lab, 40)?;
     let here = flows.by_backend()["b1"];
     lab.done(&["backend", "drain", NAME, "b1", "--deadline", "1s"])?;
-    let ended = eventually(PATIENCE, || agent.log().contains("drain is over"));
-    assert!(ended, "{}", agent.log());
+    let listed = || agent.log().lines().filter(|line| line.contains("flow left")).count();
+    assert!(eventually(PATIENCE, || listed() == here), "{}", agent.log());
+    assert!(agent.log().contains("drain is over"), "{}", agent.log());
     let survey = flows.survey(None);
     assert_eq!((survey.kept, survey.moved), (40 - here, 0), "{survey:?}");
     Ok(())
