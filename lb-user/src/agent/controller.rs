@@ -26,7 +26,7 @@ use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Refused},
     probe::{self, Prober},
-    store::{Store, StoreError},
+    store::{Kept, Store, StoreError},
 };
 use crate::{
     api,
@@ -111,6 +111,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Admin(error) => error.hint(),
+            Self::Edits(_) => {
+                Some("put the file right, or start once with `lb agent --discard-edits`".to_owned())
+            }
             _ => None,
         }
     }
@@ -125,8 +128,12 @@ impl Error {
 /// process made it, it is removed again.
 pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Events)?;
-    let (store, kept) = Store::open(&file.model.node.state_dir)?;
-    let file = change::confirmed(file, &kept, &source);
+    let (store, found) = Store::open(&file.model.node.state_dir)?;
+    let mut kept = if source.discard_edits { Kept::default() } else { found.clone() };
+    let file = change::confirmed(file, &mut kept, &source);
+    if kept != found {
+        store.save(&kept)?;
+    }
     let mut origin = Origin { file: file.into(), edits: kept.edits.clone() };
     origin.edits.expire(view::unix_now());
     let model = origin.model()?;
@@ -147,6 +154,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (counted, mut counts) = mpsc::channel::<Vec<u32>>(1);
+    let (listed, mut endings) = mpsc::channel(1);
     loop {
         let unconfirmed = state.unconfirmed.as_ref().map(|reload| reload.until);
         tokio::select! {
@@ -188,7 +196,10 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
             Some(call) = calls.recv() => state.answer(call, &mut network).await,
             () = sleep_until(state.next_wake()) => {
                 state.expire(&mut network).await;
-                weighing.report(state.wake().await, "cannot change weights");
+                weighing.report(state.wake(&listed).await, "cannot change weights");
+            }
+            Some(unix) = endings.recv() => {
+                weighing.report(state.end_drains(unix).await, "cannot change weights");
             }
             () = at(unconfirmed) => state.take_back(&mut network).await,
             Some(flows) = counts.recv() => state.take_flows(&flows),
@@ -197,6 +208,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 attaching.report(done, "cannot look after the interfaces");
                 state.look_after_tables();
                 mending.report(state.mend().await, "cannot finish a change yet");
+                state.give_back_memory();
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {
@@ -205,6 +217,8 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
             }
         }
     }
+    // Nobody would be there to do it in time.
+    state.take_back(&mut network).await;
     tracing::info!("the agent ends, forwarding goes on");
     Ok(())
 }

@@ -40,6 +40,9 @@ pub(super) struct Agent {
     /// Interface to attach to, instead of the file's; may be given many times
     #[arg(long, value_name = "NAME", value_parser = interface)]
     interface: Vec<String>,
+    /// Forget what was changed by command: begin with the file alone
+    #[arg(long)]
+    discard_edits: bool,
     /// How the log is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -105,7 +108,11 @@ impl Agent {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(Status::Refused, error))?;
-        let source = Source { path: self.config, interfaces: self.interface };
+        let source = Source {
+            path: self.config,
+            interfaces: self.interface,
+            discard_edits: self.discard_edits,
+        };
         let level = PacketLog::from(self.packet_log).number();
         Ok(runtime.block_on(controller::run(file, source, level))?)
     }

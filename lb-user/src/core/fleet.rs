@@ -46,6 +46,8 @@ pub struct Fleet {
     wakes: BTreeSet<(Duration, ServiceIdentity)>,
     /// Drains that have not ended their flows, by deadline.
     deadlines: BTreeSet<(u64, BackendIdentity)>,
+    /// Of earlier generations, see [`Fleet::remember`].
+    remembered: BTreeMap<ServiceIdentity, Arc<Pool>>,
 }
 
 /// Time left until a UNIX second. Nobody waits for more than a day at once,
@@ -79,6 +81,12 @@ impl Fleet {
         Self::default()
     }
 
+    /// Has backends that come back with the next generation keep what an
+    /// earlier fleet knew of them.
+    pub fn remember(&mut self, earlier: &Self) {
+        self.remembered.clone_from(&earlier.pools);
+    }
+
     /// Takes a new generation of the configuration: backends that stay keep
     /// what is known of them, also where their service has another address or
     /// mode now; those that left are forgotten, new ones begin with a slow
@@ -88,6 +96,7 @@ impl Fleet {
         let same_zone = self.zone == model.node.zone;
         self.zone.clone_from(&model.node.zone);
         let mut before = std::mem::take(&mut self.pools);
+        let remembered = std::mem::take(&mut self.remembered);
         self.deadlines.clear();
         self.wakes.clear();
         let stay: BTreeSet<_> = model.services.iter().map(ServiceIdentity::of).collect();
@@ -100,9 +109,12 @@ impl Fleet {
             let identity = ServiceIdentity::of(service);
             let known = before.remove(&identity).or_else(|| moved.get(&service.name).cloned());
             let stays = same_zone && known.as_ref().is_some_and(|pool| pool.is_of(service, orders));
-            let mut pool = known.unwrap_or_else(|| Pool::new(service).into());
+            let earlier = remembered.get(&identity);
+            let new = || earlier.cloned().unwrap_or_else(|| Pool::new(service).into());
+            let mut pool = known.unwrap_or_else(new);
             if !stays {
-                for gone in Arc::make_mut(&mut pool).configure(service, orders, now) {
+                let pool = Arc::make_mut(&mut pool);
+                for gone in pool.configure(service, earlier.map(Arc::as_ref), orders, now) {
                     self.standings.0.remove(&gone);
                 }
             }

@@ -216,7 +216,10 @@ pub enum CapacityError {
     #[error("no room for the lookup table of service `{0}`, old and new tables together")]
     Tables(String),
     /// See [`limits::DENY_PREFIXES`].
-    #[error("{0} denied prefixes of one family, expected at most {max}", max = limits::DENY_PREFIXES)]
+    #[error(
+        "{0} denied prefixes of one family, old and new together, expected at most {max}",
+        max = limits::DENY_PREFIXES
+    )]
     Prefixes(usize),
     /// See [`limits::ROUTE_PREFIXES`].
     #[error(
@@ -255,7 +258,7 @@ pub fn plan(
     snapshot: &Snapshot,
     host: &Host,
 ) -> Result<Plan, CapacityError> {
-    check_prefixes(model)?;
+    check_prefixes(model, snapshot)?;
     let ids = ids::Ids::assign(model, snapshot)?;
     let wanted = backends::wanted(model, standings, &ids, snapshot);
     let shares = backends::changed_shares(&wanted, snapshot);
@@ -322,10 +325,12 @@ fn next_hop(
     Some(hop)
 }
 
-fn check_prefixes(model: &Model) -> Result<(), CapacityError> {
-    let deny = &model.firewall.deny_sources;
-    let v4 = deny.iter().filter(|net| matches!(net, IpNet::V4(_))).count();
-    let most = v4.max(deny.len() - v4);
+/// New prefixes are written before old ones go.
+fn check_prefixes(model: &Model, snapshot: &Snapshot) -> Result<(), CapacityError> {
+    let new = model.firewall.deny_sources.iter().filter(|net| !snapshot.denied.contains(net));
+    let all: BTreeSet<_> = snapshot.denied.iter().chain(new).collect();
+    let v4 = all.iter().filter(|net| matches!(net, IpNet::V4(_))).count();
+    let most = v4.max(all.len() - v4);
     if most > limits::DENY_PREFIXES as usize {
         return Err(CapacityError::Prefixes(most));
     }

@@ -1,6 +1,6 @@
 //! Answers the admin socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -127,12 +127,13 @@ impl State {
         reply: oneshot::Sender<Reply>,
         answer: impl FnOnce() -> T + Send + 'static,
     ) {
-        let scans = Arc::clone(&self.scans);
+        let (scans, spent) = (Arc::clone(&self.scans), Arc::clone(&self.spent));
         tokio::spawn(async move {
             let _turn = scans.acquire_owned().await;
             if !reply.is_closed() {
                 // Its thread ends with the answer.
                 let _ = spawn_blocking(move || reply.send(json(Ok(answer())))).await;
+                spent.store(true, Ordering::Relaxed);
             }
         });
     }

@@ -23,11 +23,11 @@ use crate::{
     },
     core::{
         edit::{Edit, Edits, Order},
+        fleet::Fleet,
         model::Model,
         nexthop::Network,
         weight::AdminState,
     },
-    sys::memory,
 };
 
 /// Longest time a reload may wait for its confirmation.
@@ -46,6 +46,8 @@ pub(super) struct Unconfirmed {
     pub(super) until: Instant,
     /// What was in force before it.
     before: Origin,
+    /// What was known of the backends then.
+    fleet: Fleet,
 }
 
 /// Where the configuration file is, and what stands in for parts of it.
@@ -55,10 +57,13 @@ pub struct Source {
     pub path: PathBuf,
     /// Unless empty, stands for `node.interfaces`.
     pub interfaces: Vec<String>,
+    /// Whether the edits on disk are forgotten at the start.
+    pub discard_edits: bool,
 }
 
-/// What to begin with: a file that nobody confirmed is not gone by.
-pub(super) fn confirmed(file: Loaded, kept: &Kept, source: &Source) -> Loaded {
+/// What to begin with: a file that nobody confirmed is not gone by. Once there
+/// is another, it is forgotten.
+pub(super) fn confirmed(file: Loaded, kept: &mut Kept, source: &Source) -> Loaded {
     let path = source.path.display();
     let name = format!("the file in force before `{path}`");
     match &kept.withdrawn {
@@ -72,12 +77,18 @@ pub(super) fn confirmed(file: Loaded, kept: &Kept, source: &Source) -> Loaded {
                     before
                 }
                 Err(error) => {
-                    tracing::error!(error = chain(&error), "`{path}` was not confirmed, but");
+                    tracing::error!(
+                        error = chain(&error),
+                        "`{path}` was not confirmed, but what was before it cannot be read"
+                    );
                     file
                 }
             }
         }
-        _ => file,
+        _ => {
+            kept.withdrawn = None;
+            file
+        }
     }
 }
 
@@ -136,20 +147,19 @@ impl State {
             kept.withdrawn =
                 differs.then(|| Withdrawn { text: text.clone(), instead: instead.clone() });
         }
-        let before = self.origin.clone();
+        let (before, fleet) = (self.origin.clone(), self.fleet.clone());
         self.change_to(model, origin, kept, network).await?;
         let mut done = self.done();
         done.notes = notes;
-        if foreign {
+        if foreign && order.confirm_s.is_none() {
             let path = self.source.path.display();
             done.notes.push(format!("until the agent starts again, which reads `{path}`"));
         }
         if let Some(seconds) = order.confirm_s {
             done.notes.push(format!("taken back in {seconds} s unless confirmed"));
             let until = Instant::now() + Duration::from_secs(seconds);
-            self.unconfirmed = Some(Unconfirmed { until, before });
+            self.unconfirmed = Some(Unconfirmed { until, before, fleet });
         }
-        memory::give_back();
         Ok(done)
     }
 
@@ -169,8 +179,9 @@ impl State {
 
     /// Takes back what nobody confirmed; the disk never had it.
     pub(super) async fn take_back(&mut self, network: Following<'_>) {
-        let Some(Unconfirmed { mut before, .. }) = self.unconfirmed.take() else { return };
+        let Some(Unconfirmed { mut before, fleet, .. }) = self.unconfirmed.take() else { return };
         before.edits.expire(unix_now());
+        self.fleet.remember(&fleet);
         match self.return_to(before.clone(), network).await {
             Ok(()) if self.kept.withdrawn.is_some() => tracing::warn!(
                 "the reload was not confirmed and is taken back: `{}` still has it and is not \
@@ -181,7 +192,8 @@ impl State {
             Err(refused) => {
                 let error = refused.refusal.error;
                 tracing::error!(error, "cannot take the reload back yet, trying again");
-                self.unconfirmed = Some(Unconfirmed { until: Instant::now() + AGAIN, before });
+                let until = Instant::now() + AGAIN;
+                self.unconfirmed = Some(Unconfirmed { until, before, fleet });
             }
         }
     }
@@ -189,6 +201,10 @@ impl State {
     /// Ends denials whose time is up. The disk need not know: they end at the
     /// next start as well.
     pub(super) async fn expire(&mut self, network: Following<'_>) {
+        let due = self.origin.edits.next_expiry().is_some_and(|at| at <= unix_now());
+        if !due {
+            return;
+        }
         let mut origin = self.origin.clone();
         if self.expire_again.is_some_and(|again| self.now() < again)
             || !origin.edits.expire(unix_now())
@@ -232,7 +248,7 @@ impl State {
     /// A text, or the agent's own file; whether it says something else than
     /// the agent's own.
     fn file_with(&self, file: Option<&api::FileText>) -> Result<(Loaded, bool), Refused> {
-        let Source { path, interfaces } = &self.source;
+        let Source { path, interfaces, .. } = &self.source;
         let Some(api::FileText { name, text }) = file else {
             return Ok((config::load(path, interfaces)?, false));
         };

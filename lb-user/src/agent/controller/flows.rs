@@ -1,6 +1,10 @@
 //! Flows by service, backend and client: `/v1/flows`.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
 use lb_common::flow::{Bucket, FlowState, FlowValue, Timeouts};
 
@@ -83,6 +87,26 @@ impl Flows {
     /// Live flows by backend id.
     pub(super) fn by_backend(&self) -> Vec<u32> {
         self.table.count(self.now, &self.keys)
+    }
+
+    /// How many flows each of these backends has, and some of them.
+    pub(super) fn left(
+        &self,
+        backends: &BTreeSet<BackendId>,
+        most: usize,
+    ) -> BTreeMap<BackendId, (u64, Vec<api::Flow>)> {
+        let mut left: BTreeMap<_, _> = backends.iter().map(|&id| (id, (0, Vec::new()))).collect();
+        for entry in self.table.live(self.now) {
+            if let Some((count, flows)) = left.get_mut(&entry.value.backend())
+                && self.keys.is_flow(&entry)
+            {
+                *count += 1;
+                if flows.len() < most {
+                    flows.extend(self.describe(entry));
+                }
+            }
+        }
+        left
     }
 
     fn describe(&self, entry: Entry) -> Option<api::Flow> {

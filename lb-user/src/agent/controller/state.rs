@@ -10,7 +10,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,7 @@ use crate::{
     sys::{
         forwarding,
         link::{self, Interface, Mode as AttachMode},
+        memory,
         route::Watcher,
     },
 };
@@ -104,6 +108,10 @@ pub(super) struct State {
     pub(super) expire_again: Option<Duration>,
     /// What is in force is not what it should be: it stopped half-way.
     torn: bool,
+    /// Flows are being listed of drains that are over.
+    listing: bool,
+    /// Much memory may have been used and freed.
+    pub(super) spent: Arc<AtomicBool>,
     prober: Prober,
     /// Turns of those who search the affinity table.
     pub(super) scans: Arc<Semaphore>,
@@ -160,6 +168,8 @@ impl State {
             unconfirmed: None,
             expire_again: None,
             torn: false,
+            listing: false,
+            spent: Arc::default(),
             prober,
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
             probing_vips: false,
@@ -251,6 +261,13 @@ impl State {
         self.complain_of_unattached(plan);
         self.set_route_epoch();
         Ok(())
+    }
+
+    /// Gives back what large changes and answers needed for a while.
+    pub(super) fn give_back_memory(&self) {
+        if self.spent.swap(false, Ordering::Relaxed) {
+            memory::give_back();
+        }
     }
 
     /// Asks for the neighbours that packets did not know.

@@ -129,15 +129,20 @@ impl Pool {
             })
     }
 
-    /// Takes a new generation, and says which backends left.
+    /// Takes a new generation, and says which backends left. Of those that
+    /// come, what an earlier pool knew is known.
     pub(super) fn configure(
         &mut self,
         service: &Service,
+        earlier: Option<&Self>,
         orders: &Orders<'_>,
         now: Duration,
     ) -> BTreeSet<BackendIdentity> {
-        let gone =
-            if self.service == *service { BTreeSet::new() } else { self.rebuild(service, now) };
+        let gone = if self.service == *service {
+            BTreeSet::new()
+        } else {
+            self.rebuild(service, earlier, now)
+        };
         for (seat, backend) in self.seats.iter_mut().zip(&service.backends) {
             seat.order(orders(&service.name, &backend.name).unwrap_or_default());
         }
@@ -146,7 +151,12 @@ impl Pool {
         gone
     }
 
-    fn rebuild(&mut self, service: &Service, now: Duration) -> BTreeSet<BackendIdentity> {
+    fn rebuild(
+        &mut self,
+        service: &Service,
+        earlier: Option<&Self>,
+        now: Duration,
+    ) -> BTreeSet<BackendIdentity> {
         let before = std::mem::replace(&mut self.service, service.clone());
         let warm = !self.seats.iter().any(|seat| seat.standing.serving);
         // What answers at the same port of the same host is the same server,
@@ -160,6 +170,7 @@ impl Pool {
             gone.remove(&identity);
             let mut seat = stay
                 .remove(&server(&identity))
+                .or_else(|| earlier?.seat(&identity).cloned())
                 .map(|seat| Seat { identity, ..seat })
                 .unwrap_or_else(|| Seat::new(identity, Tracker::new(&service.health, now), warm));
             if before.health != service.health {

@@ -97,6 +97,29 @@ fn a_service_that_moves_keeps_what_is_known_of_its_backends() {
 }
 
 #[test]
+fn what_comes_back_is_as_it_was_where_that_is_remembered() {
+    let web = service(1, 0..3);
+    let (mut less, dns) = (web.clone(), service(2, 0..2));
+    less.backends.truncate(1);
+    less.slow_start = 10 * SECOND;
+    let mut fleet = fleet(&[&web, &dns]);
+    fleet.observe(&key(&web, 1), failed(), SECOND);
+    fleet.observe(&key(&web, 2), ok(1), SECOND);
+    fleet.observe(&key(&dns, 1), failed(), SECOND);
+    let earlier = fleet.clone();
+    fleet.configure(&model(&[&less]), &nothing, 2 * SECOND);
+    fleet.remember(&earlier);
+    fleet.take_changes();
+    fleet.configure(&model(&[&web, &dns]), &nothing, 3 * SECOND);
+    let health = |who| fleet.backend(&who).expect("known").tracker.health();
+    assert_eq!([key(&web, 1), key(&web, 2)].map(health), [Health::Down, Health::Up]);
+    assert_eq!(health(key(&dns, 1)), Health::Down);
+    assert_eq!([0, 1, 2].map(|n| weight(&fleet, &web, n)), [100, 0, 100]);
+    assert_eq!(weight(&fleet, &dns, 1), 0);
+    assert_eq!(fleet.take_changes().len(), 2);
+}
+
+#[test]
 fn a_deadline_in_the_far_future_is_waited_for_in_steps() {
     let web = service(1, 0..2);
     let mut fleet = fleet(&[&web]);

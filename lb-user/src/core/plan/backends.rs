@@ -30,7 +30,7 @@ impl Wanted {
     pub fn entry(&self, hop: Option<NextHop>) -> Backend {
         let who = &self.identity;
         let (macs_low, macs_high) = hop.map_or((0, 0), |hop| macs(&hop));
-        let ip_delta = if who.nat { csum::delta_addr(who.service.vip, who.addr) } else { 0 };
+        let deltas = Deltas::of(who);
         Backend {
             macs_low,
             macs_high,
@@ -38,9 +38,9 @@ impl Wanted {
             addr: who.addr,
             flags: self.flags(hop.is_some()),
             port: who.port.to_be(),
-            aged_delta: csum::aged(ip_delta),
-            ip_delta,
-            l4_delta: l4_delta(who),
+            aged_delta: deltas.aged,
+            ip_delta: deltas.ip,
+            l4_delta: deltas.l4,
             service: self.service,
             shared_endpoint: self.shared_endpoint,
             ..Backend::ZERO
@@ -61,18 +61,36 @@ impl Wanted {
     }
 }
 
-/// What rewriting adds to a TCP or UDP checksum, which covers the address
-/// through the pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1).
-fn l4_delta(who: &BackendIdentity) -> u16 {
-    if !who.nat {
-        return 0;
-    }
-    let addr = u32::from(csum::delta_addr(who.service.vip, who.addr));
-    match who.service.single_port() {
-        Some(port) if who.port != 0 => {
-            csum::fold(addr + csum::delta16(port.to_be(), who.port.to_be()))
+/// What rewriting adds to checksums, see [`Backend`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deltas {
+    ip: u16,
+    aged: u16,
+    l4: u16,
+}
+
+impl Deltas {
+    /// Of a backend. TCP and UDP cover the address through the pseudo header
+    /// (RFC 9293, section 3.1; RFC 8200, section 8.1).
+    #[must_use]
+    pub fn of(who: &BackendIdentity) -> Self {
+        if !who.nat {
+            return Self { aged: csum::AGED, ..Self::default() };
         }
-        _ => addr as u16,
+        let ip = csum::delta_addr(who.service.vip, who.addr);
+        let l4 = match who.service.single_port() {
+            Some(port) if who.port != 0 => {
+                csum::fold(u32::from(ip) + csum::delta16(port.to_be(), who.port.to_be()))
+            }
+            _ => ip,
+        };
+        Self { ip, aged: csum::aged(ip), l4 }
+    }
+
+    /// Of an entry.
+    #[must_use]
+    pub fn read(entry: &Backend) -> Self {
+        Self { ip: entry.ip_delta, aged: entry.aged_delta, l4: entry.l4_delta }
     }
 }
 

@@ -6,6 +6,7 @@ use lb_common::{addr, backend::flags, limits};
 
 use super::{
     BackendId, CapacityError, ServiceId, Snapshot, backend_identities,
+    backends::Deltas,
     identity::{BackendIdentity, ServiceIdentity},
     service_identities,
 };
@@ -52,8 +53,13 @@ impl Ids {
         let present = present_services(snapshot);
         let kept = wanted.iter().filter_map(|who| Some((*who, *present.get(who)?)));
         self.services = kept.collect();
-        let taken: BTreeSet<_> = self.services.values().copied().collect();
-        let mut free = (1..limits::SERVICES as u16).filter(|id| !taken.contains(id));
+        let kept: BTreeSet<_> = self.services.values().copied().collect();
+        let all = 1..limits::SERVICES as u16;
+        // Ids of services that go are the last to be given away: what is written
+        // for the new one would look like the old one's while that is in force.
+        let fresh = all.clone().filter(|id| !snapshot.services.contains_key(id));
+        let going = all.filter(|id| snapshot.services.contains_key(id) && !kept.contains(id));
+        let mut free = fresh.chain(going);
         for who in wanted {
             if !self.services.contains_key(&who)
                 && let Some(id) = free.next()
@@ -93,12 +99,15 @@ pub fn present_services(snapshot: &Snapshot) -> BTreeMap<ServiceIdentity, Servic
     service_identities(snapshot).into_iter().map(|(id, who)| (who, id)).collect()
 }
 
-/// Backends in use whose service is in force, by identity.
+/// Backends in use whose service is in force, by identity. Entries that were
+/// written for another service of the same id, by a plan that stopped half-way,
+/// are nobody's: packets would be rewritten with the wrong sums.
 #[must_use]
 pub fn present_backends(snapshot: &Snapshot) -> BTreeMap<BackendIdentity, BackendId> {
     let services = service_identities(snapshot);
     let present = snapshot.in_use().filter_map(|(id, entry)| {
-        Some((BackendIdentity::read(entry, *services.get(&entry.service)?), id))
+        let who = BackendIdentity::read(entry, *services.get(&entry.service)?);
+        (Deltas::read(entry) == Deltas::of(&who)).then_some((who, id))
     });
     present.collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! Nothing but tables and the standing of backends changes, so no bank is
 //! built: the new table is written where nothing refers to, and one store
-//! puts it in force. After any prefix of the operations every slot of a
+//! puts it in force. Where there is no room for it, it is written over the old
+//! one. After any prefix of the operations every slot of a
 //! current table names a backend that serves.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,8 +43,13 @@ pub fn reweigh(
             continue;
         };
         let content = Content::of(service, standings, &ids, snapshot.config.slot_seed);
+        let old = Places::read(&snapshot.services[&id]);
         let current = match content.place(service, &mut arena) {
-            Ok(current) => current,
+            Ok(current) => current.with_routes(old.current.routes()),
+            // Slots are single words, so it can be written over: that costs the
+            // handshakes under way in slots that change, and is better than
+            // slots of a backend that is down.
+            Err(_) if content.is_as_large_as(old.current) => old.current,
             Err(error) => {
                 left.insert(*who, error);
                 continue;
@@ -58,8 +64,6 @@ pub fn reweigh(
                 changes.push(Operation::SetServing(id, serving));
             }
         }
-        let old = Places::read(&snapshot.services[&id]);
-        let current = current.with_routes(old.current.routes());
         if !current.is_none() {
             switches.push(Operation::WriteTable(current.first(), content.slots));
         }

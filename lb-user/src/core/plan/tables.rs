@@ -167,6 +167,11 @@ impl Content {
         table.blocks() == self.blocks && tables.get(&table.first()) == Some(&self.slots)
     }
 
+    /// Whether it can be written over a table.
+    pub(super) fn is_as_large_as(&self, table: TableRef) -> bool {
+        !table.is_none() && (table.blocks(), table.size()) == (self.blocks, self.slots.len() as u32)
+    }
+
     /// Takes lines for it.
     pub(super) fn place(
         &self,

@@ -91,33 +91,47 @@ proptest! {
     }
 }
 
-/// A model of as many services of two backends as current and new tables fit
-/// of, but not a third set, and one of their weights.
+/// The first of the services has no table at first; the others take all the
+/// room, then change in place.
 #[test]
-fn a_service_whose_new_table_does_not_fit_keeps_no_other_from_its_weights() {
+fn without_room_tables_are_written_over_and_who_has_none_waits() {
     let mut tables = fake::tables(64).unwrap();
     let model = retire::many(100);
-    carry_out(&mut tables, &model, &Default::default(), |_| {});
     let all: BTreeSet<_> = model.services.iter().map(ServiceIdentity::of).collect();
-    let (mut left, mut down) = (BTreeMap::new(), standings(&model, &[(100, true)]));
-    for round in 0..3 {
-        let backends = model.services.iter().flat_map(|service| &service.backends);
-        let seeds: Vec<_> = backends.map(|_| (50 + round, true)).collect();
-        let snapshot = tables.snapshot().unwrap();
-        down = standings(&model, &[[(0, false), seeds[0]], [seeds[0]; 2]].concat());
-        let (plan, rest) = plan::reweigh::reweigh(&model, &down, &all, &snapshot);
+    let seeds = |first, weight| {
+        let others = vec![(weight, true); 2 * model.services.len() - 2];
+        standings(&model, &[vec![first; 2], others].concat())
+    };
+    let down = seeds((0, false), 100);
+    let snapshot = tables.snapshot().unwrap();
+    let whole =
+        plan::plan(&model, &down, &Default::default(), &snapshot, &host()).unwrap().operations;
+    tables.carry_out(&whole).unwrap();
+    let mut resting = Vec::new();
+    for weight in 50..53 {
+        let snapshot = Snapshot { resting: resting.clone(), ..tables.snapshot().unwrap() };
+        let down = seeds((0, false), weight);
+        let (plan, left) = plan::reweigh::reweigh(&model, &down, &all, &snapshot);
+        assert!(left.is_empty(), "{left:?}");
+        resting.extend(plan::reweigh::freed(&plan, &snapshot));
         tables.carry_out(&plan.operations).unwrap();
         check_slots(&tables);
-        left = rest;
     }
-    assert!(!left.is_empty() && left.len() < all.len(), "{} of {} left", left.len(), all.len());
-    let mut others = model.services.iter();
-    let other = others.find(|service| !left.contains_key(&ServiceIdentity::of(service)));
-    let serving = view(&tables)[&ServiceIdentity::of(other.unwrap())].1.len();
-    let wanted = other.unwrap().backends.iter().filter(|backend| {
-        down.of(&BackendIdentity::of(other.unwrap(), backend), backend.weight).serving
-    });
-    assert_eq!(serving, wanted.count());
+    let snapshot = Snapshot { resting, ..tables.snapshot().unwrap() };
+    let up = standings(&model, &[(10, true), (90, true)]);
+    let (plan, left) = plan::reweigh::reweigh(&model, &up, &all, &snapshot);
+    tables.carry_out(&plan.operations).unwrap();
+    check_slots(&tables);
+    let first = ServiceIdentity::of(&model.services[0]);
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), [first]);
+    let mut fresh = fake::tables(64).unwrap();
+    let snapshot = fresh.snapshot().unwrap();
+    let whole = plan::plan(&model, &up, &Default::default(), &snapshot, &host()).unwrap();
+    fresh.carry_out(&whole.operations).unwrap();
+    let [mut there, mut wanted] = [view(&tables), view(&fresh)];
+    assert!(there.remove(&first).is_some_and(|(slots, _)| slots.is_empty()));
+    wanted.remove(&first);
+    assert!(there == wanted);
 }
 
 #[test]

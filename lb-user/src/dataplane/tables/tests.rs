@@ -26,7 +26,11 @@ use crate::{
             sample::{backend, model, service},
         },
         nexthop::Network,
-        plan::{self, Host, identity::BackendIdentity, identity::ServiceIdentity},
+        plan::{
+            self, Host,
+            backends::Deltas,
+            identity::{BackendIdentity, ServiceIdentity},
+        },
         route::Routes,
         weight::Standings,
     },
@@ -147,7 +151,8 @@ fn check_replies(tables: &Tables, backend: &Backend, service: &Service) {
 }
 
 /// A service as an operator sees it: who is behind each slot, by identity.
-type View = BTreeMap<ServiceIdentity, (Service, Vec<BackendIdentity>, Option<Arc<Routes>>)>;
+type View =
+    BTreeMap<ServiceIdentity, (Service, Vec<(BackendIdentity, Deltas)>, Option<Arc<Routes>>)>;
 
 fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     let snapshot = tables.snapshot().unwrap();
@@ -155,7 +160,10 @@ fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     for (&id, entry) in &snapshot.services {
         let who = ServiceIdentity::read(entry);
         let slots = tables.table(entry.table);
-        let backend = |slot: u16| BackendIdentity::read(&snapshot.backends[&slot], who);
+        let backend = |slot: u16| {
+            let entry = &snapshot.backends[&slot];
+            (BackendIdentity::read(entry, who), Deltas::read(entry))
+        };
         let places = Service {
             table: TableRef::new(0, entry.table.slots(), entry.table.blocks()),
             previous: TableRef::NONE,
@@ -258,6 +266,30 @@ proptest! {
         carry_out(&mut tables, &third.0, &third.1, check_reach);
         prop_assert_eq!(tables.kernel.routes().len(), fresh.kernel.routes().len());
     }
+}
+
+/// The service moves to another VIP, and the plan stops once the entries of its
+/// backends are written.
+#[test]
+fn backends_of_a_service_that_did_not_come_are_not_taken_for_those_of_the_old_one() {
+    let (mut tables, network) = (fake::tables(64).unwrap(), Network::default());
+    let old = web(&[(1, 1), (2, 1)]);
+    let mut moved = old.clone();
+    moved.services[0].vip = "192.0.2.77".parse().unwrap();
+    carry_out(&mut tables, &old, &network, check_reach);
+    let before = view(&tables);
+    let snapshot = tables.snapshot().unwrap();
+    let cut = plan::plan(&moved, &Standings::default(), &network, &snapshot, &host()).unwrap();
+    let writes = |op: &&Operation| matches!(op, Operation::WriteBackend(..));
+    for operation in cut.operations.iter().filter(writes) {
+        tables.apply(operation).unwrap();
+    }
+    carry_out(&mut tables, &old, &network, check_reach);
+    assert_eq!(view(&tables), before);
+    carry_out(&mut tables, &moved, &network, check_reach);
+    let mut fresh = fake::tables(64).unwrap();
+    carry_out(&mut fresh, &moved, &network, |_| {});
+    assert_eq!(view(&tables), view(&fresh));
 }
 
 fn web(backends: &[(u8, u16)]) -> Model {

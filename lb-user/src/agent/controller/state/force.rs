@@ -1,6 +1,9 @@
 //! Another configuration, put in force whole or not at all.
 
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::sync::watch;
 
@@ -61,6 +64,7 @@ impl State {
             }
         }
         self.probe_backends();
+        self.spent.store(true, Ordering::Relaxed);
         done
     }
 

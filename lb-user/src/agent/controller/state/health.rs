@@ -1,6 +1,10 @@
 //! From probes, time and counts to weights in force.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
@@ -14,7 +18,6 @@ use crate::{
         },
         probe::Event,
     },
-    api::FlowFilter,
     core::{
         fleet,
         handshake::Counted,
@@ -30,8 +33,8 @@ use crate::{
 /// How long nothing at all may be due.
 const FAR: Duration = Duration::from_hours(1);
 
-/// Flows listed when a drain is over.
-const LISTED: u64 = 100;
+/// Flows of a backend that are listed when its drain is over.
+const LISTED: usize = 100;
 
 impl State {
     /// Time since the agent started.
@@ -42,56 +45,86 @@ impl State {
     /// When [`Self::wake`] is to be called next.
     pub(in super::super) fn next_wake(&self) -> Instant {
         let now = self.now();
-        let fleet = self.fleet.next_wake(now, unix_now());
+        // Drains wait while the flows that they leave are listed.
+        let fleet = self.fleet.next_wake(now, if self.listing { 0 } else { unix_now() });
         let denials = self.origin.edits.next_expiry().map(|at| now + fleet::until(at, unix_now()));
         let denials = denials.map(|at| at.max(self.expire_again.unwrap_or_default()));
         let next = fleet.into_iter().chain(denials).min().unwrap_or(now + FAR);
         self.started + next.max(now + Duration::from_millis(1))
     }
 
-    /// Does what is due: slow starts, policies, drains that end.
-    pub(in super::super) async fn wake(&mut self) -> Result<(), Error> {
+    /// Does what is due: slow starts, policies, drains that end. The flows
+    /// that these leave without a backend are listed first, beside the
+    /// controller; [`Self::end_drains`] follows with what `listed` says.
+    pub(in super::super) async fn wake(&mut self, listed: &mpsc::Sender<u64>) -> Result<(), Error> {
         let unix = unix_now();
-        for who in self.fleet.due_drains(unix) {
-            if let Err(error) = self.tell_of_flows_left(&who) {
-                tracing::warn!(error = chain(&error), "cannot list the flows that end");
+        let mut ending = unix;
+        if self.listing {
+            ending = 0;
+        } else if let over = self.fleet.due_drains(unix)
+            && !over.is_empty()
+        {
+            match self.list_flows_left(&over, unix, listed.clone()) {
+                Ok(()) => (self.listing, ending) = (true, 0),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "cannot list the flows that end");
+                }
             }
         }
+        self.fleet.tick(self.now(), ending);
+        self.reweigh(false).await
+    }
+
+    /// Ends the drains that were over by this UNIX second.
+    pub(in super::super) async fn end_drains(&mut self, unix: u64) -> Result<(), Error> {
+        self.listing = false;
         self.fleet.tick(self.now(), unix);
         self.reweigh(false).await
     }
 
-    /// Lists, beside the controller, the flows that a drain's end leaves
-    /// without their backend.
-    fn tell_of_flows_left(&mut self, who: &BackendIdentity) -> Result<(), Error> {
-        let now = self.data_plane.now()?;
-        let Some((service, backend)) = self.names_of(who) else { return Ok(()) };
-        let outline = self.data_plane.tables.outline();
-        let members = view::members(self, &outline, Some(&service)).map_err(Error::Maps)?;
+    fn list_flows_left(
+        &mut self,
+        over: &[BackendIdentity],
+        unix: u64,
+        listed: mpsc::Sender<u64>,
+    ) -> Result<(), Error> {
+        let (now, outline) = (self.data_plane.now()?, self.data_plane.tables.outline());
+        let members = view::members(self, &outline, None).map_err(Error::Maps)?;
         let flows = Flows::new(self, &outline, &members, now);
-        let filter = FlowFilter {
-            service: Some(service.clone()),
-            backend: Some(backend.clone()),
-            limit: Some(LISTED),
-            ..FlowFilter::default()
-        };
-        spawn_blocking(move || {
-            let left = flows.count(&filter);
-            tracing::info!(service, backend, flows = left, "the drain is over, its flows end");
-            for flow in flows.list(&filter) {
-                let client = flow.client.map_or("?".to_owned(), |client| client.to_string());
-                let (port, state, idle_s) = (flow.client_port, flow.state, flow.idle_s);
-                tracing::info!(service, backend, client, port, state, idle_s, "flow left");
-            }
+        let ids = present_backends(&outline);
+        let names = |who| Some((*ids.get(who)?, self.name_of(who)));
+        let names: BTreeMap<_, _> = over.iter().filter_map(names).collect();
+        let scans = Arc::clone(&self.scans);
+        tokio::spawn(async move {
+            let _turn = scans.acquire().await;
+            let told = spawn_blocking(move || {
+                let ids = names.keys().copied().collect();
+                for (id, (left, some)) in flows.left(&ids, LISTED) {
+                    let backend = &names[&id];
+                    tracing::info!(backend, flows = left, "the drain is over, its flows end");
+                    for flow in some {
+                        let client = flow.client.map_or("?".to_owned(), |ip| ip.to_string());
+                        let (port, state, idle_s) = (flow.client_port, flow.state, flow.idle_s);
+                        tracing::info!(backend, client, port, state, idle_s, "flow left");
+                    }
+                }
+            });
+            // Listed or not, the drains end.
+            let _ = told.await;
+            let _ = listed.send(unix).await;
         });
         Ok(())
     }
 
-    /// What an earlier agent found down does not serve until it is probed.
+    /// What an earlier agent found down does not serve until it is probed; who
+    /// was ordered not to serve need not be down.
     pub(super) fn presume_down(&mut self) {
         let (now, outline) = (self.now(), self.data_plane.tables.outline());
         for (who, id) in present_backends(&outline) {
-            if !outline.is_serving(id) {
+            let ordered = self.names_of(&who).is_some_and(|(service, backend)| {
+                self.origin.edits.admin(&service, &backend).is_some()
+            });
+            if !outline.is_serving(id) && !ordered {
                 self.fleet.presume_down(&who, now);
             }
         }

@@ -61,7 +61,8 @@ impl State {
     /// Puts changed weights in force, in place; `numbered`: as a generation of
     /// its own. Where nothing changed, no map is touched.
     pub(in super::super) async fn reweigh(&mut self, numbered: bool) -> Result<(), Error> {
-        let mut changed = self.fleet.take_changes();
+        let own = self.fleet.take_changes();
+        let mut changed = own.clone();
         changed.append(&mut self.unweighed);
         if changed.is_empty() && !numbered {
             return Ok(());
@@ -79,9 +80,12 @@ impl State {
         if numbered {
             plan.operations.push(Operation::Number(self.generation() + 1));
         }
-        if numbered && let Some(error) = left.pop_first() {
+        // What is left of earlier changes is no reason to refuse this one.
+        let refused = left.iter().find(|(who, _)| numbered && own.contains(who));
+        if let Some((_, error)) = refused {
+            let error = error.clone().into();
             self.unweighed = changed;
-            return Err(error.1.into());
+            return Err(error);
         }
         self.rest().await;
         if let Err(error) = self.carry_out(&plan) {
@@ -92,7 +96,10 @@ impl State {
         let now = Instant::now();
         self.resting.extend(plan::reweigh::freed(&plan, &before).map(|place| (place, now)));
         self.unweighed = left.keys().copied().collect();
-        left.pop_first().map_or(Ok(()), |(_, error)| Err(error.into()))
+        match left.pop_first() {
+            Some((_, error)) if !numbered => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn outline(&self) -> Snapshot {
