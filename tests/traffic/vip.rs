@@ -132,6 +132,7 @@ fn no_other_backend_answers_for_one_that_forwards() -> Result<()> {
     let agent = lab.start_agent(&lab.config(services.clone()))?;
     for service in &services {
         becomes(&lab, &agent, service.name(), "b1", "up");
+        // What it sends on has no hop left, and the balancer drops it.
         let reason = becomes(&lab, &agent, service.name(), "b2", "down");
         assert!(reason.contains("for the VIP"), "{reason}");
     }

@@ -17,6 +17,7 @@ mod schedule;
 mod tests;
 mod thread;
 mod tls;
+mod trouble;
 
 use std::{collections::BTreeMap, mem, net::IpAddr, sync::Arc};
 
@@ -34,6 +35,7 @@ use self::{
     post::{Found, Urgency},
     schedule::Schedule,
     tls::Configs,
+    trouble::Troubles,
 };
 use crate::core::{
     health::Observation,
@@ -99,6 +101,7 @@ pub struct Prober {
     at_once: usize,
     most_at_once: usize,
     finds: mpsc::Sender<Found>,
+    troubles: Troubles,
     runtime: Handle,
     /// Where the grid of probes begins.
     epoch: Instant,
@@ -123,6 +126,7 @@ impl Prober {
             at_once: 0,
             most_at_once,
             finds,
+            troubles: Troubles::default(),
             runtime,
             epoch: Instant::now(),
         };
@@ -185,6 +189,7 @@ impl Prober {
         let first = Instant::now() + schedule::first(seed, together, interval);
         let mut schedule = Schedule::new(first, &target.health, seed);
         let (permits, finds) = (self.permits.clone(), self.finds.clone());
+        let (troubles, mut trouble) = (self.troubles.clone(), None);
         let (mut urgency, epoch) = (Urgency::new(target.health.rise), self.epoch);
         let task = self.runtime.spawn(async move {
             loop {
@@ -194,6 +199,7 @@ impl Prober {
                 let late = due.elapsed();
                 let observation = attempt.make((late > interval / 10).then_some(late)).await;
                 drop(permit);
+                trouble = troubles.after(&observation.outcome, trouble);
                 let urgent = urgency.of(&observation);
                 let event = Event { key, observation };
                 if finds.send(Found { event, urgent }).await.is_err() {

@@ -23,11 +23,21 @@ pub fn smooth(smoothed: Option<Duration>, new: Duration) -> Duration {
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// `Ok`: success, and how long it took; else why not, in the words that
-    /// an operator reads.
-    pub outcome: Result<Duration, String>,
+    /// How it ended.
+    pub outcome: Outcome,
     /// What an `agent` backend says of itself.
     pub report: Option<Report>,
+}
+
+/// How one probe ended. Reasons are in the words that an operator reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend serves; how long that took to find out.
+    Success(Duration),
+    /// The backend does not serve, or cannot be reached; why.
+    Failure(String),
+    /// The probe could not be made, which says nothing of the backend; why.
+    Inconclusive(String),
 }
 
 /// A line that a backend says of itself, as HAProxy's agent-check reads it.
@@ -63,7 +73,8 @@ impl Report {
 /// ```
 ///
 /// An unknown backend is served like one that is up. A backend that is not
-/// probed is up. Other settings restart the count of outcomes in a row, and
+/// probed is up. An inconclusive probe changes nothing but the reason, and those
+/// before and after it count as in a row. Other settings restart the count of outcomes in a row, and
 /// leave the state as it is.
 #[derive(Clone, Debug)]
 pub struct Tracker {
@@ -145,8 +156,12 @@ impl Tracker {
         let reported = report.is_some() && report != self.report;
         self.report = report.or(self.report);
         let turned = match observation.outcome {
-            Ok(latency) => self.succeed(latency, now),
-            Err(reason) => self.fail(reason, now),
+            Outcome::Success(latency) => self.succeed(latency, now),
+            Outcome::Failure(reason) => self.fail(reason, now),
+            Outcome::Inconclusive(reason) => {
+                self.reason = reason;
+                false
+            }
         };
         turned || reported
     }

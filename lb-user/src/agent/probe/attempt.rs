@@ -21,7 +21,7 @@ use super::{
     tls::Configs,
 };
 use crate::core::{
-    health::{Observation, Report},
+    health::{Observation, Outcome, Report},
     model::health::{Probe, Udp},
 };
 
@@ -63,10 +63,13 @@ impl Attempt {
             Ok(found) => found,
             Err(_) => (self.silence(), None),
         };
-        let outcome = outcome.map(|()| begin.elapsed()).map_err(|Reason(text)| match late {
-            None => text,
-            Some(late) => format!("{text}; begun {late:.1?} late, too many probes at once"),
-        });
+        let outcome = match (outcome, late) {
+            (Ok(()), _) => Outcome::Success(begin.elapsed()),
+            (Err(Reason::Backend(text)), Some(late)) => {
+                Outcome::Failure(format!("{text}; begun {late:.1?} late, too many probes at once"))
+            }
+            (Err(reason), _) => reason.into(),
+        };
         Observation { outcome, report }
     }
 
@@ -77,7 +80,7 @@ impl Attempt {
             Kind::Udp(_, Udp { expect: None, .. }) => Ok(()),
             _ => {
                 let silent = format!("no answer within {:?}", self.timeout);
-                Err(Reason(match self.vip {
+                Err(Reason::Backend(match self.vip {
                     None => silent,
                     Some(vip) => format!("{silent} for the VIP {vip}: is it configured there?"),
                 }))
@@ -141,7 +144,7 @@ async fn datagram(peer: Peer, udp: &Udp) -> Result<(), Reason> {
         return Ok(());
     }
     let answer = said(&answer[..length]);
-    Err(Reason(format!("answer begins with `{answer}`, not as expected")))
+    Err(Reason::Backend(format!("answer begins with `{answer}`, not as expected")))
 }
 
 /// What the backend says of itself: a line, or all until it closes.
@@ -154,7 +157,7 @@ async fn hear(peer: Peer) -> Result<Vec<u8>, Reason> {
         let end = bytes[..length].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
         line.extend_from_slice(&bytes[..end.unwrap_or(length)]);
         if line.len() > LINE {
-            return Err(Reason(format!("says more than {LINE} bytes in a line")));
+            return Err(Reason::Backend(format!("says more than {LINE} bytes in a line")));
         } else if end.is_some() || length == 0 {
             return Ok(line);
         }

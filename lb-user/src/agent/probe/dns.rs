@@ -20,13 +20,13 @@ impl Dns {
     /// What these settings ask for.
     pub(super) fn new(peer: Peer, settings: &health::Dns) -> Result<Self, Reason> {
         let (name, record) = (&settings.name, &settings.record);
-        let unfit = |what: &str, text: &str| Reason(format!("`{text}` is no {what}"));
+        let unfit = |what: &str, text: &str| Reason::Backend(format!("`{text}` is no {what}"));
         let name: Name<Vec<u8>> = name.parse().map_err(|_| unfit("name in the DNS", name))?;
         let record: Rtype = record.parse().map_err(|_| unfit("type of record", record))?;
         let mut message = MessageBuilder::new_vec();
         message.header_mut().set_rd(true);
         let mut message = message.question();
-        message.push((name, record)).map_err(|error| Reason(error.to_string()))?;
+        message.push((name, record)).map_err(|error| Reason::Backend(error.to_string()))?;
         Ok(Self { peer, question: message.into_message() })
     }
 
@@ -45,7 +45,9 @@ impl Dns {
             return Err("answer truncated".into());
         }
         match header.rcode() {
-            rcode @ (Rcode::SERVFAIL | Rcode::REFUSED) => Err(Reason(format!("answer {rcode}"))),
+            rcode @ (Rcode::SERVFAIL | Rcode::REFUSED) => {
+                Err(Reason::Backend(format!("answer {rcode}")))
+            }
             _ => Ok(()),
         }
     }

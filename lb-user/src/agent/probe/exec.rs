@@ -50,8 +50,8 @@ impl Exec {
             .process_group(0)
             .kill_on_drop(true);
         let spawned = command.spawn();
-        let unable = |error| Reason(format!("cannot run `{program}`: {}", Reason::from(error).0));
-        let mut child = spawned.map_err(unable)?;
+        let unable = |why| format!("cannot run `{program}`: {why}");
+        let mut child = spawned.map_err(|error| Reason::from(error).map(unable))?;
         let mut group = Group::of(child.id());
         // Else the agent's own ends would keep the pipe open.
         drop(command);
@@ -67,7 +67,7 @@ impl Exec {
         if status.success() {
             return Ok(());
         }
-        Err(Reason(match (outcome(status), output.first_line()) {
+        Err(Reason::Backend(match (outcome(status), output.first_line()) {
             (outcome, said) if said.is_empty() => outcome,
             (outcome, said) => format!("{outcome}: {said}"),
         }))

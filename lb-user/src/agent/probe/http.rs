@@ -41,11 +41,12 @@ impl Http {
             .header(USER_AGENT, concat!("lb/", env!("CARGO_PKG_VERSION")))
             .header(CONNECTION, "close")
             .body(String::new())
-            .map_err(|error| Reason(format!("cannot make the request: {error}")))?;
+            .map_err(|error| Reason::Backend(format!("cannot make the request: {error}")))?;
         let name = || match settings.host.clone() {
             None => Ok(ServerName::from(peer.address.ip())),
-            Some(host) => ServerName::try_from(host)
-                .map_err(|_| Reason("`host` is no name that a certificate can have".into())),
+            Some(host) => ServerName::try_from(host).map_err(|_| {
+                Reason::Backend("`host` is no name that a certificate can have".into())
+            }),
         };
         let tls = tls.map(|tls| Ok::<_, Reason>((TlsConnector::from(tls), name()?))).transpose()?;
         Ok(Self { peer, request, expect: settings.expect_status.clone(), tls })
@@ -62,7 +63,7 @@ impl Http {
             return Ok(());
         }
         let expected: Vec<String> = self.expect.iter().map(range).collect();
-        Err(Reason(format!("status {status}, expected {}", expected.join(", "))))
+        Err(Reason::Backend(format!("status {status}, expected {}", expected.join(", "))))
     }
 
     /// The status of the answer. The body is left unread.

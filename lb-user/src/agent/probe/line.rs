@@ -26,7 +26,7 @@ fn parse(line: &[u8]) -> Result<(Result<(), Reason>, Report), Reason> {
             "up" => health = Some(Ok(())),
             down @ ("down" | "fail" | "failed" | "stopped") => {
                 let message = said(message.as_bytes());
-                health = Some(Err(Reason(match message.as_str() {
+                health = Some(Err(Reason::Backend(match message.as_str() {
                     "" => format!("says `{down}`"),
                     message => format!("says `{down}`: {message}"),
                 })));
@@ -38,7 +38,7 @@ fn parse(line: &[u8]) -> Result<(Result<(), Reason>, Report), Reason> {
                 let percent = other.strip_suffix('%').and_then(|number| number.parse().ok());
                 let unknown = || {
                     let word = said(word.as_bytes());
-                    Reason(format!("says `{word}`, expected up, down, drain or 75%"))
+                    Reason::Backend(format!("says `{word}`, expected up, down, drain or 75%"))
                 };
                 report.percent = Some(percent.ok_or_else(unknown)?);
             }
@@ -65,7 +65,8 @@ mod tests {
     }
 
     fn failure(line: &str) -> String {
-        read(line.as_bytes()).0.unwrap_err().0
+        let Err(Reason::Backend(text)) = read(line.as_bytes()).0 else { panic!("{line}") };
+        text
     }
 
     #[test]
@@ -107,7 +108,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_is_read(line: Vec<u8>) {
-            if let Err(Reason(reason)) = read(&line).0 {
+            if let Err(Reason::Backend(reason)) = read(&line).0 {
                 prop_assert!(!reason.contains(char::is_control));
             }
         }

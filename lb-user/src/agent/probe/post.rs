@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::Event;
-use crate::core::health::{Observation, Report};
+use crate::core::health::{Observation, Outcome, Report};
 
 /// How long what changes nothing may wait: it only says how fast a backend is.
 const HOLD: Duration = Duration::from_millis(250);
@@ -58,8 +58,11 @@ impl Urgency {
 
     /// Whether this may change something.
     pub(super) fn of(&mut self, observation: &Observation) -> bool {
-        let up = observation.outcome.is_ok();
-        self.streak = if up { self.streak.saturating_add(1) } else { 0 };
+        self.streak = match observation.outcome {
+            Outcome::Success(_) => self.streak.saturating_add(1),
+            Outcome::Failure(_) => 0,
+            Outcome::Inconclusive(_) => return false,
+        };
         let reports = observation.report != self.report;
         self.report = observation.report;
         reports || self.streak <= self.rise
@@ -76,17 +79,28 @@ mod tests {
 
     fn success(percent: Option<u16>) -> Observation {
         let report = percent.map(|percent| Report { percent: Some(percent), admin: None });
-        Observation { outcome: Ok(Duration::from_millis(1)), report }
+        Observation { outcome: Outcome::Success(Duration::from_millis(1)), report }
     }
 
     #[test]
     fn successes_are_urgent_until_the_backend_is_up_and_failures_always() {
         let mut urgency = Urgency::new(2);
-        let failure = Observation { outcome: Err("refused".into()), report: None };
+        let failure = Observation { outcome: Outcome::Failure("refused".into()), report: None };
         let mut urgent = |observation: &Observation| urgency.of(observation);
         assert_eq!([0; 4].map(|_| urgent(&success(None))), [true, true, false, false]);
         assert_eq!([0; 3].map(|_| urgent(&failure)), [true; 3]);
         assert_eq!([0; 3].map(|_| urgent(&success(None))), [true, true, false]);
+    }
+
+    #[test]
+    fn what_is_inconclusive_is_not_urgent_and_breaks_no_streak() {
+        let mut urgency = Urgency::new(2);
+        let outcome = Outcome::Inconclusive("too many open files".into());
+        let inconclusive = Observation { outcome, report: None };
+        for urgent in [true, true, false] {
+            assert!(!urgency.of(&inconclusive));
+            assert_eq!(urgency.of(&success(None)), urgent);
+        }
     }
 
     #[test]
@@ -107,7 +121,10 @@ mod tests {
         let key = BackendIdentity::of(&service, &backend);
         let event = |ms| Event {
             key,
-            observation: Observation { outcome: Ok(Duration::from_millis(ms)), report: None },
+            observation: Observation {
+                outcome: Outcome::Success(Duration::from_millis(ms)),
+                report: None,
+            },
         };
         let begin = Instant::now();
         for (ms, urgent) in [(1, false), (2, false), (3, true), (4, false)] {

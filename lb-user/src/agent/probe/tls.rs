@@ -79,7 +79,7 @@ fn config(settings: &Tls) -> Result<ClientConfig, Reason> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| Reason(format!("tls: {error}")))?;
+        .map_err(|error| Reason::Backend(format!("tls: {error}")))?;
     let builder = match (settings.verify, &settings.ca_file) {
         (false, _) => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
@@ -95,8 +95,9 @@ fn config(settings: &Tls) -> Result<ClientConfig, Reason> {
 }
 
 fn from_file(file: &Path) -> Result<RootCertStore, Reason> {
-    let unusable = |what: String| Reason(format!("`ca_file`: {what}"));
-    let text = fs::read(file).map_err(|error| unusable(Reason::from(error).0))?;
+    let name = |what| format!("`ca_file`: {what}");
+    let unusable = |what| Reason::Backend(name(what));
+    let text = fs::read(file).map_err(|error| Reason::from(error).map(name))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;

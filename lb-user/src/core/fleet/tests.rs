@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::{
-    health::Report,
+    health::{Outcome, Report},
     model::{
         Mode, Policy, Protocol, Service,
         health::{Health as Settings, Probe},
@@ -33,11 +33,11 @@ fn key(service: &Service, n: usize) -> BackendIdentity {
 }
 
 fn ok(ms: u64) -> Observation {
-    Observation { outcome: Ok(Duration::from_millis(ms)), report: None }
+    Observation { outcome: Outcome::Success(Duration::from_millis(ms)), report: None }
 }
 
 fn failed() -> Observation {
-    Observation { outcome: Err("connection refused".into()), report: None }
+    Observation { outcome: Outcome::Failure("connection refused".into()), report: None }
 }
 
 fn nothing(_: &str, _: &str) -> Option<(AdminState, Option<u64>)> {

@@ -7,7 +7,13 @@ fn settings(rise: u32, fall: u32) -> Settings {
 }
 
 fn outcome(ok: bool) -> Observation {
-    let outcome = if ok { Ok(Duration::from_millis(1)) } else { Err("refused".into()) };
+    let failure = || Outcome::Failure("refused".into());
+    let outcome = if ok { Outcome::Success(Duration::from_millis(1)) } else { failure() };
+    Observation { outcome, report: None }
+}
+
+fn inconclusive() -> Observation {
+    let outcome = Outcome::Inconclusive("too many open files".into());
     Observation { outcome, report: None }
 }
 
@@ -62,6 +68,27 @@ proptest! {
     }
 
     #[test]
+    fn what_is_inconclusive_changes_only_the_reason(
+        history in proptest::collection::vec((any::<bool>(), 0usize..3), 0..60),
+        rise in 1u32..5, fall in 1u32..5,
+    ) {
+        let mut tracker = Tracker::new(&settings(rise, fall), Duration::ZERO);
+        let mut spared = tracker.clone();
+        for (n, &(ok, inconclusives)) in history.iter().enumerate() {
+            for _ in 0..inconclusives {
+                let before = (tracker.health(), tracker.since(), tracker.latency());
+                prop_assert!(!tracker.observe(inconclusive(), seconds(n)));
+                prop_assert_eq!((tracker.health(), tracker.since(), tracker.latency()), before);
+                prop_assert_eq!(tracker.reason(), "too many open files");
+            }
+            let changed = tracker.observe(outcome(ok), seconds(n + 1));
+            prop_assert_eq!(changed, spared.observe(outcome(ok), seconds(n + 1)));
+            prop_assert_eq!(tracker.health(), spared.health());
+            prop_assert_eq!(tracker.reason(), spared.reason());
+        }
+    }
+
+    #[test]
     fn other_settings_keep_the_state_and_restart_the_count(
         history in proptest::collection::vec(any::<bool>(), 0..20), rise in 1u32..5, fall in 1u32..5,
     ) {
@@ -86,7 +113,7 @@ proptest! {
     ) {
         let mut tracker = Tracker::new(&settings(1, 1), Duration::ZERO);
         for &us in &measured {
-            let outcome = Ok(Duration::from_micros(us));
+            let outcome = Outcome::Success(Duration::from_micros(us));
             tracker.observe(Observation { outcome, report: None }, Duration::ZERO);
         }
         let latency = tracker.latency().unwrap();

@@ -174,11 +174,11 @@ async fn a_ca_file_that_is_replaced_is_read_again() {
     let targets = vec![target(0, address, https(true, Some(file.path().into())))];
     let (mut prober, mut events) = Prober::new(Handle::current(), 1);
     prober.set(targets.clone());
-    let outcome = events.recv().await.unwrap().observation.outcome;
-    assert_eq!(outcome.unwrap_err(), "`ca_file`: no certificate in it");
+    let observation = events.recv().await.unwrap().observation;
+    assert_eq!(why(observation), "`ca_file`: no certificate in it");
     fs::copy(authority.file.path(), file.path()).unwrap();
     prober.set(targets);
-    assert!(events.recv().await.unwrap().observation.outcome.is_ok());
+    assert!(succeeded(&events.recv().await.unwrap().observation));
 }
 
 #[tokio::test]
