@@ -9,7 +9,7 @@ use std::{
 
 use lb_tests::harness::{Config, Lab, Output, Result, finish, lb_binary};
 
-use super::PATIENCE;
+use super::{PATIENCE, WEB, other, web};
 
 /// A user that owns nothing, and his group.
 const NOBODY: u32 = 65534;
@@ -25,8 +25,8 @@ fn binary(lab: &Lab) -> PathBuf {
     binary
 }
 
-/// `lb status` by a user of these groups.
-fn status(lab: &Lab, group: u32, supplementary: &[u32]) -> Result<Output> {
+/// A command of `lb` by a user of these groups.
+fn ask(lab: &Lab, group: u32, supplementary: &[u32], words: &[&str]) -> Result<Output> {
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={group}"));
     let groups: Vec<_> = supplementary.iter().map(u32::to_string).collect();
@@ -35,8 +35,13 @@ fn status(lab: &Lab, group: u32, supplementary: &[u32]) -> Result<Output> {
     } else {
         command.arg(format!("--groups={}", groups.join(",")));
     }
-    command.arg(lab.path("lb")).arg("--socket").arg(lab.socket()).arg("status");
+    command.arg(lab.path("lb")).arg("--socket").arg(lab.socket()).args(words);
     finish(&mut command, PATIENCE)
+}
+
+/// `lb status` by a user of these groups.
+fn status(lab: &Lab, group: u32, supplementary: &[u32]) -> Result<Output> {
+    ask(lab, group, supplementary, &["status"])
 }
 
 #[test]
@@ -75,6 +80,47 @@ fn members_of_the_sockets_group_may_use_it() -> Result<()> {
     chown(lab.socket(), None, Some(NAMELESS)).unwrap();
     assert!(may(NOBODY, &[NAMELESS])?);
     assert!(!may(DAEMON.1, &[])?);
+    Ok(())
+}
+
+#[test]
+fn members_of_the_sockets_group_bring_no_programs_in() -> Result<()> {
+    const KNOWN: [&str; 2] = ["health.kind=exec", "health.command=[\"/bin/true\"]"];
+    const OTHER: [&str; 2] = ["health.kind=exec", "health.command=[\"/bin/false\"]"];
+    let lab = Lab::new(1)?;
+    let config = Config { group: Some(DAEMON.0.into()), ..web(&lab) };
+    let _agent = lab.start_agent(&config)?;
+    binary(&lab);
+    let member = |words: &[&str]| ask(&lab, DAEMON.1, &[], words);
+    let set = |keys: [&'static str; 2]| ["service", "set", WEB, keys[0], keys[1]];
+    let expect_refusal = |words: &[&str], program: &str| -> Result<()> {
+        let before = lab.generation()?;
+        let output = member(words)?;
+        assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
+        assert!(output.stderr.contains(program), "{}", output.stderr);
+        assert!(output.stderr.contains("hint: name it in the agent's own"), "{}", output.stderr);
+        assert_eq!(lab.generation()?, before);
+        Ok(())
+    };
+    expect_refusal(&set(KNOWN), "`/bin/true`")?;
+    // What root brought in, others may use, and edit the service that has it.
+    lab.done(&set(KNOWN))?;
+    for words in [&set(KNOWN)[..], &["backend", "set", WEB, "b1", "--weight", "7"]] {
+        let output = member(words)?;
+        assert!(output.status.success(), "{}", output.stderr);
+    }
+    expect_refusal(&set(OTHER), "`/bin/false`")?;
+
+    let health = "[service.health]\nkind = \"exec\"\ncommand = [\"/bin/false\"]";
+    let service = web(&lab).services.remove(0).lines(health);
+    let config = Config { services: vec![service], ..config };
+    let given = other(&lab, &config).display().to_string();
+    let reload = ["reload", "--discard-edits", &given];
+    expect_refusal(&reload, "`/bin/false`")?;
+    // The agent's own file is root's to write.
+    lab.write(&config)?;
+    let output = member(&["reload", "--discard-edits"])?;
+    assert!(output.status.success(), "{}", output.stderr);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod routes;
 mod tests;
 
 use axum::http::StatusCode;
+use nix::unistd::geteuid;
 use tokio::sync::{mpsc, oneshot};
 
 pub use listen::ListenError;
@@ -23,8 +24,30 @@ const WAITING: usize = 64;
 pub struct Call {
     /// What is asked.
     pub request: Request,
+    /// Who asks.
+    pub peer: Peer,
     /// Takes the answer; who asked may have gone.
     pub reply: oneshot::Sender<Reply>,
+}
+
+/// Who asks, as the kernel says: the user who connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    uid: u32,
+}
+
+impl Peer {
+    /// The agent itself.
+    #[must_use]
+    pub fn own() -> Self {
+        Self { uid: geteuid().as_raw() }
+    }
+
+    /// Whether this user can do all that the agent can, without asking it.
+    #[must_use]
+    pub fn is_equal(self) -> bool {
+        self.uid == 0 || self == Self::own()
+    }
 }
 
 /// The answer as JSON, or why not.
@@ -134,7 +157,7 @@ impl Refused {
 pub fn serve(admin: &Admin) -> Result<(mpsc::Receiver<Call>, Server), ListenError> {
     let (calls, queue) = mpsc::channel(WAITING);
     let listener = listen::Listener::bind(admin)?;
-    let task = tokio::spawn(connections::serve(listener, routes::router(calls)));
+    let task = tokio::spawn(connections::serve(listener, routes::router(), calls));
     Ok((queue, Server { task, path: admin.socket.clone() }))
 }
 

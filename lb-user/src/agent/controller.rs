@@ -9,6 +9,7 @@ mod change;
 mod explain;
 mod flows;
 mod outlook;
+mod programs;
 mod state;
 mod view;
 
@@ -24,7 +25,7 @@ use tokio::{
 pub use self::change::Source;
 use self::state::{Beginning, Origin, State};
 use super::{
-    admin::{self, ListenError, Refused},
+    admin::{self, ListenError, Peer, Refused},
     probe::{self, Prober},
     store::{Kept, Store, StoreError},
 };
@@ -161,7 +162,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
             order = signals.next() => match order {
                 Order::End => break,
                 Order::Reload => {
-                    let done = state.reload_file(&api::Reload::default(), &mut network).await;
+                    let done = state.reload_file(&api::Reload::default(), Peer::own(), &mut network).await;
                     tell_of_reload(done);
                 }
             },

@@ -4,6 +4,7 @@
 //! below re-checks them.
 
 pub mod health;
+mod programs;
 #[cfg(test)]
 pub(crate) mod sample;
 

@@ -11,7 +11,10 @@ use hyper_util::{
 };
 use tokio::{net::UnixStream, task::JoinSet, time::timeout};
 
-use super::listen::Listener;
+use super::{
+    listen::Listener,
+    routes::{Caller, Queue},
+};
 
 /// Connections at any time; further ones wait to be accepted.
 pub(super) const CONNECTIONS: usize = 64;
@@ -25,15 +28,16 @@ const HEAD: Duration = Duration::from_secs(10);
 const LIFE: Duration = Duration::from_secs(300);
 
 /// Serves all connections until it is dropped; they end with it.
-pub(super) async fn serve(listener: Listener, router: Router) {
+pub(super) async fn serve(listener: Listener, router: Router<Caller>, queue: Queue) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         if connections.len() == CONNECTIONS {
             connections.join_next().await;
         }
-        let stream = listener.accept().await;
-        connections.spawn(converse(stream, router.clone()));
+        let (stream, peer) = listener.accept().await;
+        let caller = Caller { queue: queue.clone(), peer };
+        connections.spawn(converse(stream, router.clone().with_state(caller)));
     }
 }
 

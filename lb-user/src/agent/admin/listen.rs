@@ -21,6 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::Peer;
 use crate::{core::model::Admin, sys::peer};
 
 /// Mode of the socket.
@@ -115,13 +116,13 @@ impl Listener {
     }
 
     /// The next connection of somebody who may.
-    pub(super) async fn accept(&self) -> UnixStream {
+    pub(super) async fn accept(&self) -> (UnixStream, Peer) {
         loop {
             match self.socket.accept().await {
-                Ok((stream, _)) if self.admits(&stream).is_ok_and(|admitted| admitted) => {
-                    return stream;
-                }
-                Ok((stream, _)) => self.turn_away(stream),
+                Ok((stream, _)) => match self.admitted(&stream) {
+                    Ok(Some(peer)) => return (stream, peer),
+                    _ => self.turn_away(stream),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept on the admin socket");
                     sleep(BREATH).await;
@@ -131,15 +132,17 @@ impl Listener {
     }
 
     /// The file is asked each time: who owns it can change while we listen.
-    fn admits(&self, stream: &UnixStream) -> io::Result<bool> {
-        let peer = stream.peer_cred()?;
-        if peer.uid() == 0 {
-            return Ok(true);
+    fn admitted(&self, stream: &UnixStream) -> io::Result<Option<Peer>> {
+        let who = stream.peer_cred()?;
+        let peer = Peer { uid: who.uid() };
+        if peer.uid == 0 {
+            return Ok(Some(peer));
         }
         let file = fs::symlink_metadata(&self.path)?;
-        Ok(peer.uid() == file.uid()
-            || peer.gid() == file.gid()
-            || peer::groups(stream)?.contains(&file.gid()))
+        let may = peer.uid == file.uid()
+            || who.gid() == file.gid()
+            || peer::groups(stream)?.contains(&file.gid());
+        Ok(may.then_some(peer))
     }
 
     fn turn_away(&self, stream: UnixStream) {

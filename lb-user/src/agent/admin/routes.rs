@@ -21,7 +21,7 @@ use tokio::{
 };
 use utoipa::OpenApi;
 
-use super::{Call, Change, Refused, Reply, Request};
+use super::{Call, Change, Peer, Refused, Reply, Request};
 use crate::api;
 
 /// Largest body: a configuration file that fills all maps.
@@ -30,7 +30,17 @@ const BODY: usize = 64 << 20;
 /// How long a client may take to send a body.
 const SENDING: Duration = Duration::from_secs(30);
 
-type Calls = State<mpsc::Sender<Call>>;
+/// Where calls wait for the controller.
+pub(super) type Queue = mpsc::Sender<Call>;
+
+/// The other end of a connection.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) queue: Queue,
+    pub(super) peer: Peer,
+}
+
+type Asking = State<Caller>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
 
@@ -41,7 +51,7 @@ struct OfService {
     service: Option<String>,
 }
 
-pub(super) fn router(calls: mpsc::Sender<Call>) -> Router {
+pub(super) fn router() -> Router<Caller> {
     let backend = "/v1/services/{service}/backends/{backend}";
     Router::new()
         .route("/v1/status", get(status))
@@ -73,7 +83,6 @@ pub(super) fn router(calls: mpsc::Sender<Call>) -> Router {
         })
         .layer(middleware::from_fn(take_in))
         .layer(DefaultBodyLimit::max(BODY))
-        .with_state(calls)
 }
 
 /// Takes a request's body in, for which there is a time limit.
@@ -111,13 +120,11 @@ impl From<QueryRejection> for Refused {
     }
 }
 
-async fn ask(
-    calls: &mpsc::Sender<Call>,
-    request: Request,
-) -> Result<Json<serde_json::Value>, Refused> {
+async fn ask(caller: Caller, request: Request) -> Result<Json<serde_json::Value>, Refused> {
     let gone = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is about to end");
+    let Caller { queue, peer } = caller;
     let (reply, answer) = oneshot::channel::<Reply>();
-    calls.send(Call { request, reply }).await.map_err(|_| gone())?;
+    queue.send(Call { request, peer, reply }).await.map_err(|_| gone())?;
     Ok(Json(answer.await.map_err(|_| gone())??))
 }
 
@@ -125,170 +132,166 @@ type Answer = Result<Json<serde_json::Value>, Refused>;
 
 /// Node, version, generation, interfaces, flows
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
-async fn status(State(calls): Calls) -> Answer {
-    ask(&calls, Request::Status).await
+async fn status(caller: Asking) -> Answer {
+    ask(caller.0, Request::Status).await
 }
 
 /// All services
 #[utoipa::path(get, path = "/v1/services", responses((status = 200, body = Vec<api::Service>)))]
-async fn services(State(calls): Calls) -> Answer {
-    ask(&calls, Request::Services).await
+async fn services(caller: Asking) -> Answer {
+    ask(caller.0, Request::Services).await
 }
 
 /// One service, its backends and keys
 #[utoipa::path(get, path = "/v1/services/{name}", responses((status = 200, body = api::ServiceDetail)))]
-async fn service(State(calls): Calls, Path(name): Path<String>) -> Answer {
-    ask(&calls, Request::Service(name)).await
+async fn service(caller: Asking, Path(name): Path<String>) -> Answer {
+    ask(caller.0, Request::Service(name)).await
 }
 
 /// Add a service: the keys of `[[service]]`
 #[utoipa::path(post, path = "/v1/services", request_body = Object,
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn add_service(State(calls): Calls, body: Body<api::Table>) -> Answer {
-    ask(&calls, Request::Edit(Change::AddService(body?.0))).await
+async fn add_service(caller: Asking, body: Body<api::Table>) -> Answer {
+    ask(caller.0, Request::Edit(Change::AddService(body?.0))).await
 }
 
 /// Set keys of a service
 #[utoipa::path(patch, path = "/v1/services/{name}", request_body = Object,
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn set_service(
-    State(calls): Calls,
-    Path(name): Path<String>,
-    body: Body<api::Table>,
-) -> Answer {
-    ask(&calls, Request::Edit(Change::SetService(name, body?.0))).await
+async fn set_service(caller: Asking, Path(name): Path<String>, body: Body<api::Table>) -> Answer {
+    ask(caller.0, Request::Edit(Change::SetService(name, body?.0))).await
 }
 
 /// Remove a service
 #[utoipa::path(delete, path = "/v1/services/{name}",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn remove_service(State(calls): Calls, Path(name): Path<String>) -> Answer {
-    ask(&calls, Request::Edit(Change::RemoveService(name))).await
+async fn remove_service(caller: Asking, Path(name): Path<String>) -> Answer {
+    ask(caller.0, Request::Edit(Change::RemoveService(name))).await
 }
 
 /// All backends, or those of a service
 #[utoipa::path(get, path = "/v1/backends", params(("service" = Option<String>, Query)),
     responses((status = 200, body = Vec<api::Backend>)))]
-async fn backends(State(calls): Calls, query: Asked<OfService>) -> Answer {
-    ask(&calls, Request::Backends(query?.0.service)).await
+async fn backends(caller: Asking, query: Asked<OfService>) -> Answer {
+    ask(caller.0, Request::Backends(query?.0.service)).await
 }
 
 /// Add a backend: the keys of `[[service.backend]]`
 #[utoipa::path(post, path = "/v1/services/{name}/backends", request_body = Object,
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
 async fn add_backend(
-    State(calls): Calls,
+    caller: Asking,
     Path(service): Path<String>,
     body: Body<api::Table>,
 ) -> Answer {
-    ask(&calls, Request::Edit(Change::AddBackend(service, body?.0))).await
+    ask(caller.0, Request::Edit(Change::AddBackend(service, body?.0))).await
 }
 
 /// Set keys of a backend
 #[utoipa::path(patch, path = "/v1/services/{service}/backends/{backend}", request_body = Object,
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
 async fn set_backend(
-    State(calls): Calls,
+    caller: Asking,
     Path((service, backend)): Path<(String, String)>,
     body: Body<api::Table>,
 ) -> Answer {
-    ask(&calls, Request::Edit(Change::SetBackend(service, backend, body?.0))).await
+    ask(caller.0, Request::Edit(Change::SetBackend(service, backend, body?.0))).await
 }
 
 /// Order a backend to be ready, to drain or to stop
 #[utoipa::path(put, path = "/v1/services/{service}/backends/{backend}/admin",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
 async fn order(
-    State(calls): Calls,
+    caller: Asking,
     Path((service, backend)): Path<(String, String)>,
     body: Body<api::AdminOrder>,
 ) -> Answer {
-    ask(&calls, Request::Edit(Change::Order(service, backend, body?.0))).await
+    ask(caller.0, Request::Edit(Change::Order(service, backend, body?.0))).await
 }
 
 /// Remove a backend
 #[utoipa::path(delete, path = "/v1/services/{service}/backends/{backend}",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
 async fn remove_backend(
-    State(calls): Calls,
+    caller: Asking,
     Path((service, backend)): Path<(String, String)>,
 ) -> Answer {
-    ask(&calls, Request::Edit(Change::RemoveBackend(service, backend))).await
+    ask(caller.0, Request::Edit(Change::RemoveBackend(service, backend))).await
 }
 
 /// Port policy and denied sources
 #[utoipa::path(get, path = "/v1/firewall", responses((status = 200, body = api::Firewall)))]
-async fn firewall(State(calls): Calls) -> Answer {
-    ask(&calls, Request::Firewall).await
+async fn firewall(caller: Asking) -> Answer {
+    ask(caller.0, Request::Firewall).await
 }
 
 /// Open a port to the host, or close it
 #[utoipa::path(put, path = "/v1/firewall/allow",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn allow(State(calls): Calls, body: Body<api::AllowOrder>) -> Answer {
-    ask(&calls, Request::Edit(Change::Allow(body?.0))).await
+async fn allow(caller: Asking, body: Body<api::AllowOrder>) -> Answer {
+    ask(caller.0, Request::Edit(Change::Allow(body?.0))).await
 }
 
 /// Deny a source, for a while or for good, or admit it again
 #[utoipa::path(put, path = "/v1/firewall/deny",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn deny(State(calls): Calls, body: Body<api::DenyOrder>) -> Answer {
-    ask(&calls, Request::Edit(Change::Deny(body?.0))).await
+async fn deny(caller: Asking, body: Body<api::DenyOrder>) -> Answer {
+    ask(caller.0, Request::Edit(Change::Deny(body?.0))).await
 }
 
 /// Flows of the affinity table
 #[utoipa::path(get, path = "/v1/flows", params(api::FlowFilter),
     responses((status = 200, body = Vec<api::Flow>)))]
-async fn flows(State(calls): Calls, query: Asked<api::FlowFilter>) -> Answer {
-    ask(&calls, Request::Flows(query?.0)).await
+async fn flows(caller: Asking, query: Asked<api::FlowFilter>) -> Answer {
+    ask(caller.0, Request::Flows(query?.0)).await
 }
 
 /// How many flows there are
 #[utoipa::path(get, path = "/v1/flows/count", params(api::FlowFilter),
     responses((status = 200, body = api::FlowCount)))]
-async fn count_flows(State(calls): Calls, query: Asked<api::FlowFilter>) -> Answer {
-    ask(&calls, Request::CountFlows(query?.0)).await
+async fn count_flows(caller: Asking, query: Asked<api::FlowFilter>) -> Answer {
+    ask(caller.0, Request::CountFlows(query?.0)).await
 }
 
 /// Forget flows: their next packet is that of a new flow
 #[utoipa::path(delete, path = "/v1/flows", params(api::FlowFilter),
     responses((status = 200, body = api::FlowCount)))]
-async fn flush_flows(State(calls): Calls, query: Asked<api::FlowFilter>) -> Answer {
-    ask(&calls, Request::FlushFlows(query?.0)).await
+async fn flush_flows(caller: Asking, query: Asked<api::FlowFilter>) -> Answer {
+    ask(caller.0, Request::FlushFlows(query?.0)).await
 }
 
 /// Counters
 #[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = api::Stats)))]
-async fn stats(State(calls): Calls) -> Answer {
-    ask(&calls, Request::Stats).await
+async fn stats(caller: Asking) -> Answer {
+    ask(caller.0, Request::Stats).await
 }
 
 /// What a configuration file would change
 #[utoipa::path(post, path = "/v1/plan",
     responses((status = 200, body = api::Outlook), (status = "4XX", body = api::Refusal)))]
-async fn plan(State(calls): Calls, body: Body<api::FileText>) -> Answer {
-    ask(&calls, Request::Plan(body?.0)).await
+async fn plan(caller: Asking, body: Body<api::FileText>) -> Answer {
+    ask(caller.0, Request::Plan(body?.0)).await
 }
 
 /// Put a configuration file in force, whole or not at all
 #[utoipa::path(post, path = "/v1/reload",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn reload(State(calls): Calls, body: Body<api::Reload>) -> Answer {
-    ask(&calls, Request::Reload(body?.0)).await
+async fn reload(caller: Asking, body: Body<api::Reload>) -> Answer {
+    ask(caller.0, Request::Reload(body?.0)).await
 }
 
 /// Keep what a reload with `confirm_s` put in force
 #[utoipa::path(post, path = "/v1/reload/confirm",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn confirm(State(calls): Calls) -> Answer {
-    ask(&calls, Request::Confirm).await
+async fn confirm(caller: Asking) -> Answer {
+    ask(caller.0, Request::Confirm).await
 }
 
 /// What the loaded program does with a packet
 #[utoipa::path(post, path = "/v1/explain",
     responses((status = 200, body = api::Explanation), (status = "4XX", body = api::Refusal)))]
-async fn explain(State(calls): Calls, body: Body<api::Question>) -> Answer {
-    ask(&calls, Request::Explain(body?.0)).await
+async fn explain(caller: Asking, body: Body<api::Question>) -> Answer {
+    ask(caller.0, Request::Explain(body?.0)).await
 }
 
 /// The document at `/v1/openapi.json`.
@@ -297,7 +300,8 @@ async fn explain(State(calls): Calls, body: Body<api::Question>) -> Answer {
     info(
         title = "lb admin API",
         description = "Over the agent's Unix socket, for root, the socket's owner and the members \
-                       of its group (`admin.group`)."
+                       of its group (`admin.group`); programs of `exec` probes are brought \
+                       in by root and the agent's user only."
     ),
     paths(
         status,

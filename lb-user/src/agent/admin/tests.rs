@@ -208,6 +208,19 @@ async fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_call_says_who_asks() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lb.sock");
+    let (mut calls, _server) = serve(&at(&path)).unwrap();
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
+    let peer = calls.recv().await.unwrap().peer;
+    assert_eq!(peer, Peer::own());
+    assert!(peer.is_equal() && Peer { uid: 0 }.is_equal());
+    assert!(!Peer { uid: Peer::own().uid + 1 }.is_equal());
+}
+
+#[tokio::test]
 async fn who_hangs_up_is_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lb.sock");

@@ -29,13 +29,13 @@ impl State {
     /// Answers a call; where the affinity table must be searched, a thread
     /// does it, and the controller goes on.
     pub(super) async fn answer(&mut self, call: Call, network: &mut watch::Receiver<Arc<Network>>) {
-        let Call { request, reply } = call;
+        let Call { request, peer, reply } = call;
         if reply.is_closed() {
             return tracing::debug!(?request, "who asked has gone");
         }
         let now = match request {
-            Request::Edit(change) => json(self.edit(change, network).await),
-            Request::Reload(order) => json(self.reload_file(&order, network).await),
+            Request::Edit(change) => json(self.edit(change, peer, network).await),
+            Request::Reload(order) => json(self.reload_file(&order, peer, network).await),
             Request::Confirm => json(self.confirm()),
             Request::Firewall => json(Ok(self.firewall())),
             Request::Stats => json(view::stats(self).map_err(refused)),

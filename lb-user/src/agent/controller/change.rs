@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     agent::{
-        admin::{Change, Refused},
+        admin::{Change, Peer, Refused},
         store::{Kept, StoreError, Withdrawn},
     },
     api,
@@ -100,6 +100,7 @@ impl State {
     pub(super) async fn edit(
         &mut self,
         change: Change,
+        peer: Peer,
         network: Following<'_>,
     ) -> Result<api::Done, Refused> {
         let edit = edit_of(change)?;
@@ -108,6 +109,7 @@ impl State {
         }
         let Origin { file, edits } = &self.origin;
         let (edits, model) = overlay::edited(edits, &file.model, &self.model, edit.clone())?;
+        self.refuse_programs(peer, &model)?;
         let mut kept = Kept { edits: edits.clone(), ..self.kept.clone() };
         if let Some(Unconfirmed { before, .. }) = &self.unconfirmed {
             kept.edits = before.edits.clone();
@@ -126,6 +128,7 @@ impl State {
     pub(super) async fn reload_file(
         &mut self,
         order: &api::Reload,
+        peer: Peer,
         network: Following<'_>,
     ) -> Result<api::Done, Refused> {
         self.refuse_while_unconfirmed()?;
@@ -136,6 +139,9 @@ impl State {
         let (origin, foreign, mut notes) =
             self.origin_with(order.file.as_ref(), order.discard_edits)?;
         let model = origin.model()?;
+        if foreign {
+            self.refuse_programs(peer, &model)?;
+        }
         notes.extend(origin.edits.describe(&origin.file.model));
         let mut kept = self.kept.clone();
         if order.confirm_s.is_none() {
