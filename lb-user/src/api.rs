@@ -269,16 +269,14 @@ pub struct FlowFilter {
     /// Name of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Address of the client.
+    /// IPv4 address of the client, of services with one port; of others the
+    /// affinity table has hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     pub client: Option<IpAddr>,
     /// Name of the backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    /// At most so many; of a list only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u64>,
 }
 
 /// How many flows match.

@@ -125,6 +125,63 @@ fn a_reload_that_nobody_confirmed_is_not_gone_by_after_a_kill() -> Result<()> {
 }
 
 #[test]
+fn an_agent_that_ends_takes_an_unconfirmed_reload_back() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let config = web(&lab);
+    let agent = lab.start_agent(&config)?;
+    let mut less = config.clone();
+    less.services[0].remove("b2");
+    let new = other(&lab, &less).display().to_string();
+    lab.done(&["reload", &new, "--confirm", "1h"])?;
+    assert!(!spread(&lab.client, URL, 20)?.contains_key("b2"));
+    assert!(agent.terminate()?.success());
+    assert!(spread(&lab.client, URL, 60)?.contains_key("b2"));
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_a_reload_took_for_a_while_starts_anew_only_if_it_was() -> Result<()> {
+    let lab = Lab::new(3)?;
+    let mut config = web(&lab);
+    config.services[0] = config.services[0].clone().lines("slow_start = \"1h\"");
+    let agent = lab.start_agent(&config)?;
+    let mut less = config.clone();
+    less.services[0].remove("b3");
+    let new = other(&lab, &less).display().to_string();
+    lab.done(&["reload", &new, "--confirm", "2s"])?;
+    let back = || names(&lab).is_ok_and(|names| names.len() == 3);
+    assert!(eventually(PATIENCE, back), "{}", agent.log());
+    assert_eq!(lab.backends_by(WEB, "effective_weight")?["b3"], 100);
+    // In comparison: one that comes back by a reload of its own.
+    lab.done(&["reload", &new])?;
+    lab.done(&["reload"])?;
+    let weights = lab.backends_by(WEB, "effective_weight")?;
+    assert!(weights["b3"].as_u64() < Some(50), "{weights:?}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_whose_edits_clash_with_its_file_can_start_without_them() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let config = web(&lab);
+    let agent = lab.start_agent(&config)?;
+    lab.done(&["backend", "set", WEB, "b1", "--weight", "7"])?;
+    lab.done(&["backend", "add", WEB, "twin", "10.2.0.12"])?;
+    agent.kill()?;
+    let mut clash = config.clone();
+    clash.services[0] = clash.services[0].clone().with_one("b2", "10.2.0.12".parse().unwrap());
+    let says = lab.start_agent(&clash).unwrap_err().to_string();
+    assert!(says.contains("lb agent --discard-edits"), "{says}");
+    for words in [&["--discard-edits"][..], &[]] {
+        let agent = lab.start_agent_with(&clash, words)?;
+        assert_eq!(names(&lab)?, ["b1", "b2"]);
+        assert_eq!(lab.backends_by(WEB, "weight")?["b1"], 100);
+        agent.kill()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_refused_reload_leaves_orders_as_they_are() -> Result<()> {
     let lab = Lab::new(2)?;
     let config = web(&lab);

@@ -192,6 +192,26 @@ fn flows_are_listed_counted_and_flushed() -> Result<()> {
     assert_eq!(count(&[])?, "0");
     // The same table gives each the same backend again.
     assert_eq!(flows.survey(None).kept, 16);
+    // Of clients whose flows have hashes for keys, nothing is known.
+    lab.done(&[
+        "service",
+        "add",
+        "any",
+        "--vip",
+        "203.0.113.11",
+        "--port",
+        "any",
+        "--protocol",
+        "tcp",
+        "--mode",
+        "nat",
+    ])?;
+    for words in [&["--client", "2001:db8::7"][..], &["--client", &source, "--service", "any"]] {
+        for order in ["list", "count", "flush"] {
+            let says = lab.refused(1, &[&["flow", order], words].concat())?;
+            assert!(says.contains("not told apart by client\nhint: ask by"), "{says}");
+        }
+    }
     // Nobody forgets all flows by leaving a filter out.
     assert_eq!(lab.ask(&["flow", "flush"])?.status.code(), Some(2));
     Ok(())

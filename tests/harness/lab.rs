@@ -207,12 +207,20 @@ impl Lab {
         Ok(path)
     }
 
+    /// Writes the configuration and starts the agent with it and further `words`.
+    ///
+    /// # Errors
+    /// Those of [`Agent::start`].
+    pub fn start_agent_with(&self, config: &Config, words: &[&str]) -> Result<Agent> {
+        Agent::start(&self.binary, &self.balancer, &self.write(config)?, words)
+    }
+
     /// Writes the configuration and starts the agent with it.
     ///
     /// # Errors
     /// Those of [`Agent::start`].
     pub fn start_agent(&self, config: &Config) -> Result<Agent> {
-        Agent::start(&self.binary, &self.balancer, &self.write(config)?)
+        self.start_agent_with(config, &[])
     }
 }
 

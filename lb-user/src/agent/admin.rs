@@ -68,8 +68,8 @@ pub enum Request {
     Firewall,
     /// `GET /v1/stats`.
     Stats,
-    /// `GET /v1/flows`.
-    Flows(api::FlowFilter),
+    /// `GET /v1/flows`, at most so many.
+    Flows(api::FlowFilter, usize),
     /// `GET /v1/flows/count`.
     CountFlows(api::FlowFilter),
     /// `DELETE /v1/flows`.

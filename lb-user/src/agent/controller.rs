@@ -10,6 +10,7 @@ mod explain;
 mod flows;
 mod outlook;
 mod programs;
+mod source;
 mod state;
 mod view;
 
@@ -22,7 +23,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-pub use self::change::Source;
+pub use self::source::Source;
 use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Peer, Refused},
@@ -131,7 +132,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let mut signals = Signals::new().map_err(Error::Events)?;
     let (store, found) = Store::open(&file.model.node.state_dir)?;
     let mut kept = if source.discard_edits { Kept::default() } else { found.clone() };
-    let file = change::confirmed(file, &mut kept, &source);
+    let file = source::confirmed(file, &mut kept, &source);
     if kept != found {
         store.save(&kept)?;
     }

@@ -31,7 +31,7 @@ enum Order {
         filter: Filter,
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 100,
-              value_parser = clap::value_parser!(u32).range(1..))]
+              value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
     },
     /// Count flows
@@ -56,7 +56,7 @@ struct Filter {
     /// Of this service
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
-    /// Of this client
+    /// Of this client (IPv4, services with one port: of other flows the table has hashes)
     #[arg(long, value_name = "ADDRESS")]
     client: Option<IpAddr>,
     /// To this backend

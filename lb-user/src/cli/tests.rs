@@ -39,6 +39,7 @@ fn wrong_usage_is_refused() {
         ("firewall undeny 192.0.2.0/24 --for 10m", ErrorKind::UnknownArgument),
         ("flow flush", ErrorKind::MissingRequiredArgument),
         ("flow list --limit 0", ErrorKind::ValueValidation),
+        ("flow list --limit 10001", ErrorKind::ValueValidation),
         ("flow list --client web", ErrorKind::ValueValidation),
         ("plan", ErrorKind::MissingRequiredArgument),
         ("reload f --confirmed", ErrorKind::ArgumentConflict),

@@ -1,13 +1,13 @@
 //! Paths and methods, and their description as an OpenAPI document.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{
         self, DefaultBodyLimit, FromRequest as _, Path, Query, State,
-        rejection::{BytesRejection, JsonRejection, QueryRejection},
+        rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     },
     http::StatusCode,
     middleware::{self, Next},
@@ -24,8 +24,11 @@ use utoipa::OpenApi;
 use super::{Call, Change, Peer, Refused, Reply, Request};
 use crate::api;
 
-/// Largest body: a configuration file that fills all maps.
-const BODY: usize = 64 << 20;
+/// Largest body of most requests, in MiB.
+const BODY: usize = 1;
+
+/// Largest body that brings a configuration file, in MiB: it may fill all maps.
+const FILE_BODY: usize = 64;
 
 /// How long a client may take to send a body.
 const SENDING: Duration = Duration::from_secs(30);
@@ -43,12 +46,26 @@ pub(super) struct Caller {
 type Asking = State<Caller>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
+type Named<T = String> = Result<Path<T>, PathRejection>;
 
 /// `?service=NAME`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OfService {
     service: Option<String>,
+}
+
+/// Most flows in an answer: they are all in memory at once.
+const FLOWS: u64 = 10_000;
+
+/// [`api::FlowFilter`] and `limit`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfFlows {
+    service: Option<String>,
+    client: Option<IpAddr>,
+    backend: Option<String>,
+    limit: Option<u64>,
 }
 
 pub(super) fn router() -> Router<Caller> {
@@ -82,16 +99,25 @@ pub(super) fn router() -> Router<Caller> {
                 .hint("see `/v1/openapi.json`")
         })
         .layer(middleware::from_fn(take_in))
-        .layer(DefaultBodyLimit::max(BODY))
 }
 
-/// Takes a request's body in, for which there is a time limit.
+/// Takes a request's body in, for which there are limits of time and size.
 async fn take_in(request: extract::Request, next: Next) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
-    let request = extract::Request::from_parts(head.clone(), body);
+    let mut request = extract::Request::from_parts(head.clone(), body);
+    let brings_file = ["/v1/plan", "/v1/reload"].contains(&head.uri.path());
+    let most = if brings_file { FILE_BODY } else { BODY };
+    DefaultBodyLimit::max(most << 20).apply(&mut request);
     let late = |_| Refused::new(StatusCode::REQUEST_TIMEOUT, "the request did not come to its end");
-    let body = timeout(SENDING, Bytes::from_request(request, &())).await.map_err(late)??;
-    Ok(next.run(extract::Request::from_parts(head, body.into())).await)
+    let body = timeout(SENDING, Bytes::from_request(request, &())).await.map_err(late)?;
+    let body = body.map_err(|rejection: BytesRejection| {
+        Refused::new(rejection.status(), rejection.body_text())
+            .hint(format!("send {most} MiB at most"))
+    })?;
+    let mut request = extract::Request::from_parts(head, body.into());
+    // What was taken in may be read.
+    DefaultBodyLimit::disable().apply(&mut request);
+    Ok(next.run(request).await)
 }
 
 impl IntoResponse for Refused {
@@ -107,10 +133,9 @@ impl From<JsonRejection> for Refused {
     }
 }
 
-impl From<BytesRejection> for Refused {
-    fn from(rejection: BytesRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
-            .hint(format!("send {} MiB at most", BODY >> 20))
+impl From<PathRejection> for Refused {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text()).hint("names in paths are UTF-8")
     }
 }
 
@@ -144,8 +169,8 @@ async fn services(caller: Asking) -> Answer {
 
 /// One service, its backends and keys
 #[utoipa::path(get, path = "/v1/services/{name}", responses((status = 200, body = api::ServiceDetail)))]
-async fn service(caller: Asking, Path(name): Path<String>) -> Answer {
-    ask(caller.0, Request::Service(name)).await
+async fn service(caller: Asking, name: Named) -> Answer {
+    ask(caller.0, Request::Service(name?.0)).await
 }
 
 /// Add a service: the keys of `[[service]]`
@@ -158,15 +183,15 @@ async fn add_service(caller: Asking, body: Body<api::Table>) -> Answer {
 /// Set keys of a service
 #[utoipa::path(patch, path = "/v1/services/{name}", request_body = Object,
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn set_service(caller: Asking, Path(name): Path<String>, body: Body<api::Table>) -> Answer {
-    ask(caller.0, Request::Edit(Change::SetService(name, body?.0))).await
+async fn set_service(caller: Asking, name: Named, body: Body<api::Table>) -> Answer {
+    ask(caller.0, Request::Edit(Change::SetService(name?.0, body?.0))).await
 }
 
 /// Remove a service
 #[utoipa::path(delete, path = "/v1/services/{name}",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn remove_service(caller: Asking, Path(name): Path<String>) -> Answer {
-    ask(caller.0, Request::Edit(Change::RemoveService(name))).await
+async fn remove_service(caller: Asking, name: Named) -> Answer {
+    ask(caller.0, Request::Edit(Change::RemoveService(name?.0))).await
 }
 
 /// All backends, or those of a service
@@ -179,12 +204,8 @@ async fn backends(caller: Asking, query: Asked<OfService>) -> Answer {
 /// Add a backend: the keys of `[[service.backend]]`
 #[utoipa::path(post, path = "/v1/services/{name}/backends", request_body = Object,
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn add_backend(
-    caller: Asking,
-    Path(service): Path<String>,
-    body: Body<api::Table>,
-) -> Answer {
-    ask(caller.0, Request::Edit(Change::AddBackend(service, body?.0))).await
+async fn add_backend(caller: Asking, service: Named, body: Body<api::Table>) -> Answer {
+    ask(caller.0, Request::Edit(Change::AddBackend(service?.0, body?.0))).await
 }
 
 /// Set keys of a backend
@@ -192,9 +213,10 @@ async fn add_backend(
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
 async fn set_backend(
     caller: Asking,
-    Path((service, backend)): Path<(String, String)>,
+    names: Named<(String, String)>,
     body: Body<api::Table>,
 ) -> Answer {
+    let Path((service, backend)) = names?;
     ask(caller.0, Request::Edit(Change::SetBackend(service, backend, body?.0))).await
 }
 
@@ -203,19 +225,18 @@ async fn set_backend(
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
 async fn order(
     caller: Asking,
-    Path((service, backend)): Path<(String, String)>,
+    names: Named<(String, String)>,
     body: Body<api::AdminOrder>,
 ) -> Answer {
+    let Path((service, backend)) = names?;
     ask(caller.0, Request::Edit(Change::Order(service, backend, body?.0))).await
 }
 
 /// Remove a backend
 #[utoipa::path(delete, path = "/v1/services/{service}/backends/{backend}",
     responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
-async fn remove_backend(
-    caller: Asking,
-    Path((service, backend)): Path<(String, String)>,
-) -> Answer {
+async fn remove_backend(caller: Asking, names: Named<(String, String)>) -> Answer {
+    let Path((service, backend)) = names?;
     ask(caller.0, Request::Edit(Change::RemoveBackend(service, backend))).await
 }
 
@@ -240,22 +261,31 @@ async fn deny(caller: Asking, body: Body<api::DenyOrder>) -> Answer {
 }
 
 /// Flows of the affinity table
-#[utoipa::path(get, path = "/v1/flows", params(api::FlowFilter),
-    responses((status = 200, body = Vec<api::Flow>)))]
-async fn flows(caller: Asking, query: Asked<api::FlowFilter>) -> Answer {
-    ask(caller.0, Request::Flows(query?.0)).await
+#[utoipa::path(get, path = "/v1/flows",
+    params(api::FlowFilter, ("limit" = Option<u64>, Query, minimum = 1, maximum = 10_000)),
+    responses((status = 200, body = Vec<api::Flow>), (status = "4XX", body = api::Refusal)))]
+async fn flows(caller: Asking, query: Asked<OfFlows>) -> Answer {
+    let OfFlows { service, client, backend, limit } = query?.0;
+    let limit = limit.unwrap_or(1_000);
+    if !(1..=FLOWS).contains(&limit) {
+        let error = format!("`limit` is {limit}, expected 1 to {FLOWS}");
+        return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, error)
+            .hint("ask for fewer by `service`, `client` or `backend`"));
+    }
+    ask(caller.0, Request::Flows(api::FlowFilter { service, client, backend }, limit as usize))
+        .await
 }
 
 /// How many flows there are
 #[utoipa::path(get, path = "/v1/flows/count", params(api::FlowFilter),
-    responses((status = 200, body = api::FlowCount)))]
+    responses((status = 200, body = api::FlowCount), (status = "4XX", body = api::Refusal)))]
 async fn count_flows(caller: Asking, query: Asked<api::FlowFilter>) -> Answer {
     ask(caller.0, Request::CountFlows(query?.0)).await
 }
 
 /// Forget flows: their next packet is that of a new flow
 #[utoipa::path(delete, path = "/v1/flows", params(api::FlowFilter),
-    responses((status = 200, body = api::FlowCount)))]
+    responses((status = 200, body = api::FlowCount), (status = "4XX", body = api::Refusal)))]
 async fn flush_flows(caller: Asking, query: Asked<api::FlowFilter>) -> Answer {
     ask(caller.0, Request::FlushFlows(query?.0)).await
 }

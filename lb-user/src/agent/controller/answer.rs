@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     Error,
     flows::Flows,
+    outlook::Prospect,
     state::State,
     view::{self, Member},
 };
@@ -19,7 +20,7 @@ use crate::{
     agent::admin::{Call, Refused, Reply, Request},
     api::{self, FlowFilter},
     config::render,
-    core::nexthop::Network,
+    core::{nexthop::Network, plan::identity::ServiceIdentity},
 };
 
 /// Walks through the affinity table at a time: each takes a core while it lasts.
@@ -60,13 +61,17 @@ impl State {
                 });
             }
             Request::Plan(file) => {
-                return self.later(reply, None, |state| {
-                    let outlook = state.outlook(&file)?;
-                    Ok(|_: Vec<Member>, flows: &Flows| outlook.with_flows(&flows.by_backend()))
-                });
+                let prospect = Prospect::new(self, file).map_err(Refused::from);
+                let both = prospect.and_then(|prospect| Ok((prospect, self.members(None)?.1)));
+                return match both {
+                    Ok((prospect, flows)) => {
+                        self.scan(reply, move || prospect.outlook(&flows.by_backend()));
+                    }
+                    Err(refused) => drop(reply.send(Err(refused))),
+                };
             }
-            Request::Flows(filter) => {
-                return self.search(reply, filter, Flows::list);
+            Request::Flows(filter, limit) => {
+                return self.search(reply, filter, move |flows, filter| flows.list(filter, limit));
             }
             Request::CountFlows(filter) => {
                 return self.search(reply, filter, |flows, filter| api::FlowCount {
@@ -101,7 +106,7 @@ impl State {
         };
         self.scan(reply, move || {
             view::fill_in(&mut members, &flows.by_backend());
-            finish(members, &flows)
+            Ok(finish(members, &flows))
         });
     }
 
@@ -112,10 +117,10 @@ impl State {
         filter: FlowFilter,
         search: impl FnOnce(&Flows, &FlowFilter) -> T + Send + 'static,
     ) {
-        let checked = self.check_service(filter.service.as_deref());
+        let checked = self.check_filter(&filter);
         let flows = checked.and_then(|()| Ok(self.members(None)?.1));
         match flows {
-            Ok(flows) => self.scan(reply, move || search(&flows, &filter)),
+            Ok(flows) => self.scan(reply, move || Ok(search(&flows, &filter))),
             Err(refused) => drop(reply.send(Err(refused))),
         }
     }
@@ -125,14 +130,14 @@ impl State {
     fn scan<T: Serialize>(
         &self,
         reply: oneshot::Sender<Reply>,
-        answer: impl FnOnce() -> T + Send + 'static,
+        answer: impl FnOnce() -> Result<T, Refused> + Send + 'static,
     ) {
         let (scans, spent) = (Arc::clone(&self.scans), Arc::clone(&self.spent));
         tokio::spawn(async move {
             let _turn = scans.acquire_owned().await;
             if !reply.is_closed() {
                 // Its thread ends with the answer.
-                let _ = spawn_blocking(move || reply.send(json(Ok(answer())))).await;
+                let _ = spawn_blocking(move || reply.send(json(answer()))).await;
                 spent.store(true, Ordering::Relaxed);
             }
         });
@@ -152,6 +157,26 @@ impl State {
             None => Ok(()),
             Some(name) => Err(no_service(name)),
         }
+    }
+
+    /// The affinity table tells clients of IPv4 and of services with one port
+    /// only: the keys of other flows are hashes.
+    fn check_filter(&self, filter: &FlowFilter) -> Result<(), Refused> {
+        let name = filter.service.as_deref();
+        self.check_service(name)?;
+        let Some(client) = filter.client else { return Ok(()) };
+        let service = self.model.services.iter().find(|service| name == Some(&service.name));
+        let many = service.filter(|service| ServiceIdentity::of(service).single_port().is_none());
+        let error = match many {
+            _ if client.is_ipv6() => "flows of IPv6 are not told apart by client".to_owned(),
+            Some(many) => format!(
+                "flows of service `{}`, which has several ports, are not told apart by client",
+                many.name
+            ),
+            None => return Ok(()),
+        };
+        Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, error)
+            .hint("ask by `--service` or `--backend`; `lb explain` tells a packet's backend"))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "one of several preparations of an answer")]

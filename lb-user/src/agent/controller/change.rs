@@ -1,7 +1,7 @@
 //! Changes asked for over the admin socket, or by SIGHUP: validated, then on
 //! disk, then in force; what cannot be put in force is taken off the disk.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use tokio::{sync::watch, time::Instant};
@@ -17,10 +17,7 @@ use crate::{
         store::{Kept, StoreError, Withdrawn},
     },
     api,
-    config::{
-        self, Loaded,
-        overlay::{self, EditError},
-    },
+    config::overlay::{self, EditError},
     core::{
         edit::{Edit, Edits, Order},
         fleet::Fleet,
@@ -48,48 +45,6 @@ pub(super) struct Unconfirmed {
     before: Origin,
     /// What was known of the backends then.
     fleet: Fleet,
-}
-
-/// Where the configuration file is, and what stands in for parts of it.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The file.
-    pub path: PathBuf,
-    /// Unless empty, stands for `node.interfaces`.
-    pub interfaces: Vec<String>,
-    /// Whether the edits on disk are forgotten at the start.
-    pub discard_edits: bool,
-}
-
-/// What to begin with: a file that nobody confirmed is not gone by. Once there
-/// is another, it is forgotten.
-pub(super) fn confirmed(file: Loaded, kept: &mut Kept, source: &Source) -> Loaded {
-    let path = source.path.display();
-    let name = format!("the file in force before `{path}`");
-    match &kept.withdrawn {
-        Some(Withdrawn { text, instead }) if *text == file.text => {
-            match config::load_text(&name, instead.clone(), &source.interfaces) {
-                Ok(before) => {
-                    tracing::warn!(
-                        "`{path}` was reloaded and not confirmed: what was in force before is \
-                         gone by until `lb reload`"
-                    );
-                    before
-                }
-                Err(error) => {
-                    tracing::error!(
-                        error = chain(&error),
-                        "`{path}` was not confirmed, but what was before it cannot be read"
-                    );
-                    file
-                }
-            }
-        }
-        _ => {
-            kept.withdrawn = None;
-            file
-        }
-    }
 }
 
 type Following<'a> = &'a mut watch::Receiver<Arc<Network>>;
@@ -134,15 +89,15 @@ impl State {
         self.refuse_while_unconfirmed()?;
         if order.confirm_s.is_some_and(|seconds| !(1..=LONGEST_CONFIRM).contains(&seconds)) {
             let rule = format!("`confirm_s` must be 1 to {LONGEST_CONFIRM}");
-            return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, rule));
+            return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, rule)
+                .hint("an hour is 3600: these are seconds"));
         }
-        let (origin, foreign, mut notes) =
-            self.origin_with(order.file.as_ref(), order.discard_edits)?;
+        let edits = if order.discard_edits { Edits::default() } else { self.origin.edits.clone() };
+        let (origin, foreign, notes) = self.source.origin(order.file.as_ref(), edits)?;
         let model = origin.model()?;
         if foreign {
             self.refuse_programs(peer, &model)?;
         }
-        notes.extend(origin.edits.describe(&origin.file.model));
         let mut kept = self.kept.clone();
         if order.confirm_s.is_none() {
             kept.edits = origin.edits.clone();
@@ -227,46 +182,6 @@ impl State {
     async fn return_to(&mut self, origin: Origin, network: Following<'_>) -> Result<(), Refused> {
         let model = origin.model()?;
         Ok(self.put_in_force(model, origin, network).await?)
-    }
-
-    /// The outlook of a reload.
-    pub(super) fn outlook(&self, file: &api::FileText) -> Result<super::outlook::Outlook, Refused> {
-        let (origin, _, mut notes) = self.origin_with(Some(file), false)?;
-        notes.extend(origin.edits.describe(&origin.file.model));
-        Ok(super::outlook::Outlook::new(self, &origin, notes)?)
-    }
-
-    /// A text, or the agent's own file, beneath the edits; whether it is
-    /// another than the agent's own; and what becomes of edits, in words.
-    fn origin_with(
-        &self,
-        file: Option<&api::FileText>,
-        discard_edits: bool,
-    ) -> Result<(Origin, bool, Vec<String>), Refused> {
-        let (file, foreign) = self.file_with(file)?;
-        let edits = if discard_edits { Edits::default() } else { self.origin.edits.clone() };
-        let mut origin = Origin { file: file.into(), edits };
-        // The agent may start again, from its own file.
-        let lost = if foreign { Vec::new() } else { origin.edits.prune(&origin.file.model) };
-        Ok((origin, foreign, lost))
-    }
-
-    /// A text, or the agent's own file; whether it says something else than
-    /// the agent's own.
-    fn file_with(&self, file: Option<&api::FileText>) -> Result<(Loaded, bool), Refused> {
-        let Source { path, interfaces, .. } = &self.source;
-        let Some(api::FileText { name, text }) = file else {
-            return Ok((config::load(path, interfaces)?, false));
-        };
-        let given = config::load_text(name, text.clone(), interfaces)?;
-        let own = match config::read_file(path) {
-            Ok(own) if own == *text => return Ok((given, false)),
-            own => own.and_then(|own| config::load_text(name, own, interfaces)),
-        };
-        Ok(match own {
-            Ok(own) if own.model == given.model => (own, false),
-            _ => (given, true),
-        })
     }
 
     fn refuse_while_unconfirmed(&self) -> Result<(), Refused> {
@@ -361,20 +276,6 @@ fn moment(key: &str, seconds: u64) -> Result<u64, Refused> {
         );
     }
     Ok(unix_now() + seconds)
-}
-
-impl From<config::Errors> for Refused {
-    fn from(errors: config::Errors) -> Self {
-        let status = StatusCode::UNPROCESSABLE_ENTITY;
-        match errors {
-            config::Errors::Unreadable { .. } => Self::new(status, chain(&errors)),
-            config::Errors::Mistakes { file, mistakes } => {
-                let lines = mistakes.iter().map(|mistake| format!("{file}:{mistake}"));
-                Self::new(status, format!("{file}: bad configuration, nothing was changed"))
-                    .mistakes(lines.collect())
-            }
-        }
-    }
 }
 
 impl From<EditError> for Refused {

@@ -21,9 +21,6 @@ use crate::{
     },
 };
 
-/// Lines of a list where no limit is given.
-const LIMIT: u64 = 1_000;
-
 /// What names the entries of the affinity table. It belongs to one moment, and
 /// can be used beside the controller.
 pub(super) struct Flows {
@@ -62,9 +59,8 @@ impl Flows {
         }
     }
 
-    /// Flows that match, at most `filter.limit`.
-    pub(super) fn list(&self, filter: &FlowFilter) -> Vec<api::Flow> {
-        let limit = usize::try_from(filter.limit.unwrap_or(LIMIT)).unwrap_or(usize::MAX);
+    /// Flows that match, at most `limit`.
+    pub(super) fn list(&self, filter: &FlowFilter, limit: usize) -> Vec<api::Flow> {
         let named = self.table.live(self.now).filter_map(|entry| self.describe(entry));
         named.filter(|flow| matches(flow, filter)).take(limit).collect()
     }

@@ -1,83 +1,104 @@
 //! What a change would do, in words and numbers: `lb plan`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use super::{
-    Error,
-    state::{Origin, State},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
 };
+
+use super::{Error, source::Source, state::State};
 use crate::{
+    agent::admin::Refused,
     api::{self, Table},
     config::render,
     core::{
+        edit::Edits,
+        fleet::Fleet,
         model::{Model, Service},
-        plan::{self, BackendId, Operation, ServiceId, identity::ServiceIdentity},
+        nexthop::Network,
+        plan::{
+            self, BackendId, Host, Operation, Plan, ServiceId, Snapshot, identity::ServiceIdentity,
+            movement,
+        },
     },
 };
 
-/// The outlook but for the flows, which are still to be counted.
-pub(super) struct Outlook {
-    changes: Vec<String>,
-    edits: Vec<String>,
-    /// By service id: its name, and the share of slots that move.
-    services: BTreeMap<ServiceId, (String, f64)>,
-    /// Backends in force, by their service.
-    members: BTreeMap<ServiceId, Vec<BackendId>>,
-    /// Backends whose flows would end.
-    leaving: BTreeSet<BackendId>,
+/// What an outlook is made from, beside the controller: it may take a while.
+pub(super) struct Prospect {
+    file: api::FileText,
+    source: Source,
+    edits: Edits,
+    model: Model,
+    fleet: Fleet,
+    now: Duration,
+    network: Arc<Network>,
+    host: Host,
+    snapshot: Snapshot,
 }
 
-impl Outlook {
-    /// From what is in force to what `origin` makes, whose edits are told of in
-    /// `edits`.
-    pub(super) fn new(state: &State, origin: &Origin, edits: Vec<String>) -> Result<Self, Error> {
-        let model = &origin.model()?;
-        let snapshot = state.snapshot()?;
-        let fleet = state.fleet_for(model, &origin.edits);
-        let plan = state.plan_for(model, fleet.standings(), &snapshot)?;
-        let names: BTreeMap<_, _> = state
-            .model
-            .services
-            .iter()
-            .map(|service| (ServiceIdentity::of(service), service.name.clone()))
-            .collect();
-        let name = |id: ServiceId| {
-            let who = snapshot.services.get(&id).map(ServiceIdentity::read);
-            who.and_then(|who| names.get(&who).cloned()).unwrap_or_default()
-        };
-        let movements = plan::movement::movements(&plan, &snapshot);
-        let leaving = plan.operations.iter().filter_map(|operation| match operation {
-            Operation::Retire(id) | Operation::SetServing(id, false) => Some(*id),
-            _ => None,
-        });
-        let mut members: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (id, entry) in snapshot.in_use() {
-            members.entry(entry.service).or_default().push(id);
-        }
+impl Prospect {
+    /// Of putting `file` in force.
+    pub(super) fn new(state: &State, file: api::FileText) -> Result<Self, Error> {
         Ok(Self {
-            changes: differences(&state.model, model),
-            edits,
-            services: movements.iter().map(|m| (m.service, (name(m.service), m.slots))).collect(),
-            members,
-            leaving: leaving.collect(),
+            file,
+            source: state.source.clone(),
+            edits: state.origin.edits.clone(),
+            model: state.model.clone(),
+            fleet: state.fleet.clone(),
+            now: state.now(),
+            network: Arc::clone(&state.network),
+            host: state.host()?,
+            snapshot: state.snapshot()?,
         })
     }
 
-    /// The whole, with live flows by backend id.
-    pub(super) fn with_flows(self, counts: &[u32]) -> api::Outlook {
-        let flows = |id: &BackendId| u64::from(counts.get(usize::from(*id)).copied().unwrap_or(0));
-        let movement = |(service, (name, slots)): (&ServiceId, &(String, f64))| {
-            let mine = || self.members.get(service).into_iter().flatten();
-            api::Movement {
-                service: name.clone(),
-                slots: *slots,
-                flows_ended: mine().filter(|id| self.leaving.contains(id)).map(flows).sum(),
-                flows: mine().map(flows).sum(),
-            }
-        };
-        let services = self.services.iter().map(movement).collect();
-        api::Outlook { changes: self.changes, edits: self.edits, services }
+    /// The outlook, with live flows by backend id.
+    pub(super) fn outlook(mut self, flows: &[u32]) -> Result<api::Outlook, Refused> {
+        let (origin, _, edits) = self.source.origin(Some(&self.file), self.edits)?;
+        let model = origin.model()?;
+        let admin = |service: &str, backend: &str| origin.edits.admin(service, backend);
+        self.fleet.configure(&model, &admin, self.now);
+        let (standings, snapshot) = (self.fleet.standings(), &self.snapshot);
+        let plan = plan::plan(&model, standings, &self.network, snapshot, &self.host);
+        let services = movements(&plan.map_err(Error::from)?, &self.model, snapshot, flows);
+        Ok(api::Outlook { changes: differences(&self.model, &model), edits, services })
     }
+}
+
+/// What moves in each service of `model`, the one in force.
+fn movements(plan: &Plan, model: &Model, snapshot: &Snapshot, flows: &[u32]) -> Vec<api::Movement> {
+    let names: BTreeMap<_, _> = model
+        .services
+        .iter()
+        .map(|service| (ServiceIdentity::of(service), &service.name))
+        .collect();
+    let name = |id: ServiceId| {
+        let who = snapshot.services.get(&id).map(ServiceIdentity::read);
+        who.and_then(|who| names.get(&who).map(|name| (*name).clone())).unwrap_or_default()
+    };
+    let leaving: BTreeSet<_> = plan
+        .operations
+        .iter()
+        .filter_map(|operation| match operation {
+            Operation::Retire(id) | Operation::SetServing(id, false) => Some(*id),
+            _ => None,
+        })
+        .collect();
+    let mut members: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (id, entry) in snapshot.in_use() {
+        members.entry(entry.service).or_default().push(id);
+    }
+    let flows = |id: &BackendId| u64::from(flows.get(usize::from(*id)).copied().unwrap_or(0));
+    let movement = |moved: movement::Movement| {
+        let mine = || members.get(&moved.service).into_iter().flatten();
+        api::Movement {
+            service: name(moved.service),
+            slots: moved.slots,
+            flows_ended: mine().filter(|id| leaving.contains(id)).map(flows).sum(),
+            flows: mine().map(flows).sum(),
+        }
+    };
+    movement::movements(plan, snapshot).into_iter().map(movement).collect()
 }
 
 /// What differs between two configurations, one sentence each.

@@ -26,10 +26,7 @@ use tracing::field::display;
 
 pub(super) use self::force::Origin;
 use self::interfaces::{by_name, look_up};
-use super::{
-    Complaint, Error,
-    change::{Source, Unconfirmed},
-};
+use super::{Complaint, Error, change::Unconfirmed, source::Source};
 use crate::{
     agent::{
         probe::Prober,
@@ -80,7 +77,7 @@ pub(super) struct State {
     resting: Vec<(TableRef, Instant)>,
     /// When previous tables were retired.
     retired: Instant,
-    network: Arc<Network>,
+    pub(super) network: Arc<Network>,
     watcher: Watcher,
     pub(super) data_plane: DataPlane,
     /// Interfaces by name, while attached.
@@ -290,7 +287,7 @@ impl State {
         Ok(())
     }
 
-    fn host(&self) -> Result<Host, Error> {
+    pub(super) fn host(&self) -> Result<Host, Error> {
         let attached = self.attached.values().copied().collect();
         Ok(Host { attached, ephemeral: link::ephemeral_ports()? })
     }
