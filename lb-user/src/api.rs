@@ -120,7 +120,7 @@ pub struct Service {
     pub affinity: String,
     /// Backends configured.
     pub backends: u64,
-    /// Backends that are ready and not down.
+    /// Backends that are ready, also by what they report, and not down.
     pub up: u64,
     /// Live entries of the affinity table.
     pub flows: u64,

@@ -33,12 +33,19 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts `binary` inside `netns`, with further `words`, and waits until its
-    /// data plane is ready.
+    /// Starts `binary` inside `netns` and waits until its data plane is ready.
     ///
     /// # Errors
     /// It cannot be started, or ends, or is not ready in time; with its log.
-    pub fn start(binary: &Path, netns: &Netns, config: &Path, words: &[&str]) -> Result<Self> {
+    pub fn start(binary: &Path, netns: &Netns, config: &Path) -> Result<Self> {
+        Self::start_with(binary, netns, config, &[])
+    }
+
+    /// As [`Self::start`], with further `words`.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends, or is not ready in time; with its log.
+    pub fn start_with(binary: &Path, netns: &Netns, config: &Path, words: &[&str]) -> Result<Self> {
         let mut command = netns.command(binary);
         command.arg("agent").arg("--config").arg(config).args(words);
         let mut process = Process::start(&mut command)?;

@@ -212,7 +212,7 @@ impl Lab {
     /// # Errors
     /// Those of [`Agent::start`].
     pub fn start_agent_with(&self, config: &Config, words: &[&str]) -> Result<Agent> {
-        Agent::start(&self.binary, &self.balancer, &self.write(config)?, words)
+        Agent::start_with(&self.binary, &self.balancer, &self.write(config)?, words)
     }
 
     /// Writes the configuration and starts the agent with it.

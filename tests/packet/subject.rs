@@ -110,7 +110,7 @@ impl Subject<'_> {
 impl<'a> Subject<'a> {
     fn start(lab: &'a Lab, path: PathBuf, ingress: [u32; 2], setup: &Setup) -> Result<Self> {
         write(lab, &path, setup);
-        let agent = Agent::start(&lb_binary(), &lab.balancer, &path, &[])?;
+        let agent = Agent::start(&lb_binary(), &lab.balancer, &path)?;
         let pins = pin_dir(lab);
         let subject = Self {
             lab,

@@ -79,7 +79,7 @@ fn a_link_of_another_network_namespace_is_not_adopted() -> Result<()> {
              link set {name}p up"
         ))?;
     }
-    let agent = Agent::start(&lb_binary(), &other, &lab.write(&config)?, &[])?;
+    let agent = Agent::start(&lb_binary(), &other, &lab.write(&config)?)?;
     for name in &config.interfaces {
         assert!(is_native(&other, name), "{}", agent.log());
         let gone = || !is_native(&lab.balancer, name);

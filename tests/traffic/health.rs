@@ -157,6 +157,7 @@ fn what_a_backend_says_of_itself_sets_its_weight_and_state() -> Result<()> {
     assert!((share - 1.0 / 3.0).abs() < 0.05, "{counts:?}");
     one.say("drain");
     shows("effective_weight", 0.into());
+    assert_eq!(lab.json(&["service", "show", &name])?["up"], 1);
     one.say("ready up 100%");
     shows("effective_weight", 100.into());
     // Who stands above it may order otherwise, and weighs it.

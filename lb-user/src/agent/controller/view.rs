@@ -25,6 +25,9 @@ pub(super) struct Member {
     pub(super) service: usize,
     /// What was counted.
     pub(super) stats: BackendStats,
+    /// Whether neither an order, nor what it reports, nor its health keeps new
+    /// flows from it.
+    pub(super) up: bool,
     /// Its line; `flows` is to be filled in.
     pub(super) line: api::Backend,
 }
@@ -50,6 +53,9 @@ pub(super) fn members(
             let deadline = account.and_then(|account| account.deadline);
             let tracker = account.map(|account| account.tracker);
             let handshake = account.and_then(|account| account.handshake);
+            let health = tracker.map_or(Health::Unknown, Tracker::health);
+            let reported = tracker.and_then(Tracker::report).and_then(|report| report.admin);
+            let ready = admin.max(reported.unwrap_or_default()) == AdminState::Ready;
             let standing = state.fleet.standings().of(&identity, backend.weight);
             let line = api::Backend {
                 service: service.name.clone(),
@@ -60,7 +66,7 @@ pub(super) fn members(
                 effective_weight: standing.weight,
                 admin: admin_word(admin).to_owned(),
                 deadline_s: deadline.map(|at| at.saturating_sub(unix_now())),
-                health: health_word(tracker.map_or(Health::Unknown, Tracker::health)).to_owned(),
+                health: health_word(health).to_owned(),
                 reason: tracker.map_or("", Tracker::reason).to_owned(),
                 zone: backend.zone.clone(),
                 group: backend.group.clone(),
@@ -71,7 +77,8 @@ pub(super) fn members(
                 latency_us: tracker.and_then(Tracker::latency).map(micros),
                 handshake_us: handshake.map(micros),
             };
-            members.push(Member { id, service: index, stats, line });
+            let up = ready && health != Health::Down;
+            members.push(Member { id, service: index, stats, up, line });
         }
     }
     Ok(members)
@@ -79,7 +86,6 @@ pub(super) fn members(
 
 /// The line of a service with these members.
 pub(super) fn service(service: &Service, members: &[&Member]) -> api::Service {
-    let up = |member: &&&Member| member.line.admin == "ready" && member.line.health != "down";
     let sum = |of: fn(&api::Backend) -> u64| members.iter().map(|member| of(&member.line)).sum();
     api::Service {
         name: service.name.clone(),
@@ -90,7 +96,7 @@ pub(super) fn service(service: &Service, members: &[&Member]) -> api::Service {
         policy: render::policy(service.policy).to_owned(),
         affinity: render::affinity(service.affinity).to_owned(),
         backends: service.backends.len() as u64,
-        up: members.iter().filter(up).count() as u64,
+        up: members.iter().filter(|member| member.up).count() as u64,
         flows: sum(|line| line.flows),
         packets: sum(|line| line.packets),
         bytes: sum(|line| line.bytes),

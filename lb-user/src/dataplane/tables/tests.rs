@@ -9,7 +9,6 @@ use lb_common::{
     addr,
     backend::{SHARED_BIT, flags as backend_flags},
     config::features,
-    flow::{FlowState, FlowValue},
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
     table::TableRef,
 };
@@ -95,7 +94,7 @@ pub(super) fn serves(entry: &Backend) -> bool {
 }
 
 /// Whatever a packet can reach exists, is whole and may serve.
-fn check_reach(tables: &Tables) {
+pub(super) fn check_reach(tables: &Tables) {
     for (id, entry) in tables.services_of(tables.config.read(0).active) {
         for slot in slots(tables, entry.table) {
             let backend = tables.backends.read(slot.into());
@@ -151,10 +150,10 @@ fn check_replies(tables: &Tables, backend: &Backend, service: &Service) {
 }
 
 /// A service as an operator sees it: who is behind each slot, by identity.
-type View =
+pub(super) type View =
     BTreeMap<ServiceIdentity, (Service, Vec<(BackendIdentity, Deltas)>, Option<Arc<Routes>>)>;
 
-fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
+pub(super) fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     let snapshot = tables.snapshot().unwrap();
     let mut view = View::new();
     for (&id, entry) in &snapshot.services {
@@ -268,31 +267,7 @@ proptest! {
     }
 }
 
-/// The service moves to another VIP, and the plan stops once the entries of its
-/// backends are written.
-#[test]
-fn backends_of_a_service_that_did_not_come_are_not_taken_for_those_of_the_old_one() {
-    let (mut tables, network) = (fake::tables(64).unwrap(), Network::default());
-    let old = web(&[(1, 1), (2, 1)]);
-    let mut moved = old.clone();
-    moved.services[0].vip = "192.0.2.77".parse().unwrap();
-    carry_out(&mut tables, &old, &network, check_reach);
-    let before = view(&tables);
-    let snapshot = tables.snapshot().unwrap();
-    let cut = plan::plan(&moved, &Standings::default(), &network, &snapshot, &host()).unwrap();
-    let writes = |op: &&Operation| matches!(op, Operation::WriteBackend(..));
-    for operation in cut.operations.iter().filter(writes) {
-        tables.apply(operation).unwrap();
-    }
-    carry_out(&mut tables, &old, &network, check_reach);
-    assert_eq!(view(&tables), before);
-    carry_out(&mut tables, &moved, &network, check_reach);
-    let mut fresh = fake::tables(64).unwrap();
-    carry_out(&mut fresh, &moved, &network, |_| {});
-    assert_eq!(view(&tables), view(&fresh));
-}
-
-fn web(backends: &[(u8, u16)]) -> Model {
+pub(super) fn web(backends: &[(u8, u16)]) -> Model {
     let mut web = service("192.0.2.1", (80, 80), Protocol::Tcp, Mode::Nat);
     for &(last, weight) in backends {
         web.backends.push(backend(IpAddr::from([10, 0, 0, last]), None, weight));
@@ -300,25 +275,9 @@ fn web(backends: &[(u8, u16)]) -> Model {
     model(vec![web])
 }
 
-fn ids(tables: &Tables) -> BTreeMap<IpAddr, u16> {
+pub(super) fn ids(tables: &Tables) -> BTreeMap<IpAddr, u16> {
     let snapshot = tables.snapshot().unwrap();
     snapshot.in_use().map(|(id, entry)| (addr::from_bytes(entry.addr), id)).collect()
-}
-
-#[test]
-fn ids_stay_while_their_owners_live() {
-    let mut tables = fake::tables(64).unwrap();
-    let network = Network::default();
-    carry_out(&mut tables, &web(&[(1, 1), (2, 1), (3, 1)]), &network, check_reach);
-    let before = ids(&tables);
-    carry_out(&mut tables, &web(&[(4, 1), (3, 5), (1, 0)]), &network, check_reach);
-    let after = ids(&tables);
-    for last in [1, 3] {
-        let address = IpAddr::from([10, 0, 0, last]);
-        assert_eq!(before[&address], after[&address]);
-    }
-    let new = after[&IpAddr::from([10, 0, 0, 4])];
-    assert!(before.values().all(|&id| id != new), "an id was used again at once");
 }
 
 #[test]
@@ -348,23 +307,6 @@ fn a_drained_service_keeps_its_table_as_the_previous_one() {
     carry_out(&mut tables, &web(&[(1, 1)]), &network, check_reach);
     let back = tables.snapshot().unwrap().services[&1];
     assert_eq!(back.previous, before.table, "until it is retired");
-}
-
-#[test]
-fn an_id_is_used_again_only_when_no_table_names_it_and_its_flows_are_gone() {
-    let mut tables = fake::tables(64).unwrap();
-    let network = Network::default();
-    carry_out(&mut tables, &web(&[(1, 1), (2, 1)]), &network, check_reach);
-    carry_out(&mut tables, &web(&[(1, 1)]), &network, check_reach);
-    // Every id but 1 was used once; 2 is still in the previous table.
-    for id in 3..limits::BACKENDS {
-        tables.backends.write(id, &Backend { service: 9, ..Backend::ZERO });
-    }
-    let flow = |backend| FlowValue::new(backend, 1, FlowState::Established, 0).0;
-    tables.flows.write(5, &Bucket { keys: [7, 8, 9, 0], values: [flow(1), flow(3), flow(4), 0] });
-    carry_out(&mut tables, &web(&[(1, 1), (5, 1)]), &network, check_reach);
-    assert_eq!(ids(&tables)[&IpAddr::from([10, 0, 0, 5])], 3);
-    assert_eq!(tables.flows.read(5).keys, [7, 0, 9, 0]);
 }
 
 #[test]
