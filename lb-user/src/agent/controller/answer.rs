@@ -36,7 +36,10 @@ impl State {
         }
         let now = match request {
             Request::Edit(change) => json(self.edit(change, peer, network).await),
-            Request::Reload(order) => json(self.reload_file(&order, peer, network).await),
+            Request::Reload(order) => {
+                let _ = reply.send(json(self.reload_file(&order, peer, network).await));
+                return self.give_back_memory();
+            }
             Request::Confirm => json(self.confirm()),
             Request::Firewall => json(Ok(self.firewall())),
             Request::Stats => json(view::stats(self).map_err(refused)),
