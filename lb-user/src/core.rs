@@ -2,6 +2,7 @@
 
 pub mod edit;
 pub mod fleet;
+pub mod ha;
 pub mod handshake;
 pub mod health;
 pub mod maglev;

@@ -63,6 +63,7 @@ pub fn check(
     Some(Model {
         node: node?,
         admin: Admin { socket: file.admin.socket?.value, group: file.admin.group?.value },
+        ha: None,
         firewall: firewall?,
         services: services?,
     })

@@ -3,6 +3,7 @@
 //! A value of these types obeys every rule of `config/check.rs`; nothing
 //! below re-checks them.
 
+pub mod ha;
 pub mod health;
 mod programs;
 #[cfg(test)]
@@ -13,7 +14,10 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf
 use ipnet::IpNet;
 use lb_common::flow::Timeouts;
 
-use self::health::{Health, Probe};
+use self::{
+    ha::Ha,
+    health::{Health, Probe},
+};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct Model {
     pub node: Node,
     /// How it is operated.
     pub admin: Admin,
+    /// The node that stands in for it, and for which it does; `None`: alone.
+    pub ha: Option<Ha>,
     /// Port and source policy.
     pub firewall: Firewall,
     /// Services, names unique, no two answering for the same address, port and protocol.

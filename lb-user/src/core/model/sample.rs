@@ -48,6 +48,7 @@ pub(crate) fn model(services: Vec<Service>) -> Model {
             zone: None,
         },
         admin: Admin { socket: "/run/lb/lb.sock".into(), group: None },
+        ha: None,
         firewall: Firewall::default(),
         services,
     }

@@ -1,0 +1,354 @@
+//! Two nodes on a virtual clock, and everything that happens to them.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HEARTBEAT: Duration = Duration::from_millis(50);
+/// How finely time passes.
+const STEP: Duration = Duration::from_micros(2500);
+const PATHS: usize = 2;
+const GROUPS: usize = 2;
+/// Whatever happened, by then one node serves, and stays.
+const SETTLED: u32 = STRANGER + 3 * GONE;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// No frame of this node arrives.
+    Mute(usize),
+    /// One path is cut in both directions.
+    Path(usize),
+    /// All paths are cut in both directions.
+    Partition,
+    /// The agent of a node stands still; its data plane does not.
+    Freeze(usize),
+    /// A node is gone, and starts anew when the fault is over; so does its data
+    /// plane.
+    Crash(usize),
+    /// The agent ends in good order, and starts anew.
+    Leave(usize),
+    /// A group is handed over by command.
+    Failover(usize),
+    /// Every second frame is lost.
+    Loss,
+}
+
+/// Numbers that look drawn by lot (xorshift).
+struct Lots(u64);
+
+impl Lots {
+    fn draw(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+struct Node {
+    number: usize,
+    preempt: bool,
+    /// What its clock is ahead of the world's.
+    ahead: Duration,
+    /// `None`: not running.
+    pair: Option<Pair>,
+    /// Persistent: highest term.
+    term: u64,
+    frozen: bool,
+    /// With the paths by which they came.
+    inbox: VecDeque<(usize, Beat)>,
+    /// The data plane: until when it serves each group, in the world's time.
+    leases: [Duration; GROUPS],
+}
+
+impl Node {
+    fn new(number: usize, preempt: bool, ahead: Duration) -> Self {
+        let inbox = VecDeque::new();
+        let leases = [Duration::ZERO; GROUPS];
+        Self { number, preempt, ahead, pair: None, term: 0, frozen: false, inbox, leases }
+    }
+
+    fn start(&mut self, boot: u64, now: Duration) {
+        let settings = Settings {
+            node: ["a", "b"][self.number].to_owned(),
+            priority: [150, 100][self.number],
+            heartbeat: HEARTBEAT,
+            preempt: self.preempt,
+            // Each is preferred somewhere.
+            groups: (0..GROUPS).map(|group| (group as u64, group == self.number)).collect(),
+        };
+        self.pair = Some(Pair::new(settings, boot, self.term, now + self.ahead));
+    }
+
+    /// What the agent does in a moment: its frames, with their paths.
+    fn run(&mut self, now: Duration) -> Vec<(usize, Beat)> {
+        let Some(pair) = self.pair.as_mut().filter(|_| !self.frozen) else { return Vec::new() };
+        let own = now + self.ahead;
+        let mut frames = Vec::new();
+        for (path, beat) in self.inbox.drain(..) {
+            if pair.receive(&beat, own) == Ok(true) {
+                frames.push((path, pair.beat(true, own)));
+            }
+        }
+        pair.tick(own);
+        self.term = pair.term();
+        for (lease, view) in self.leases.iter_mut().zip(pair.groups()) {
+            *lease = view.lease.map_or(Duration::ZERO, |end| end.saturating_sub(self.ahead));
+        }
+        if pair.is_due(own) {
+            pair.begin_round(own);
+            frames.extend((0..PATHS).map(|path| (path, pair.beat(false, own))));
+        }
+        frames
+    }
+}
+
+struct World {
+    now: Duration,
+    lots: Lots,
+    nodes: [Node; 2],
+    /// Frames under way: when they arrive, by which path, where.
+    wire: Vec<(Duration, usize, usize, Beat)>,
+    /// What an eavesdropper has.
+    heard: Vec<Beat>,
+    boots: u64,
+    /// Steps that a frame takes at most: frames overtake others.
+    delay: u64,
+}
+
+impl World {
+    fn new(seed: u64, preempt: bool) -> Self {
+        let mut lots = Lots(seed | 1);
+        let ahead = [0, 1].map(|_| Duration::from_millis(lots.draw(1 << 30)));
+        let nodes = [0, 1].map(|number| Node::new(number, preempt, ahead[number]));
+        let (wire, heard) = (Vec::new(), Vec::new());
+        let mut world = Self { now: Duration::ZERO, lots, nodes, wire, heard, boots: 0, delay: 8 };
+        world.start(0);
+        world.start(1);
+        world
+    }
+
+    fn start(&mut self, node: usize) {
+        self.boots += 1;
+        self.nodes[node].start(self.boots, self.now);
+    }
+
+    fn step(&mut self, fault: Option<Fault>) {
+        self.now += STEP;
+        let now = self.now;
+        let (arrived, rest) = self.wire.drain(..).partition(|(at, ..)| *at <= now);
+        self.wire = rest;
+        let arrived: Vec<_> = arrived;
+        for (_, path, to, beat) in arrived {
+            if self.nodes[to].pair.is_some() {
+                self.nodes[to].inbox.push_back((path, beat));
+            }
+        }
+        // An eavesdropper sends what it has heard to whom it likes.
+        if !self.heard.is_empty() && self.lots.draw(20) == 0 {
+            let index = self.lots.draw(self.heard.len() as u64) as usize;
+            let (path, to) = (self.lots.draw(2) as usize, self.lots.draw(2) as usize);
+            self.wire.push((now, path, to, self.heard[index].clone()));
+        }
+        for from in 0..2 {
+            for (path, beat) in self.nodes[from].run(now) {
+                let lost = match fault {
+                    Some(Fault::Mute(node)) => node == from,
+                    Some(Fault::Path(cut)) => cut == path,
+                    Some(Fault::Partition) => true,
+                    Some(Fault::Loss) => self.lots.draw(2) == 0,
+                    _ => false,
+                };
+                if self.lots.draw(50) == 0 {
+                    self.heard.push(beat.clone());
+                }
+                if !lost {
+                    let delay = STEP * self.lots.draw(self.delay + 1) as u32;
+                    for _ in 0..=u8::from(self.lots.draw(8) == 0) {
+                        self.wire.push((now + delay, path, 1 - from, beat.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, fault: Fault) {
+        let now = self.now;
+        match fault {
+            Fault::Freeze(node) => self.nodes[node].frozen = true,
+            Fault::Crash(node) => {
+                self.nodes[node].pair = None;
+                self.nodes[node].leases = [Duration::ZERO; GROUPS];
+                self.nodes[node].inbox.clear();
+            }
+            Fault::Leave(node) => {
+                let node = &mut self.nodes[node];
+                if let Some(pair) = &mut node.pair {
+                    pair.leave(now + node.ahead);
+                }
+            }
+            Fault::Failover(group) => {
+                for node in &mut self.nodes {
+                    if let Some(pair) = &mut node.pair {
+                        pair.resign(group, now + node.ahead);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, fault: Fault) {
+        match fault {
+            Fault::Freeze(node) => self.nodes[node].frozen = false,
+            Fault::Crash(node) | Fault::Leave(node) => {
+                self.nodes[node].inbox.clear();
+                self.start(node);
+            }
+            _ => {}
+        }
+    }
+
+    /// Lives through a fault.
+    fn suffer(&mut self, fault: Fault, length: Duration, check: &dyn Fn(&Self)) {
+        self.begin(fault);
+        self.live(length, Some(fault), check);
+        self.end(fault);
+    }
+
+    fn live(&mut self, length: Duration, fault: Option<Fault>, check: &dyn Fn(&Self)) {
+        let end = self.now + length;
+        while self.now < end {
+            self.step(fault);
+            check(self);
+        }
+    }
+
+    /// Who serves a group.
+    fn serving(&self, group: usize) -> Vec<usize> {
+        (0..2).filter(|node| self.nodes[*node].leases[group] > self.now).collect()
+    }
+
+    fn check_none_serves_beside_the_other(&self) {
+        for group in 0..GROUPS {
+            assert!(self.serving(group).len() < 2, "both serve {group} at {:?}", self.now);
+        }
+    }
+
+    fn check_one_serves(&self) {
+        for group in 0..GROUPS {
+            assert_eq!(self.serving(group).len(), 1, "of group {group} at {:?}", self.now);
+        }
+    }
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        (0..2_usize).prop_map(Fault::Mute),
+        (0..PATHS).prop_map(Fault::Path),
+        (0..2_usize).prop_map(Fault::Freeze),
+        (0..2_usize).prop_map(Fault::Crash),
+        (0..2_usize).prop_map(Fault::Leave),
+        (0..GROUPS).prop_map(Fault::Failover),
+    ]
+}
+
+/// Faults: how long after the one before, how long, in hundredths of heartbeats.
+fn any_faults() -> impl Strategy<Value = Vec<(u32, u32, Fault)>> {
+    prop::collection::vec((0..8000_u32, 1..6000_u32, any_fault()), 0..6)
+}
+
+fn hundredths(number: u32) -> Duration {
+    HEARTBEAT * number / 100
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_one_fault_does_none_serves_beside_the_other(
+        seed: u64,
+        preempt: bool,
+        faults in any_faults(),
+    ) {
+        let mut world = World::new(seed, preempt);
+        let check = World::check_none_serves_beside_the_other;
+        for (after, length, fault) in faults {
+            world.live(hundredths(after), None, &check);
+            world.suffer(fault, hundredths(length), &check);
+            // Who starts and hears nothing takes the other for dead.
+            if matches!(fault, Fault::Crash(_) | Fault::Leave(_)) {
+                world.live(HEARTBEAT * STRANGER, None, &check);
+            }
+        }
+        world.live(HEARTBEAT * SETTLED, None, &check);
+        world.live(HEARTBEAT * 20, None, &World::check_one_serves);
+    }
+
+    #[test]
+    fn after_anything_one_serves(
+        seed: u64,
+        preempt: bool,
+        faults in prop::collection::vec(
+            (0..4000_u32, 1..6000_u32, prop_oneof![
+                any_fault(), Just(Fault::Partition), Just(Fault::Loss)
+            ]),
+            0..8
+        ),
+    ) {
+        let mut world = World::new(seed, preempt);
+        let anything = |_: &World| {};
+        for (after, length, fault) in faults {
+            world.live(hundredths(after), None, &anything);
+            world.suffer(fault, hundredths(length), &anything);
+        }
+        world.live(HEARTBEAT * SETTLED, None, &anything);
+        world.live(HEARTBEAT * 40, None, &World::check_one_serves);
+    }
+}
+
+/// How long nobody serves a group when this happens to who does, at most.
+fn gap(fault: impl Fn(usize) -> Fault) -> Duration {
+    let mut longest = Duration::ZERO;
+    for seed in 1..60 {
+        let mut world = World::new(seed * 0x9e37_79b9, false);
+        world.live(HEARTBEAT * SETTLED, None, &|_| {});
+        world.live(STEP * (seed % 40) as u32, None, &|_| {});
+        let active = world.serving(0)[0];
+        let (fault, began) = (fault(active), world.now);
+        world.begin(fault);
+        while world.serving(0) != [1 - active] && world.now < began + HEARTBEAT * SETTLED {
+            world.step(Some(fault));
+        }
+        longest = longest.max(world.now - began);
+    }
+    longest
+}
+
+#[test]
+fn who_stands_by_takes_over_soon() {
+    let lost = gap(Fault::Crash);
+    assert!(lost <= HEARTBEAT * 4 + STEP * 4, "{lost:?}");
+    let handed = gap(Fault::Leave);
+    assert!(handed <= STEP * 12, "{handed:?}");
+}
+
+#[test]
+fn the_death_of_who_stands_by_is_not_noticed() {
+    for seed in 1..60 {
+        let mut world = World::new(seed * 0x9e37_79b9, false);
+        world.delay = 1;
+        world.live(HEARTBEAT * SETTLED + STEP * seed as u32, None, &|_| {});
+        for active in 0..2 {
+            let group = (0..GROUPS).find(|group| world.serving(*group) == [active]);
+            if let Some(group) = group {
+                let check = move |world: &World| assert_eq!(world.serving(group), [active]);
+                world.suffer(Fault::Crash(1 - active), HEARTBEAT * 60, &check);
+                world.live(HEARTBEAT * SETTLED, None, &check);
+            }
+        }
+    }
+}

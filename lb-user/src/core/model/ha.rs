@@ -1,0 +1,66 @@
+//! `[ha]`: two balancers that stand in for each other.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+/// `[ha]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ha {
+    /// Name of the pair, the same on both nodes.
+    pub pair: String,
+    /// Ways to the peer and back, the service path first; at least one.
+    pub paths: Vec<Path>,
+    /// Where the pair's key is.
+    pub key_file: PathBuf,
+    /// Who serves if nothing else decides: the higher.
+    pub priority: u8,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// Whether a node takes its groups back when it returns.
+    pub preempt: bool,
+    /// At least one, names unique, no address in two.
+    pub groups: Vec<Group>,
+}
+
+/// Two sockets that heartbeats go between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Ours.
+    pub listen: SocketAddr,
+    /// The peer's, of the same family.
+    pub peer: SocketAddr,
+}
+
+/// `[[ha.group]]`: addresses that one of the nodes has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Name of the node that is to serve it.
+    pub prefer: Option<String>,
+    /// What moves to the node that serves it; at least one.
+    pub addresses: Vec<GroupAddress>,
+}
+
+/// An address that moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupAddress {
+    /// The address and the length of its network's prefix.
+    pub address: IpNet,
+    /// The interface that has it.
+    pub interface: String,
+}
+
+impl Ha {
+    /// Position of the group that has this address.
+    #[must_use]
+    pub fn group_of(&self, address: IpAddr) -> Option<usize> {
+        let has = |group: &Group| group.addresses.iter().any(|one| one.address.addr() == address);
+        self.groups.iter().position(has)
+    }
+}
