@@ -5,3 +5,4 @@ pub mod controller;
 pub mod log;
 pub mod probe;
 pub mod store;
+pub mod thread;

@@ -82,6 +82,10 @@ pub enum Request {
     Reload(api::Reload),
     /// `POST /v1/reload/confirm`.
     Confirm,
+    /// `GET /v1/ha`.
+    Ha,
+    /// `POST /v1/ha/failover`.
+    Failover(api::FailoverOrder),
     /// Everything that changes the configuration piece by piece.
     Edit(Change),
 }

@@ -143,7 +143,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         tracing::info!("edited: {difference}");
     }
     let (mut calls, _server) = admin::serve(&model.admin)?;
-    let probing = probe::Thread::start().map_err(Error::Events)?;
+    let probing = Thread::start("probes").map_err(Error::Events)?;
     let descriptors = descriptors::raise().map_err(Error::Events)?;
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
     let beginning = Beginning { source, origin, store, kept, prober };

@@ -77,6 +77,18 @@ pub enum Refusal {
     Namesake,
 }
 
+impl Refusal {
+    /// It in one word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Replayed => "replayed",
+            Self::Unproven => "unproven",
+            Self::Namesake => "namesake",
+        }
+    }
+}
+
 /// A node of the pair: its view of the peer, and its groups.
 #[derive(Clone, Debug)]
 pub struct Pair {
@@ -184,6 +196,19 @@ impl Pair {
         self.peer.as_ref()
     }
 
+    /// Whether the peer is there.
+    #[must_use]
+    pub fn hears_peer(&self, now: Duration) -> bool {
+        self.peer.as_ref().is_some_and(|peer| !self.is_silent(peer, now))
+    }
+
+    /// What the peer says of a group, by position, unless it is gone.
+    #[must_use]
+    pub fn said_of(&self, index: usize, now: Duration) -> Option<&GroupBeat> {
+        let peer = self.peer.as_ref().filter(|peer| self.silence(peer, now) <= self.beats(GONE));
+        peer?.group(self.groups[index].id)
+    }
+
     /// Whether frames are due: a heartbeat has passed, or there is news.
     #[must_use]
     pub fn is_due(&self, now: Duration) -> bool {
@@ -283,7 +308,7 @@ impl Pair {
 
     /// Gives a group up, if the peer is there to take it: whether it is.
     pub fn resign(&mut self, index: usize, now: Duration) -> bool {
-        let there = self.peer.as_ref().is_some_and(|peer| !self.is_silent(peer, now));
+        let there = self.hears_peer(now);
         if there && self.groups[index].lease.is_some() {
             self.stop(index);
             self.groups[index].resigned = Some(now);
@@ -457,7 +482,7 @@ impl Pair {
         if is_ours && self.lease(now) > now {
             let lease = self.lease(now);
             let group = &mut self.groups[index];
-            group.term += 1;
+            group.term = group.term.saturating_add(1);
             group.lease = Some(lease);
             group.resigned = None;
             group.since = now;

@@ -216,7 +216,7 @@ fn descriptors_bound_the_probes() {
 /// Nothing here drives a runtime: the probes have a thread that does.
 #[test]
 fn probes_go_on_while_the_agent_is_busy_and_end_with_their_thread() {
-    let thread = Thread::start().unwrap();
+    let thread = Thread::start("probes").unwrap();
     let (mut prober, mut events) = Prober::new(thread.handle(), 1);
     prober.set(vec![Target {
         health: Health { interval: SHORT, timeout: SHORT, ..instant(0).health },

@@ -1,0 +1,255 @@
+//! The pair of balancers: a thread that sends and hears heartbeats, asks
+//! [`crate::core::ha`] which groups this node serves, keeps their leases in the
+//! data plane and their addresses at the interfaces.
+
+mod addresses;
+mod driver;
+pub mod frame;
+pub mod key;
+mod term;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ring::{
+    digest,
+    rand::{SecureRandom as _, SystemRandom},
+};
+use tokio::{
+    net::UdpSocket,
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use self::{
+    addresses::{Keeper, Serving},
+    driver::Driver,
+    frame::Codec,
+    key::{Key, KeyError},
+    term::Terms,
+};
+use super::{store::StoreError, thread::Thread};
+use crate::{
+    api,
+    core::{
+        ha::{Pair, Settings},
+        model::Node,
+        model::ha::Ha,
+    },
+    dataplane::lease::Leases,
+    sys::address,
+};
+
+/// Orders that wait for the thread.
+const WAITING: usize = 16;
+/// How long an agent that ends waits for the peer to serve.
+const HANDOVER: Duration = Duration::from_millis(500);
+
+/// The agent cannot be a node of the pair.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// See [`KeyError`].
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The terms that were used are not known, or cannot be kept.
+    #[error(transparent)]
+    Terms(#[from] StoreError),
+    /// See [`address::Error`].
+    #[error(transparent)]
+    Addresses(#[from] address::Error),
+    /// A socket of `ha.listen` cannot be opened.
+    #[error("cannot listen at `{address}` for the peer: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The data plane's leases cannot be set.
+    #[error("cannot set leases: {0}")]
+    Leases(io::Error),
+    /// No thread.
+    #[error("cannot start the thread of the pair: {0}")]
+    Thread(io::Error),
+    /// No random number.
+    #[error("the kernel gives no random bytes")]
+    Random,
+}
+
+/// Why groups are not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failover {
+    /// No group has the name.
+    #[error("`[ha]` has no such group")]
+    NoGroup,
+    /// This node does not serve it.
+    #[error("this node does not serve it: ask the peer")]
+    NotActive,
+    /// Nobody would take over.
+    #[error("the peer is not there to take over")]
+    NoPeer,
+    /// The agent is about to end.
+    #[error("the agent is about to end")]
+    Gone,
+}
+
+/// What the thread is asked.
+enum Order {
+    Status(oneshot::Sender<api::HaStatus>),
+    /// To give up a group, or all that it serves.
+    Failover(Option<String>, oneshot::Sender<Result<Vec<String>, Failover>>),
+    /// To give up everything, for good.
+    Leave,
+}
+
+/// This node of the pair. Dropping it ends the thread; leases and addresses then
+/// run out.
+pub struct Member {
+    orders: mpsc::Sender<Order>,
+    summary: watch::Receiver<api::HaSummary>,
+    _thread: Thread,
+}
+
+/// By which the node is asked from elsewhere.
+#[derive(Clone)]
+pub struct Asking(mpsc::Sender<Order>);
+
+impl Member {
+    /// Begins to be a node of the pair. The data plane must be ready to serve.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is served then.
+    pub async fn start(node: &Node, ha: &Ha, leases: Leases) -> Result<Self, Error> {
+        let codec = Codec::new(&Key::read(&ha.key_file)?, &ha.pair);
+        let (terms, used) = Terms::open(&node.state_dir)?;
+        for group in 0..ha.groups.len() {
+            leases.set(group, None).map_err(Error::Leases)?;
+        }
+        let settings = Settings {
+            node: node.name.clone(),
+            priority: ha.priority,
+            heartbeat: ha.heartbeat,
+            preempt: ha.preempt,
+            groups: ha
+                .groups
+                .iter()
+                .map(|group| (group_id(&group.name), group.prefer.as_ref() == Some(&node.name)))
+                .collect(),
+        };
+        let thread = Thread::start("ha").map_err(Error::Thread)?;
+        let started = Instant::now();
+        let pair = Pair::new(settings, boot()?, used, started.elapsed());
+        let (orders, queue) = mpsc::channel(WAITING);
+        let (told, summary) = watch::channel(api::HaSummary {
+            role: "standby".to_owned(),
+            peer: None,
+            connected: false,
+        });
+        let ha = ha.clone();
+        // Sockets belong to the runtime that they are opened in.
+        let begun = thread.handle().spawn(async move {
+            let sockets = ha.paths.iter().map(|path| listen(path.listen));
+            let sockets: Vec<_> = sockets.collect::<Result<_, _>>()?;
+            let keeper = Keeper::begin(&ha, started).await?;
+            let serving = pair
+                .groups()
+                .map(|view| Serving { active: false, since: view.since })
+                .collect();
+            let (serving, follows) = watch::channel(serving);
+            Handle::current().spawn(keeper.run(follows));
+            let heard = vec![None; ha.paths.len()];
+            let driver = Driver {
+                ha,
+                pair,
+                codec,
+                sockets,
+                leases,
+                terms,
+                serving,
+                summary: told,
+                started,
+                heard,
+                refused: Default::default(),
+                trouble: None,
+            };
+            Handle::current().spawn(driver.run(queue));
+            Ok::<_, Error>(())
+        });
+        begun.await.map_err(|error| Error::Thread(io::Error::other(error)))??;
+        Ok(Self { orders, summary, _thread: thread })
+    }
+
+    /// By which it is asked from elsewhere.
+    #[must_use]
+    pub fn asking(&self) -> Asking {
+        Asking(self.orders.clone())
+    }
+
+    /// What it is at the moment.
+    #[must_use]
+    pub fn summary(&self) -> api::HaSummary {
+        self.summary.borrow().clone()
+    }
+
+    /// Hands everything over, and waits a moment until the peer serves.
+    pub async fn leave(self) {
+        let _ = self.orders.send(Order::Leave).await;
+        let asking = self.asking();
+        let served = async {
+            while let Some(status) = asking.status().await
+                && status.peer.is_some()
+                && status.groups.iter().any(|group| group.peer_role.as_deref() != Some("active"))
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(HANDOVER, served).await.is_err() {
+            tracing::warn!("the peer does not serve what this node gave up");
+        }
+    }
+}
+
+impl Asking {
+    /// Roles, terms, the peer; `None` where the thread has ended.
+    pub async fn status(&self) -> Option<api::HaStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Order::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Gives up a group, or all that this node serves; which those are.
+    ///
+    /// # Errors
+    /// See [`Failover`]; nothing was given up.
+    pub async fn fail_over(&self, group: Option<String>) -> Result<Vec<String>, Failover> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Failover(group, reply);
+        self.0.send(order).await.map_err(|_| Failover::Gone)?;
+        answer.await.map_err(|_| Failover::Gone)?
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<Arc<UdpSocket>, Error> {
+    let failed = |source| Error::Listen { address, source };
+    let socket = std::net::UdpSocket::bind(address).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    UdpSocket::from_std(socket).map(Arc::new).map_err(failed)
+}
+
+/// What nodes call a group: half of a hash of its name.
+fn group_id(name: &str) -> u64 {
+    let hash = digest::digest(&digest::SHA256, name.as_bytes());
+    hash.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+}
+
+/// A number for this run.
+fn boot() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Random)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
