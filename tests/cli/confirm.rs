@@ -140,6 +140,38 @@ fn an_agent_that_ends_takes_an_unconfirmed_reload_back() -> Result<()> {
 }
 
 #[test]
+fn a_reload_is_taken_back_though_an_interface_went_away() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let mut config = web(&lab);
+    config.interfaces.push("extra".to_owned());
+    let queues = "numrxqueues 2 numtxqueues 2";
+    let add = format!("link add extra {queues} type veth peer name extrap {queues}");
+    lab.balancer.ip(&format!("{add}\nlink set extra up\nlink set extrap up"))?;
+    let agent = lab.start_agent(&config)?;
+    let mut less = config.clone();
+    less.services[0].remove("b2");
+    less.interfaces.retain(|name| name != "extra");
+    lab.write(&less)?;
+    lab.done(&["reload", "--confirm", "2s"])?;
+    lab.balancer.ip("link del extra")?;
+    let back = || names(&lab).is_ok_and(|names| names.len() == 2);
+    assert!(eventually(PATIENCE, back), "{}", agent.log());
+    assert!(spread(&lab.client, URL, 60)?.contains_key("b2"));
+    // So does the next agent, which goes by the same.
+    agent.kill()?;
+    let agent = lab.start_agent(&less)?;
+    assert_eq!(names(&lab)?, ["b1", "b2"], "{}", agent.log());
+    lab.balancer.ip(&format!("{add}\nlink set extra up\nlink set extrap up"))?;
+    let served = || {
+        let status = lab.json(&["status"]).unwrap_or_default();
+        let all = status["interfaces"].as_array().cloned().unwrap_or_default();
+        all.iter().all(|interface| interface["xdp_mode"].is_string())
+    };
+    assert!(eventually(PATIENCE, served), "{}", agent.log());
+    Ok(())
+}
+
+#[test]
 fn a_backend_that_a_reload_took_for_a_while_starts_anew_only_if_it_was() -> Result<()> {
     let lab = Lab::new(3)?;
     let mut config = web(&lab);
@@ -174,6 +206,10 @@ fn an_agent_whose_edits_clash_with_its_file_can_start_without_them() -> Result<(
     assert!(says.contains("lb agent --discard-edits"), "{says}");
     for words in [&["--discard-edits"][..], &[]] {
         let agent = lab.start_agent_with(&clash, words)?;
+        let told = agent.log().contains("discarded");
+        assert_eq!(told, !words.is_empty(), "{}", agent.log());
+        let aside = fs::read_to_string(config.state_dir.join("edits.json.discarded")).unwrap();
+        assert!(aside.contains("10.2.0.12"), "{aside}");
         assert_eq!(names(&lab)?, ["b1", "b2"]);
         assert_eq!(lab.backends_by(WEB, "weight")?["b1"], 100);
         agent.kill()?;

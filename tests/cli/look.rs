@@ -212,6 +212,13 @@ fn flows_are_listed_counted_and_flushed() -> Result<()> {
             assert!(says.contains("not told apart by client\nhint: ask by"), "{says}");
         }
     }
+    for words in [&["--backend", "typo"][..], &["--backend", "b1", "--service", "any"]] {
+        let says = lab.refused(1, &[&["flow", "flush"], words].concat())?;
+        assert!(
+            says.contains("has a backend `typo`") || says.contains("no backend `b1`"),
+            "{says}"
+        );
+    }
     // Nobody forgets all flows by leaving a filter out.
     assert_eq!(lab.ask(&["flow", "flush"])?.status.code(), Some(2));
     Ok(())

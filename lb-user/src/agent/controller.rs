@@ -28,12 +28,12 @@ use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Peer, Refused},
     probe::{self, Prober},
-    store::{Kept, Store, StoreError},
+    store::{Store, StoreError},
 };
 use crate::{
     api,
-    config::{Loaded, overlay::EditError},
-    core::plan::CapacityError,
+    config::{self, Loaded, overlay::EditError},
+    core::{edit::Edits, plan::CapacityError},
     dataplane::{attach::AttachError, load::LoadError, pins::PinError, probe::ProbeError},
     sys::{descriptors, link, route},
 };
@@ -131,14 +131,18 @@ impl Error {
 pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Events)?;
     let (store, found) = Store::open(&file.model.node.state_dir)?;
-    let mut kept = if source.discard_edits { Kept::default() } else { found.clone() };
-    let file = source::confirmed(file, &mut kept, &source);
-    if kept != found {
-        store.save(&kept)?;
+    let mut kept = found.clone();
+    let (file, direction) = source::confirmed(file, &mut kept, &source);
+    if source.discard_edits {
+        kept.edits = Edits::default();
     }
+    let discards = kept.edits != found.edits;
     let mut origin = Origin { file: file.into(), edits: kept.edits.clone() };
     origin.edits.expire(view::unix_now());
     let model = origin.model()?;
+    for surprise in config::surprise::surprises(&model) {
+        tracing::warn!("{surprise}");
+    }
     for difference in origin.edits.describe(&origin.file.model) {
         tracing::info!("edited: {difference}");
     }
@@ -146,9 +150,12 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let probing = Thread::start("probes").map_err(Error::Events)?;
     let descriptors = descriptors::raise().map_err(Error::Events)?;
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
-    let beginning = Beginning { source, origin, store, kept, prober };
+    let beginning = Beginning { source, origin, direction, store, kept: found, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
+    if let Err(error) = state.forget(kept, discards) {
+        tracing::error!(error = chain(&error), "what is forgotten is still on disk");
+    }
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
     let (mut weighing, mut mending) = (Complaint::default(), Complaint::default());
@@ -209,6 +216,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 let done = state.look_after_interfaces().await;
                 attaching.report(done, "cannot look after the interfaces");
                 state.look_after_tables();
+                weighing.report(state.reweigh(false).await, "cannot change weights");
                 mending.report(state.mend().await, "cannot finish a change yet");
                 state.give_back_memory();
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
@@ -221,6 +229,9 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     }
     // Nobody would be there to do it in time.
     state.take_back(&mut network).await;
+    if state.unconfirmed.is_some() {
+        tracing::error!("the reload that was not confirmed is in force until an agent starts");
+    }
     tracing::info!("the agent ends, forwarding goes on");
     Ok(())
 }

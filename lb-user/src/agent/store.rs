@@ -21,6 +21,8 @@ use crate::core::edit::Edits;
 const FILE: &str = "edits.json";
 /// What it is written as first.
 const TEMPORARY: &str = "edits.json.new";
+/// Edits that were discarded at a start.
+const DISCARDED: &str = "edits.json.discarded";
 /// Held locked by the agent that uses the directory.
 const LOCK: &str = "lock";
 /// Layout of the file.
@@ -182,6 +184,19 @@ impl Store {
         }
         let document: Document<Kept> = serde_json::from_slice(&text).map_err(damaged)?;
         Ok(document.kept)
+    }
+
+    /// Puts the file aside, as it is; returns where. There need not be one.
+    ///
+    /// # Errors
+    /// The kernel refuses; nothing is lost then.
+    pub fn set_aside(&self) -> Result<PathBuf, StoreError> {
+        let (file, aside) = (self.directory.join(FILE), self.directory.join(DISCARDED));
+        match fs::rename(&file, &aside) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            moved => tried(moved, "moved", &file)?,
+        }
+        Ok(aside)
     }
 
     /// Puts this on disk; it is there when this returns.

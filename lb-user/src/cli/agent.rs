@@ -101,9 +101,6 @@ impl Agent {
             Failure::new(Status::Usage, error)
                 .hint("such as `RUST_LOG=info` or `RUST_LOG=lb_user=debug`")
         })?;
-        for surprise in config::surprise::surprises(&file.model) {
-            tracing::warn!("{surprise}");
-        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

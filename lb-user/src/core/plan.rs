@@ -86,6 +86,14 @@ impl Snapshot {
         self.backends.get(&id).is_some_and(|entry| entry.flags & backend::flags::SERVING != 0)
     }
 
+    /// What there will be once the previous tables are retired.
+    pub fn forget_previous(&mut self) {
+        for entry in self.services.values_mut() {
+            entry.previous = entry.table;
+        }
+        self.resting.clear();
+    }
+
     /// Backends that are configured, serving or not.
     pub fn in_use(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
         in_use(&self.backends)

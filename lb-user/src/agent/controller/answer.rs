@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use axum::http::StatusCode;
 use serde::Serialize;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{OwnedSemaphorePermit, oneshot, watch},
     task::spawn_blocking,
 };
 
@@ -20,7 +20,7 @@ use crate::{
     agent::admin::{Call, Refused, Reply, Request},
     api::{self, FlowFilter},
     config::render,
-    core::{nexthop::Network, plan::identity::ServiceIdentity},
+    core::{model::Service, nexthop::Network, plan::identity::ServiceIdentity},
 };
 
 /// Walks through the affinity table at a time: each takes a core while it lasts.
@@ -64,12 +64,11 @@ impl State {
                 });
             }
             Request::Plan(file) => {
-                let prospect = Prospect::new(self, file).map_err(Refused::from);
-                let both = prospect.and_then(|prospect| Ok((prospect, self.members(None)?.1)));
-                return match both {
-                    Ok((prospect, flows)) => {
-                        self.scan(reply, move || prospect.outlook(&flows.by_backend()));
-                    }
+                return match self.prospect(file) {
+                    Ok((turn, prospect, flows)) => self.scan(reply, move || {
+                        let _turn = turn;
+                        prospect.outlook(&flows.by_backend())
+                    }),
                     Err(refused) => drop(reply.send(Err(refused))),
                 };
             }
@@ -111,6 +110,19 @@ impl State {
             view::fill_in(&mut members, &flows.by_backend());
             Ok(finish(members, &flows))
         });
+    }
+
+    /// What a plan is made from. That is much: there is one at a time.
+    fn prospect(
+        &mut self,
+        file: api::FileText,
+    ) -> Result<(OwnedSemaphorePermit, Prospect, Flows), Refused> {
+        let turn = Arc::clone(&self.plans).try_acquire_owned().map_err(|_| {
+            let error = "another plan is being made";
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, error).hint("try again in a moment")
+        })?;
+        let prospect = Prospect::new(self, file)?;
+        Ok((turn, prospect, self.members(None)?.1))
     }
 
     /// Searches the affinity table beside the controller.
@@ -167,6 +179,19 @@ impl State {
     fn check_filter(&self, filter: &FlowFilter) -> Result<(), Refused> {
         let name = filter.service.as_deref();
         self.check_service(name)?;
+        if let Some(backend) = &filter.backend {
+            let mut services = self.model.services.iter();
+            let has = |service: &Service| service.backends.iter().any(|one| one.name == *backend);
+            if !services.any(|one| name.is_none_or(|name| one.name == name) && has(one)) {
+                let error = match name {
+                    Some(name) => format!("service `{name}` has no backend `{backend}`"),
+                    None => format!("no service has a backend `{backend}`"),
+                };
+                return Err(
+                    Refused::new(StatusCode::NOT_FOUND, error).hint("`lb backend list` shows all")
+                );
+            }
+        }
         let Some(client) = filter.client else { return Ok(()) };
         let service = self.model.services.iter().find(|service| name == Some(&service.name));
         let many = service.filter(|service| ServiceIdentity::of(service).single_port().is_none());

@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Error, chain,
-    state::{Origin, State},
+    state::{Direction, Origin, State},
     view::unix_now,
 };
 use crate::{
@@ -26,6 +26,10 @@ use crate::{
         weight::AdminState,
     },
 };
+
+/// For how long what was known of backends that are not probed is true enough
+/// for them to go on as before.
+const MEMORY: Duration = Duration::from_mins(1);
 
 /// Longest time a reload may wait for its confirmation.
 const LONGEST_CONFIRM: u64 = 24 * 3600;
@@ -45,6 +49,8 @@ pub(super) struct Unconfirmed {
     before: Origin,
     /// What was known of the backends then.
     fleet: Fleet,
+    /// When that was.
+    taken: Instant,
 }
 
 type Following<'a> = &'a mut watch::Receiver<Arc<Network>>;
@@ -118,8 +124,9 @@ impl State {
         }
         if let Some(seconds) = order.confirm_s {
             done.notes.push(format!("taken back in {seconds} s unless confirmed"));
-            let until = Instant::now() + Duration::from_secs(seconds);
-            self.unconfirmed = Some(Unconfirmed { until, before, fleet });
+            let taken = Instant::now();
+            let until = taken + Duration::from_secs(seconds);
+            self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken });
         }
         Ok(done)
     }
@@ -140,9 +147,13 @@ impl State {
 
     /// Takes back what nobody confirmed; the disk never had it.
     pub(super) async fn take_back(&mut self, network: Following<'_>) {
-        let Some(Unconfirmed { mut before, fleet, .. }) = self.unconfirmed.take() else { return };
+        let Some(Unconfirmed { mut before, fleet, taken, .. }) = self.unconfirmed.take() else {
+            return;
+        };
         before.edits.expire(unix_now());
-        self.fleet.remember(&fleet);
+        if taken.elapsed() <= MEMORY {
+            self.fleet.remember(&fleet);
+        }
         match self.return_to(before.clone(), network).await {
             Ok(()) if self.kept.withdrawn.is_some() => tracing::warn!(
                 "the reload was not confirmed and is taken back: `{}` still has it and is not \
@@ -154,7 +165,7 @@ impl State {
                 let error = refused.refusal.error;
                 tracing::error!(error, "cannot take the reload back yet, trying again");
                 let until = Instant::now() + AGAIN;
-                self.unconfirmed = Some(Unconfirmed { until, before, fleet });
+                self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken });
             }
         }
     }
@@ -181,7 +192,7 @@ impl State {
 
     async fn return_to(&mut self, origin: Origin, network: Following<'_>) -> Result<(), Refused> {
         let model = origin.model()?;
-        Ok(self.put_in_force(model, origin, network).await?)
+        Ok(self.put_in_force(model, origin, Direction::Back, network).await?)
     }
 
     fn refuse_while_unconfirmed(&self) -> Result<(), Refused> {
@@ -206,13 +217,22 @@ impl State {
     ) -> Result<(), Refused> {
         let before = self.kept.clone();
         self.keep(kept)?;
-        let done = self.put_in_force(model, origin, network).await;
+        let done = self.put_in_force(model, origin, Direction::Onward, network).await;
         if done.is_err()
             && let Err(error) = self.keep(before)
         {
             tracing::error!(error = chain(&error), "what was refused is still on disk");
         }
         Ok(done?)
+    }
+
+    /// Begins with less than is on disk; edits that are discarded are put aside.
+    pub(super) fn forget(&mut self, kept: Kept, discards: bool) -> Result<(), StoreError> {
+        if discards {
+            let aside = self.store.set_aside()?;
+            tracing::warn!("the edits are discarded, and are in `{}`", aside.display());
+        }
+        self.keep(kept)
     }
 
     /// Puts on disk what is not there yet.

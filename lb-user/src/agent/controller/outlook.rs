@@ -58,9 +58,19 @@ impl Prospect {
         let model = origin.model()?;
         let admin = |service: &str, backend: &str| origin.edits.admin(service, backend);
         self.fleet.configure(&model, &admin, self.now);
-        let (standings, snapshot) = (self.fleet.standings(), &self.snapshot);
-        let plan = plan::plan(&model, standings, &self.network, snapshot, &self.host);
-        let services = movements(&plan.map_err(Error::from)?, &self.model, snapshot, flows);
+        let plan = |snapshot: &Snapshot| {
+            plan::plan(&model, self.fleet.standings(), &self.network, snapshot, &self.host)
+        };
+        let plan = match plan(&self.snapshot) {
+            Err(error) if error.passes() => {
+                // A reload would retire the tables before these.
+                self.snapshot.forget_previous();
+                plan(&self.snapshot)
+            }
+            plan => plan,
+        };
+        let plan = plan.map_err(Error::from)?;
+        let services = movements(&plan, &self.model, &self.snapshot, flows);
         Ok(api::Outlook { changes: differences(&self.model, &model), edits, services })
     }
 }

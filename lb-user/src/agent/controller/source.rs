@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use axum::http::StatusCode;
 
-use super::{chain, state::Origin};
+use super::{
+    chain,
+    state::{Direction, Origin},
+};
 use crate::{
     agent::{
         admin::Refused,
@@ -64,7 +67,7 @@ impl Source {
 
 /// What to begin with: a file that nobody confirmed is not gone by. Once there
 /// is another, it is forgotten.
-pub(super) fn confirmed(file: Loaded, kept: &mut Kept, source: &Source) -> Loaded {
+pub(super) fn confirmed(file: Loaded, kept: &mut Kept, source: &Source) -> (Loaded, Direction) {
     let path = source.path.display();
     let name = format!("the file in force before `{path}`");
     match &kept.withdrawn {
@@ -75,20 +78,20 @@ pub(super) fn confirmed(file: Loaded, kept: &mut Kept, source: &Source) -> Loade
                         "`{path}` was reloaded and not confirmed: what was in force before is \
                          gone by until `lb reload`"
                     );
-                    before
+                    (before, Direction::Back)
                 }
                 Err(error) => {
                     tracing::error!(
                         error = chain(&error),
                         "`{path}` was not confirmed, but what was before it cannot be read"
                     );
-                    file
+                    (file, Direction::Onward)
                 }
             }
         }
         _ => {
             kept.withdrawn = None;
-            file
+            (file, Direction::Onward)
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tracing::field::display;
 
-pub(super) use self::force::Origin;
+pub(super) use self::force::{Direction, Origin};
 use self::interfaces::{by_name, look_up};
 use super::{Complaint, Error, change::Unconfirmed, source::Source};
 use crate::{
@@ -56,6 +56,9 @@ use crate::{
 /// still read it for some microseconds.
 const REST: Duration = Duration::from_millis(50);
 
+/// After which services whose tables found no room are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// How long new backends' next hops are waited for before publishing.
 const RESOLVING: Duration = Duration::from_secs(1);
 
@@ -73,6 +76,7 @@ pub(super) struct State {
     pub(super) fleet: Fleet,
     /// Services whose changed weights could not be put in force.
     unweighed: BTreeSet<ServiceIdentity>,
+    unweighed_since: Instant,
     /// Tables that gave way in place, and when.
     resting: Vec<(TableRef, Instant)>,
     /// When previous tables were retired.
@@ -112,6 +116,8 @@ pub(super) struct State {
     prober: Prober,
     /// Turns of those who search the affinity table.
     pub(super) scans: Arc<Semaphore>,
+    /// The turn of who plans.
+    pub(super) plans: Arc<Semaphore>,
     /// Whether probes of services in mode `dsr` go to the VIP.
     probing_vips: bool,
     /// Why they do not.
@@ -122,6 +128,7 @@ pub(super) struct State {
 pub(super) struct Beginning {
     pub(super) source: Source,
     pub(super) origin: Origin,
+    pub(super) direction: Direction,
     pub(super) store: Store,
     pub(super) kept: Kept,
     pub(super) prober: Prober,
@@ -134,8 +141,12 @@ impl State {
         model: Model,
         log_level: u8,
     ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
-        let Beginning { source, origin, store, kept, prober } = beginning;
-        let interfaces = look_up(&model.node, &[]).await?;
+        let Beginning { source, origin, direction, store, kept, prober } = beginning;
+        let awaited = match direction {
+            Direction::Onward => &[][..],
+            Direction::Back => &model.node.interfaces,
+        };
+        let interfaces = look_up(&model.node, awaited).await?;
         let pins = PinDir::open(&model.node.pin_dir)?;
         let (watcher, mut network) = Watcher::start().await?;
         let data_plane = DataPlane::load(pins, &options(&model.node, log_level))?;
@@ -145,6 +156,7 @@ impl State {
             model,
             fleet: Fleet::new(),
             unweighed: BTreeSet::new(),
+            unweighed_since: Instant::now(),
             resting: Vec::new(),
             retired: Instant::now(),
             watcher,
@@ -169,6 +181,7 @@ impl State {
             spent: Arc::default(),
             prober,
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
+            plans: Arc::new(Semaphore::new(1)),
             probing_vips: false,
             rewriting: Complaint::default(),
         };

@@ -65,9 +65,9 @@ impl Attempt {
         };
         let outcome = match (outcome, late) {
             (Ok(()), _) => Outcome::Success(begin.elapsed()),
-            (Err(Reason::Backend(text)), Some(late)) => {
-                Outcome::Failure(format!("{text}; begun {late:.1?} late, too many probes at once"))
-            }
+            (Err(Reason::Backend(text)), Some(late)) => Outcome::Failure(format!(
+                "{text}; begun {late:.1?} late: many probes or a busy host"
+            )),
             (Err(reason), _) => reason.into(),
         };
         Observation { outcome, report }

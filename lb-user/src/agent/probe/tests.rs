@@ -236,7 +236,7 @@ async fn a_probe_that_had_to_wait_says_so() {
     target.health.timeout = SHORT;
     let attempt = Attempt::new(&target, &mut Configs::default()).unwrap();
     let observation = attempt.make(Some(Duration::from_millis(1234))).await;
-    assert_eq!(why(observation), "connection refused; begun 1.2s late, too many probes at once");
+    assert_eq!(why(observation), "connection refused; begun 1.2s late: many probes or a busy host");
 }
 
 #[tokio::test]

@@ -2,9 +2,8 @@
 //!
 //! Nothing but tables and the standing of backends changes, so no bank is
 //! built: the new table is written where nothing refers to, and one store
-//! puts it in force. Where there is no room for it, it is written over the old
-//! one. After any prefix of the operations every slot of a
-//! current table names a backend that serves.
+//! puts it in force. After any prefix of the operations every slot of a current
+//! table names a backend that serves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,15 +22,27 @@ use crate::core::{model::Model, weight::Standings};
 /// tables do not fit beside the old ones.
 pub type Reweighed = (Plan, BTreeMap<ServiceIdentity, CapacityError>);
 
+/// Where a new table may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Where nothing refers to.
+    Beside,
+    /// Over the old one as well, if there is no other room. Slots are single
+    /// words, so packets find one backend or the other; but handshakes under way
+    /// in slots that change are lost.
+    InPlace,
+}
+
 /// Plans what the standings of the services `changed` ask for. Of the
-/// snapshot, the content of tables, the
-/// denied prefixes and the routes are not looked at.
+/// snapshot, the content of tables, the denied prefixes and the routes are not
+/// looked at.
 #[must_use]
 pub fn reweigh(
     model: &Model,
     standings: &Standings,
     changed: &BTreeSet<ServiceIdentity>,
     snapshot: &Snapshot,
+    room: Room,
 ) -> Reweighed {
     let mut arena = tables::arena(snapshot);
     let ids = present_backends(snapshot);
@@ -46,10 +57,7 @@ pub fn reweigh(
         let old = Places::read(&snapshot.services[&id]);
         let current = match content.place(service, &mut arena) {
             Ok(current) => current.with_routes(old.current.routes()),
-            // Slots are single words, so it can be written over: that costs the
-            // handshakes under way in slots that change, and is better than
-            // slots of a backend that is down.
-            Err(_) if content.is_as_large_as(old.current) => old.current,
+            Err(_) if room == Room::InPlace && content.is_as_large_as(old.current) => old.current,
             Err(error) => {
                 left.insert(*who, error);
                 continue;

@@ -58,9 +58,13 @@ fn backends_of_a_service_that_did_not_come_are_not_taken_for_those_of_the_old_on
     let before = view(&tables);
     let snapshot = tables.snapshot().unwrap();
     let cut = plan::plan(&moved, &Standings::default(), &network, &snapshot, &host()).unwrap();
-    let writes = |op: &&Operation| matches!(op, Operation::WriteBackend(..));
-    for operation in cut.operations.iter().filter(writes) {
-        tables.apply(operation).unwrap();
+    // With no other service's id left, they would be written under the old one's.
+    let id = *snapshot.services.keys().next().unwrap();
+    for operation in &cut.operations {
+        if let Operation::WriteBackend(backend, entry) = operation {
+            let entry = Backend { service: id, ..*entry };
+            tables.apply(&Operation::WriteBackend(*backend, entry)).unwrap();
+        }
     }
     carry_out(&mut tables, &old, &network, check_reach);
     assert_eq!(view(&tables), before);

@@ -15,6 +15,7 @@ use crate::{
         plan::{
             self, Snapshot,
             identity::{BackendIdentity, ServiceIdentity},
+            reweigh::Room,
         },
         weight::{Standing, Standings},
     },
@@ -77,7 +78,7 @@ proptest! {
         for seeds in &rounds {
             let standings = standings(&model, seeds);
             let snapshot = tables.snapshot().unwrap();
-            let plan = plan::reweigh::reweigh(&model, &standings, &all, &snapshot).0;
+            let plan = plan::reweigh::reweigh(&model, &standings, &all, &snapshot, Room::InPlace).0;
             for operation in &plan.operations {
                 tables.apply(operation).unwrap();
                 check_slots(&tables);
@@ -111,7 +112,7 @@ fn without_room_tables_are_written_over_and_who_has_none_waits() {
     for weight in 50..53 {
         let snapshot = Snapshot { resting: resting.clone(), ..tables.snapshot().unwrap() };
         let down = seeds((0, false), weight);
-        let (plan, left) = plan::reweigh::reweigh(&model, &down, &all, &snapshot);
+        let (plan, left) = plan::reweigh::reweigh(&model, &down, &all, &snapshot, Room::InPlace);
         assert!(left.is_empty(), "{left:?}");
         resting.extend(plan::reweigh::freed(&plan, &snapshot));
         tables.carry_out(&plan.operations).unwrap();
@@ -119,7 +120,7 @@ fn without_room_tables_are_written_over_and_who_has_none_waits() {
     }
     let snapshot = Snapshot { resting, ..tables.snapshot().unwrap() };
     let up = standings(&model, &[(10, true), (90, true)]);
-    let (plan, left) = plan::reweigh::reweigh(&model, &up, &all, &snapshot);
+    let (plan, left) = plan::reweigh::reweigh(&model, &up, &all, &snapshot, Room::InPlace);
     tables.carry_out(&plan.operations).unwrap();
     check_slots(&tables);
     let first = ServiceIdentity::of(&model.services[0]);
@@ -150,7 +151,7 @@ fn lines_that_rest_are_not_written() {
     for weight in 1..6 {
         let standings = standings(&model, &[(weight, true)]);
         let snapshot = Snapshot { resting: resting.clone(), ..tables.snapshot().unwrap() };
-        let (plan, _) = plan::reweigh::reweigh(&model, &standings, &all, &snapshot);
+        let (plan, _) = plan::reweigh::reweigh(&model, &standings, &all, &snapshot, Room::InPlace);
         let places = plan.operations.iter().find_map(|operation| match operation {
             Operation::SwitchTables(_, places) => Some(*places),
             _ => None,

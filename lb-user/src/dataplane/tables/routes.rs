@@ -187,7 +187,8 @@ fn a_service_that_nobody_serves_keeps_its_routes() {
         [plan::identity::ServiceIdentity::of(&model.services[0])].into(),
     );
     let snapshot = tables.outline();
-    let (plan, _) = plan::reweigh::reweigh(&model, &standings, &all, &snapshot);
+    let (plan, _) =
+        plan::reweigh::reweigh(&model, &standings, &all, &snapshot, plan::reweigh::Room::InPlace);
     tables.carry_out(&plan.operations).unwrap();
     assert_eq!(found(&tables, entry(&tables).table, "198.51.100.7"), EU.into());
 }

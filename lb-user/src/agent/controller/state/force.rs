@@ -17,6 +17,15 @@ use crate::{
     core::{edit::Edits, fleet::Fleet, model::Model, nexthop::Network},
 };
 
+/// Where a configuration comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Direction {
+    /// Somebody asked for it: what it names must be there.
+    Onward,
+    /// It was in force before: interfaces that went away since are awaited.
+    Back,
+}
+
 /// What a configuration is made of.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Origin {
@@ -41,6 +50,7 @@ impl State {
         &mut self,
         model: Model,
         origin: Origin,
+        direction: Direction,
         network: &mut watch::Receiver<Arc<Network>>,
     ) -> Result<(), Error> {
         self.check_fixed(&model)?;
@@ -55,7 +65,7 @@ impl State {
             }
             done
         } else {
-            self.rebuild(model, network).await
+            self.rebuild(model, direction, network).await
         };
         if done.is_err() {
             (self.fleet, self.origin) = (fleet, origin);
@@ -79,9 +89,14 @@ impl State {
     async fn rebuild(
         &mut self,
         model: Model,
+        direction: Direction,
         network: &mut watch::Receiver<Arc<Network>>,
     ) -> Result<(), Error> {
-        let interfaces = look_up(&model.node, &self.model.node.interfaces).await?;
+        let known = match direction {
+            Direction::Onward => &self.model,
+            Direction::Back => &model,
+        };
+        let interfaces = look_up(&model.node, &known.node.interfaces).await?;
         let new: Vec<_> = interfaces
             .iter()
             .filter(|interface| !self.data_plane.serves(interface, model.node.xdp_mode))

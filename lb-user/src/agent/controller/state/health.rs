@@ -26,6 +26,7 @@ use crate::{
             identity::{BackendIdentity, ServiceIdentity},
             ids::present_backends,
         },
+        weight::AdminState,
     },
     dataplane::flows::Keys,
 };
@@ -94,9 +95,8 @@ impl State {
         let ids = present_backends(&outline);
         let names = |who| Some((*ids.get(who)?, self.name_of(who)));
         let names: BTreeMap<_, _> = over.iter().filter_map(names).collect();
-        let scans = Arc::clone(&self.scans);
         tokio::spawn(async move {
-            let _turn = scans.acquire().await;
+            // It takes no turn: who asks for much puts no drain's end off.
             let told = spawn_blocking(move || {
                 let ids = names.keys().copied().collect();
                 for (id, (left, some)) in flows.left(&ids, LISTED) {
@@ -117,13 +117,18 @@ impl State {
     }
 
     /// What an earlier agent found down does not serve until it is probed; who
-    /// was ordered not to serve need not be down.
+    /// is ordered not to serve need not be down.
     pub(super) fn presume_down(&mut self) {
-        let (now, outline) = (self.now(), self.data_plane.tables.outline());
+        let (now, unix, outline) = (self.now(), unix_now(), self.data_plane.tables.outline());
         for (who, id) in present_backends(&outline) {
-            let ordered = self.names_of(&who).is_some_and(|(service, backend)| {
-                self.origin.edits.admin(&service, &backend).is_some()
-            });
+            let order = self.names_of(&who);
+            let order =
+                order.and_then(|(service, backend)| self.origin.edits.admin(&service, &backend));
+            let ordered = match order {
+                Some((AdminState::Maint, _)) => true,
+                Some((AdminState::Drain, deadline)) => deadline.is_some_and(|at| at <= unix),
+                _ => false,
+            };
             if !outline.is_serving(id) && !ordered {
                 self.fleet.presume_down(&who, now);
             }

@@ -3,10 +3,13 @@
 use lb_common::table::TableRef;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{super::Error, REST, RETIRE, State};
+use super::{super::Error, REST, RETIRE, RETRY, State};
 use crate::core::{
     model::Model,
-    plan::{self, Operation, Plan, ServiceId, Snapshot, reweigh::reweigh},
+    plan::{
+        self, Operation, Plan, ServiceId, Snapshot,
+        reweigh::{Room, reweigh},
+    },
     weight::Standings,
 };
 
@@ -63,19 +66,23 @@ impl State {
     pub(in super::super) async fn reweigh(&mut self, numbered: bool) -> Result<(), Error> {
         let own = self.fleet.take_changes();
         let mut changed = own.clone();
-        changed.append(&mut self.unweighed);
+        if self.unweighed_since.elapsed() >= RETRY {
+            changed.append(&mut self.unweighed);
+        }
         if changed.is_empty() && !numbered {
             return Ok(());
         }
         let mut before = self.outline();
-        let weigh = |state: &Self, outline: &Snapshot| {
-            reweigh(&state.model, state.fleet.standings(), &changed, outline)
+        let weigh = |state: &Self, outline: &Snapshot, room| {
+            reweigh(&state.model, state.fleet.standings(), &changed, outline, room)
         };
-        let (mut plan, mut left) = weigh(self, &before);
-        if !left.is_empty() && self.retire_previous() {
-            sleep(REST).await;
-            before = self.outline();
-            (plan, left) = weigh(self, &before);
+        let (mut plan, mut left) = weigh(self, &before, Room::Beside);
+        if !left.is_empty() {
+            if self.retire_previous() {
+                sleep(REST).await;
+                before = self.outline();
+            }
+            (plan, left) = weigh(self, &before, Room::InPlace);
         }
         if numbered {
             plan.operations.push(Operation::Number(self.generation() + 1));
@@ -84,18 +91,21 @@ impl State {
         let refused = left.iter().find(|(who, _)| numbered && own.contains(who));
         if let Some((_, error)) = refused {
             let error = error.clone().into();
-            self.unweighed = changed;
+            self.unweighed.append(&mut changed);
             return Err(error);
         }
         self.rest().await;
         if let Err(error) = self.carry_out(&plan) {
-            self.unweighed = changed;
+            self.unweighed.append(&mut changed);
             return Err(error);
         }
         self.resting.retain(|(_, since)| since.elapsed() < REST);
         let now = Instant::now();
         self.resting.extend(plan::reweigh::freed(&plan, &before).map(|place| (place, now)));
-        self.unweighed = left.keys().copied().collect();
+        if !left.is_empty() {
+            self.unweighed.extend(left.keys().copied());
+            self.unweighed_since = now;
+        }
         match left.pop_first() {
             Some((_, error)) if !numbered => Err(error.into()),
             _ => Ok(()),
