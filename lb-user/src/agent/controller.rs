@@ -29,6 +29,7 @@ use super::{
     admin::{self, ListenError, Peer, Refused},
     probe::{self, Prober},
     store::{Store, StoreError},
+    thread::Thread,
 };
 use crate::{
     api,

@@ -29,6 +29,7 @@ use self::interfaces::{by_name, look_up};
 use super::{Complaint, Error, change::Unconfirmed, source::Source};
 use crate::{
     agent::{
+        ha,
         probe::Prober,
         store::{Kept, Store},
     },
@@ -118,6 +119,8 @@ pub(super) struct State {
     pub(super) scans: Arc<Semaphore>,
     /// The turn of who plans.
     pub(super) plans: Arc<Semaphore>,
+    /// This node of a pair.
+    pub(super) ha: Option<ha::Member>,
     /// Whether probes of services in mode `dsr` go to the VIP.
     probing_vips: bool,
     /// Why they do not.
@@ -182,6 +185,7 @@ impl State {
             prober,
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
             plans: Arc::new(Semaphore::new(1)),
+            ha: None,
             probing_vips: false,
             rewriting: Complaint::default(),
         };
