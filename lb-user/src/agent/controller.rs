@@ -27,6 +27,7 @@ pub use self::source::Source;
 use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Peer, Refused},
+    ha,
     probe::{self, Prober},
     store::{Store, StoreError},
     thread::Thread,
@@ -52,6 +53,9 @@ pub enum Error {
     /// See [`route::Error`].
     #[error(transparent)]
     Route(#[from] route::Error),
+    /// See [`ha::Error`].
+    #[error(transparent)]
+    Ha(#[from] ha::Error),
     /// See [`PinError`].
     #[error(transparent)]
     Pins(#[from] PinError),
@@ -114,6 +118,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Admin(error) => error.hint(),
+            Self::Ha(error) => error.hint(),
             Self::Edits(_) => {
                 Some("put the file right, or start once with `lb agent --discard-edits`".to_owned())
             }
@@ -153,6 +158,10 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
     let beginning = Beginning { source, origin, direction, store, kept: found, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
+    if let Some(ha) = &state.model.ha {
+        let leases = state.data_plane.leases().map_err(Error::Maps)?;
+        state.ha = Some(ha::Member::start(&state.model.node, ha, leases).await?);
+    }
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");
@@ -233,7 +242,13 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     if state.unconfirmed.is_some() {
         tracing::error!("the reload that was not confirmed is in force until an agent starts");
     }
-    tracing::info!("the agent ends, forwarding goes on");
+    match state.ha.take() {
+        Some(pair) => {
+            pair.leave().await;
+            tracing::info!("the agent ends, the peer serves its groups");
+        }
+        None => tracing::info!("the agent ends, forwarding goes on"),
+    }
     Ok(())
 }
 

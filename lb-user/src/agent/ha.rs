@@ -81,6 +81,21 @@ pub enum Error {
     Random,
 }
 
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Key(error) => error.hint(),
+            Self::Terms(error) => error.hint(),
+            Self::Listen { .. } => {
+                Some("`ha.listen` must be this host's own addresses, and the ports free".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Why groups are not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failover {
@@ -201,7 +216,7 @@ impl Member {
         let _ = self.orders.send(Order::Leave).await;
         let asking = self.asking();
         let served = async {
-            while let Some(status) = asking.status().await
+            while let Ok(status) = asking.status().await
                 && status.peer.is_some()
                 && status.groups.iter().any(|group| group.peer_role.as_deref() != Some("active"))
             {
@@ -215,11 +230,14 @@ impl Member {
 }
 
 impl Asking {
-    /// Roles, terms, the peer; `None` where the thread has ended.
-    pub async fn status(&self) -> Option<api::HaStatus> {
+    /// Roles, terms, the peer.
+    ///
+    /// # Errors
+    /// [`Failover::Gone`].
+    pub async fn status(&self) -> Result<api::HaStatus, Failover> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Order::Status(reply)).await.ok()?;
-        answer.await.ok()
+        self.0.send(Order::Status(reply)).await.map_err(|_| Failover::Gone)?;
+        answer.await.map_err(|_| Failover::Gone)
     }
 
     /// Gives up a group, or all that this node serves; which those are.
