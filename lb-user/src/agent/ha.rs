@@ -1,0 +1,3 @@
+//! The pair of balancers: its key, and the frames that its nodes exchange.
+
+pub mod key;
