@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod controller;
+pub mod ha;
 pub mod log;
 pub mod probe;
 pub mod store;

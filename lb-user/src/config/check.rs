@@ -6,6 +6,7 @@
 
 mod backend;
 mod between;
+mod ha;
 mod service;
 
 use std::{collections::HashMap, hash::Hash};
@@ -57,13 +58,18 @@ pub fn check(
     let report = &mut Report(mistakes);
     file.services.iter().for_each(|service| service::check(service, report));
     between::check(&file.services, report);
+    file.ha.iter().for_each(|ha| ha::check(ha, &file.node, &file.services, report));
     let node = node(file.node, surroundings, report);
     let firewall = firewall(file.firewall, report);
     let services = file.services.into_iter().map(service::model).collect::<Option<_>>();
+    let ha = match file.ha {
+        Some(ha) => Some(ha::model(ha)?),
+        None => None,
+    };
     Some(Model {
         node: node?,
         admin: Admin { socket: file.admin.socket?.value, group: file.admin.group?.value },
-        ha: None,
+        ha,
         firewall: firewall?,
         services: services?,
     })

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use crate::core::model::{
     Firewall, Model, OnDown, OnEmpty, Protocol, Service,
+    ha::Ha,
     health::{Http, Probe, Tls, Udp},
 };
 
@@ -27,6 +28,7 @@ pub fn surprises(model: &Model) -> Vec<String> {
         surprises.extend(outside_the_split(service));
         surprises.extend(unchecked(service));
         surprises.extend(replies_denied(service, &model.firewall));
+        surprises.extend(model.ha.iter().filter_map(|ha| served_by_both(service, ha)));
     }
     surprises.extend(firewall(&model.firewall));
     surprises
@@ -120,6 +122,13 @@ fn replies_denied<'m>(
             "service `{service}`: backend `{backend}` is within `{net}` of \
              `firewall.deny_sources`: what it sends through this host is dropped"
         ))
+    })
+}
+
+fn served_by_both(service: &Service, ha: &Ha) -> Option<String> {
+    ha.group_of(service.vip).is_none().then(|| {
+        let Service { name, vip, .. } = service;
+        format!("service `{name}`: no `ha.group` has `{vip}`: both nodes serve it")
     })
 }
 
@@ -228,6 +237,23 @@ mod tests {
         assert_eq!(udp("dsr", ""), [told]);
         assert_eq!(udp("dsr", ", expect = \"hi\""), [""; 0]);
         assert_eq!(udp("nat", ""), [""; 0]);
+    }
+
+    #[test]
+    fn vips_that_do_not_move_are_told() {
+        let pair = |vip: &str| {
+            surprises_of(&format!(
+                "[node]\nhash_seed = \"{}\"\n[ha]\npair = \"edge\"\n\
+                 listen = [\"10.0.0.2:4790\"]\npeer = [\"10.0.0.3:4790\"]\n\
+                 config = \"independent\"\n[[ha.group]]\nname = \"blue\"\n\
+                 addresses = [{{ address = \"{vip}/32\", interface = \"eth0\" }}]\n\
+                 {SERVICE}{BACKEND}",
+                "0".repeat(32)
+            ))
+        };
+        let told = "service `web`: no `ha.group` has `203.0.113.10`: both nodes serve it";
+        assert_eq!(pair("203.0.113.11"), [told]);
+        assert_eq!(pair("203.0.113.10"), [""; 0]);
     }
 
     #[test]

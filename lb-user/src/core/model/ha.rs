@@ -8,12 +8,17 @@ use std::{
 
 use ipnet::IpNet;
 
+/// Most ways between the nodes.
+pub const PATHS: usize = 4;
+/// Most groups of a pair.
+pub const GROUPS: usize = 16;
+
 /// `[ha]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ha {
     /// Name of the pair, the same on both nodes.
     pub pair: String,
-    /// Ways to the peer and back, the service path first; at least one.
+    /// Ways to the peer and back, the service path first; one to [`PATHS`].
     pub paths: Vec<Path>,
     /// Where the pair's key is.
     pub key_file: PathBuf,
@@ -23,7 +28,7 @@ pub struct Ha {
     pub heartbeat: Duration,
     /// Whether a node takes its groups back when it returns.
     pub preempt: bool,
-    /// At least one, names unique, no address in two.
+    /// One to [`GROUPS`], names unique, no address in two.
     pub groups: Vec<Group>,
 }
 

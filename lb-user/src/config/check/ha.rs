@@ -1,0 +1,137 @@
+//! Rules within `[ha]`, and between it and the rest.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Report, service::unicast};
+use crate::{
+    config::{
+        file::{Field, Group, GroupAddress, Ha, Node, Service},
+        read::{Located, Wrong},
+    },
+    core::model::{
+        self,
+        ha::{GROUPS, PATHS, Path},
+    },
+};
+
+pub(super) fn check(ha: &Ha, node: &Node, services: &[Service], report: &mut Report<'_>) {
+    // A flow goes to one backend, whichever node has it.
+    if let Some(Located { place, value: None }) = &node.hash_seed {
+        let wrong = Wrong::new("missing, must be set where `[ha]` is");
+        let hint = "make one with `openssl rand -hex 16`: both nodes need the same";
+        report.add(place, wrong.hint(hint));
+    }
+    paths(ha, report);
+    groups(ha, report);
+    for path in sockets(&ha.listen).chain(sockets(&ha.peer)) {
+        if let Err(wrong) = stays(path.value.ip(), ha, services) {
+            report.add(&path.place, wrong);
+        }
+    }
+}
+
+/// Those that are not wrong by themselves.
+fn sockets(list: &Field<Vec<Field<SocketAddr>>>) -> impl Iterator<Item = &Located<SocketAddr>> {
+    list.iter().flat_map(|list| &list.value).flatten()
+}
+
+fn paths(ha: &Ha, report: &mut Report<'_>) {
+    for list in [&ha.listen, &ha.peer].into_iter().flatten() {
+        if list.value.is_empty() {
+            let hint = "such as `listen = [\"10.0.0.2:4790\"]` and `peer = [\"10.0.0.3:4790\"]`";
+            report.add(&list.place, Wrong::new("must name at least one address").hint(hint));
+        } else if list.value.len() > PATHS {
+            report.add(&list.place, Wrong::new(format!("must be {PATHS} addresses at most")));
+        }
+    }
+    report.duplicates(sockets(&ha.listen).chain(sockets(&ha.peer)), "must be listed once");
+    let (Some(listen), Some(peer)) = (&ha.listen, &ha.peer) else { return };
+    let (ours, theirs) = (listen.value.len(), peer.value.len());
+    if ours != theirs {
+        if ours > 0 && theirs > 0 {
+            let rule = format!("must be as many addresses as in `ha.listen`, {ours}");
+            let hint = "one for each, in the same order: the two make a path";
+            report.add(&peer.place, Wrong::new(rule).hint(hint));
+        }
+        return;
+    }
+    for path in listen.value.iter().zip(&peer.value) {
+        if let (Some(listen), Some(peer)) = path
+            && listen.value.is_ipv4() != peer.value.is_ipv4()
+        {
+            let family = if listen.value.is_ipv4() { "IPv4" } else { "IPv6" };
+            let rule = format!("must be an {family} address, as {} is", listen.place);
+            report.add(&peer.place, Wrong::new(rule));
+        }
+    }
+}
+
+/// Whether a node keeps an address, whoever serves.
+fn stays(address: IpAddr, ha: &Ha, services: &[Service]) -> Result<(), Wrong> {
+    unicast(address)?;
+    let mut groups = ha.groups.iter().flat_map(|group| &group.addresses);
+    let of_group = groups
+        .find_map(|moving| moving.address.as_ref().filter(|moving| moving.value.addr() == address));
+    if let Some(Located { place, .. }) = of_group {
+        let wrong = Wrong::new("must not be an address of a group: it moves");
+        return Err(wrong.hint(format!("{place} is this address")));
+    }
+    let mut vips = services.iter().filter_map(|service| service.vip.as_ref());
+    match vips.find(|vip| vip.value == address) {
+        Some(Located { place, .. }) => {
+            Err(Wrong::new("must not be a VIP").hint(format!("{place} is this address")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn groups(ha: &Ha, report: &mut Report<'_>) {
+    if let Some(group) = ha.groups.get(GROUPS) {
+        report.add(&group.place, Wrong::new(format!("must be {GROUPS} groups at most")));
+    }
+    let names = ha.groups.iter().filter_map(|group| group.name.as_ref());
+    report.duplicates(names, "must be unique among groups");
+    let addresses = ha.groups.iter().flat_map(|group| &group.addresses);
+    let addresses = addresses.filter_map(|address| address.address.as_ref());
+    let addresses: Vec<_> = addresses
+        .map(|Located { place, value }| Located { place: place.clone(), value: value.addr() })
+        .collect();
+    for Located { place, value } in &addresses {
+        if let Err(wrong) = unicast(*value) {
+            report.add(place, wrong);
+        }
+    }
+    report.duplicates(&addresses, "must be listed once in all groups");
+}
+
+/// The model of the pair; `None`: parts of it are wrong.
+pub(super) fn model(ha: Ha) -> Option<model::ha::Ha> {
+    let sockets = |list: Field<Vec<Field<SocketAddr>>>| {
+        list?.value.into_iter().map(|socket| Some(socket?.value)).collect::<Option<Vec<_>>>()
+    };
+    let paths = sockets(ha.listen)?.into_iter().zip(sockets(ha.peer)?);
+    Some(model::ha::Ha {
+        pair: ha.pair?.value,
+        paths: paths.map(|(listen, peer)| Path { listen, peer }).collect(),
+        key_file: ha.key_file?.value,
+        priority: ha.priority?.value,
+        heartbeat: ha.heartbeat?.value,
+        preempt: ha.preempt?.value,
+        groups: ha.groups.into_iter().map(group).collect::<Option<_>>()?,
+    })
+}
+
+fn group(group: Group) -> Option<model::ha::Group> {
+    Some(model::ha::Group {
+        name: group.name?.value,
+        prefer: group.prefer?.value,
+        addresses: group.addresses.into_iter().map(address).collect::<Option<_>>()?,
+    })
+}
+
+fn address(address: GroupAddress) -> Option<model::ha::GroupAddress> {
+    Some(model::ha::GroupAddress {
+        address: address.address?.value,
+        interface: address.interface?.value,
+    })
+}
