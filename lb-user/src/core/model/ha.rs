@@ -23,7 +23,8 @@ pub struct Ha {
     pub heartbeat: Duration,
     /// Whether a node takes its groups back when it returns.
     pub preempt: bool,
-    /// At least one, names unique, no address in two.
+    /// At least one and at most [`lb_common::limits::GROUPS`], names unique, no
+    /// address in two.
     pub groups: Vec<Group>,
 }
 
