@@ -16,6 +16,7 @@ pub mod firewall;
 pub mod flow;
 pub mod handshake;
 pub mod hash;
+pub mod lease;
 pub mod limits;
 pub mod maps;
 pub mod nexthop;

@@ -40,11 +40,14 @@ pub const REFUSALS: &str = "REFUSALS";
 /// [`crate::handshake::Begun`] as a word; private to the packet path.
 pub const HANDSHAKES: &str = "HANDSHAKES";
 
+/// Ends of leases by position of the group, see [`crate::lease`].
+pub const LEASES: &str = "LEASES";
+
 /// [`crate::trace::Record`], one entry.
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 19] = [
+pub const PINNED: [&str; 20] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -63,6 +66,7 @@ pub const PINNED: [&str; 19] = [
     UNRESOLVED,
     REFUSALS,
     HANDSHAKES,
+    LEASES,
     TRACE,
 ];
 

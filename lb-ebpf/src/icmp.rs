@@ -21,6 +21,7 @@ use crate::{
     family::Family,
     firewall,
     forward::{self, nat},
+    lease,
     nexthop::{self, Way},
     packet::{Frame, load, store, turn_around},
     parse::{self, Packet, TCP, UDP},
@@ -122,10 +123,11 @@ fn message<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     if firewall::denied(env, packet) {
         return Verdict::drop(Counter::SourceDenied);
     }
-    let flags = match service::address::<F>(env, packet.destination) {
-        Some(address) => address.flags,
-        None => 0,
-    };
+    let address = service::address::<F>(env, packet.destination);
+    if address.is_some_and(|address| !lease::permits_address(address)) {
+        return Verdict::drop(Counter::NotActive);
+    }
+    let flags = address.map_or(0, |address| address.flags);
     if flags & address_flags::VIP != 0 {
         return match kind {
             Kind::Echo => answer_echo(packet),

@@ -116,6 +116,11 @@ pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static HANDSHAKES: Array<u64, { limits::HANDSHAKES as usize }> = Array::new();
 
+/// Ends of leases by position of the group, see [`lb_common::lease`]. Written by
+/// the agent.
+#[btf_map]
+pub(crate) static LEASES: Array<u64, { limits::GROUPS as usize }, MMAPABLE> = Array::new();
+
 /// One entry: what a run that only explains found. Written by `lb_explain`,
 /// cleared and read by the agent.
 #[btf_map]

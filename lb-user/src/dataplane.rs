@@ -7,6 +7,7 @@ pub mod explain;
 pub mod fake;
 pub mod flows;
 pub mod kernel;
+pub mod leases;
 pub mod load;
 pub mod mmap;
 pub mod pins;

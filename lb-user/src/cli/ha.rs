@@ -2,13 +2,23 @@
 
 use std::path::PathBuf;
 
-use super::{Failure, Session, Status};
-use crate::agent::ha::key::{self, KeyError};
+use super::{
+    Failure, Session, Status,
+    client::Request,
+    console::Console,
+    table::{Cell, Table, numbers, words},
+};
+use crate::{
+    agent::ha::key::{self, KeyError},
+    api::{FailedOver, FailoverOrder, HaStatus},
+};
 
 /// Operate a pair of balancers
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
+  lb ha status
+  lb ha failover blue                     the peer serves it from now on
   lb ha keygen /etc/lb/pair.key")]
 pub(super) struct Command {
     #[command(subcommand)]
@@ -17,6 +27,14 @@ pub(super) struct Command {
 
 #[derive(Debug, clap::Subcommand)]
 enum Order {
+    /// Who serves which group, and how the peer is
+    Status,
+    /// Hand a group over to the peer
+    Failover {
+        /// The group; all that this node serves if none is given
+        #[arg(value_name = "GROUP")]
+        group: Option<String>,
+    },
     /// Make the key of a pair, the same for both nodes
     ///
     /// The key is 32 random bytes, as hexadecimal digits in one line. Make it on
@@ -31,6 +49,17 @@ enum Order {
 impl Command {
     pub(super) fn run(self, lb: &mut Session<'_>) -> Result<(), Failure> {
         match self.order {
+            Order::Status => {
+                let answer = lb.client.send::<HaStatus>(Request::get(&["ha"]))?;
+                lb.console.answer(&answer, show)
+            }
+            Order::Failover { group } => {
+                let request = Request::post(&["ha", "failover"]).json(&FailoverOrder { group });
+                let answer = lb.client.send::<FailedOver>(request)?;
+                lb.console.answer(&answer, |console, done| {
+                    console.say(format_args!("handed over: {}", done.groups.join(", ")))
+                })
+            }
             Order::Keygen { file: None } => lb.console.write(key::generate()?.as_bytes()),
             Order::Keygen { file: Some(file) } => {
                 key::create(&file)?;
@@ -38,6 +67,40 @@ impl Command {
             }
         }
     }
+}
+
+fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
+    console.say(format_args!("pair {}", status.pair))?;
+    match &status.peer {
+        Some(peer) => console.say(format_args!("peer {}: heard {} ms ago", peer.node, peer.heard_ms))?,
+        None => console.say("peer: not heard yet")?,
+    }
+    for path in &status.paths {
+        let heard = path.heard_ms.map(|ago| format!("heard {ago} ms ago"));
+        let heard = heard.unwrap_or_else(|| "nothing heard".to_owned());
+        console.say(format_args!("path to {}: {heard}", path.peer))?;
+    }
+    let mut table = Table::new([
+        words("GROUP"),
+        words("ROLE"),
+        words("PEER"),
+        numbers("TERM"),
+        numbers("LEASE"),
+    ]);
+    for group in &status.groups {
+        table.row([
+            Cell::new(&group.name),
+            Cell::new(&group.role),
+            Cell::maybe(group.peer_role.as_ref()),
+            Cell::new(group.term),
+            Cell::maybe(group.lease_ms.map(|left| format!("{left}ms"))),
+        ]);
+    }
+    console.table(&table)?;
+    for (reason, count) in &status.refused {
+        console.say(format_args!("frames refused, {reason}: {count}"))?;
+    }
+    Ok(())
 }
 
 impl From<KeyError> for Failure {

@@ -40,10 +40,20 @@ impl Model {
     #[must_use]
     pub fn has_shape_of(&self, other: &Self) -> bool {
         let same = |(a, b): (&Service, &Service)| a == b || a.shape() == b.shape();
+        let same_group =
+            |service: &Service| self.group_of(service.vip) == other.group_of(service.vip);
         self.node == other.node
             && self.firewall == other.firewall
             && self.services.len() == other.services.len()
             && self.services.iter().zip(&other.services).all(same)
+            && self.services.iter().all(same_group)
+    }
+
+    /// Position of the group of addresses that a VIP is in; `None`: this node
+    /// serves it on its own account.
+    #[must_use]
+    pub fn group_of(&self, vip: IpAddr) -> Option<usize> {
+        self.ha.as_ref()?.group_of(vip)
     }
 }
 

@@ -1,6 +1,12 @@
 //! Loads the program, or adopts the maps that an earlier agent left pinned.
 
-use std::{fs, io, mem::offset_of, os::fd::AsFd as _, path::PathBuf, sync::atomic::Ordering};
+use std::{
+    fs, io,
+    mem::offset_of,
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun as _, TestRunOptions,
@@ -13,6 +19,7 @@ use lb_common::{config::Config, limits, maps, trace::Record};
 
 use super::{
     kernel::Kernel,
+    leases::Leases,
     mmap::Mapped,
     pins::{PinDir, PinError},
     probe::Probing,
@@ -97,6 +104,8 @@ pub enum LoadError {
 pub struct DataPlane {
     /// The maps that plans are about.
     pub tables: Tables,
+    /// Until when groups are served.
+    pub leases: Arc<Leases>,
     /// Interfaces to redirect to.
     pub(super) ports: DevMapHash<MapData>,
     /// What the program that explains found.
@@ -169,11 +178,15 @@ impl DataPlane {
     ) -> Result<Self, LoadError> {
         let ports = typed(&mut ebpf, maps::PORTS, DevMapHash::try_from)?;
         let trace = mapped(&mut ebpf, maps::TRACE)?;
+        let tick_scale = tables.config.read(0).tick_scale;
+        let leases = Leases::take_over(mapped(&mut ebpf, maps::LEASES)?, &pins, tick_scale)
+            .map_err(|error| LoadError::Program(maps::CLOCK_PROGRAM, error))?;
         let unresolved = typed(&mut ebpf, maps::UNRESOLVED, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
         Ok(Self {
             tables,
+            leases: leases.into(),
             ports,
             trace,
             pins,

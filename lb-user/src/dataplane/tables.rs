@@ -304,6 +304,8 @@ impl Tables {
 #[cfg(test)]
 mod failure;
 #[cfg(test)]
+mod groups;
+#[cfg(test)]
 mod ids;
 #[cfg(test)]
 mod retire;

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 /// Most ways between the nodes.
 pub const PATHS: usize = 4;
 /// Most groups of a pair.
-pub const GROUPS: usize = 16;
+pub const GROUPS: usize = lb_common::limits::GROUPS as usize;
 
 /// `[ha]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use lb_common::{
 use proptest::prelude::*;
 
 use super::{
+    groups::any_ha,
     routes::{any_routes, check_routes},
     *,
 };
@@ -84,7 +85,7 @@ fn look_up(
     bucket.keys.iter().position(|&k| k == key).map(|slot| bucket.ids[slot])
 }
 
-fn address(tables: &Tables, addr: addr::AddrBytes) -> Option<Address> {
+pub(super) fn address(tables: &Tables, addr: addr::AddrBytes) -> Option<Address> {
     let index = look_up(tables, EndpointKind::Address, addr, 0, 0)?;
     Some(tables.addresses.read(tables.config.read(0).active * limits::ADDRESSES + index))
 }
@@ -119,7 +120,7 @@ pub(super) fn slots(tables: &Tables, table: TableRef) -> BTreeSet<u16> {
 
 fn check_service(tables: &Tables, id: u16, entry: &Service) {
     let vip = address(tables, entry.vip).expect("a VIP without an address");
-    assert_eq!(vip.addr, entry.vip);
+    assert_eq!((vip.addr, vip.group), (entry.vip, entry.group));
     if entry.flags & flags::RANGE == 0 {
         let port = u16::from_be(entry.port);
         let found = look_up(tables, EndpointKind::Service, entry.vip, port, entry.proto);
@@ -210,10 +211,10 @@ pub(super) fn any_model() -> impl Strategy<Value = (Model, Network)> {
     let deny =
         prop::sample::subsequence(vec!["203.0.113.0/24", "198.51.100.7/32", "2001::/16"], 0..3);
     let resolved = prop::collection::btree_map(1u8..8, 1u8..4, 0..8);
-    (services, deny, resolved, 0u8..3).prop_map(|(services, deny, resolved, own)| {
+    (services, any_ha(), deny, resolved, 0u8..3).prop_map(|(services, ha, deny, resolved, own)| {
         let distinct: BTreeMap<_, _> =
             services.into_iter().map(|service| (ServiceIdentity::of(&service), service)).collect();
-        let mut model = model(distinct.into_values().collect());
+        let mut model = Model { ha, ..model(distinct.into_values().collect()) };
         model.firewall.deny_sources = deny.iter().map(|net| net.parse().unwrap()).collect();
         let network = Network {
             next_hops: resolved
