@@ -1,6 +1,7 @@
 //! All tests that need root, in one binary.
 
 mod cli;
+mod ha;
 mod packet;
 mod regression;
 mod traffic;

@@ -73,6 +73,22 @@ impl Agent {
         self.process.signal(libc::SIGHUP)
     }
 
+    /// Makes it stand still; the forwarding does not.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.signal(libc::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.signal(libc::SIGCONT)
+    }
+
     /// Kills it without a chance to say farewell.
     ///
     /// # Errors
