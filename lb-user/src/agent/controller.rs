@@ -14,7 +14,7 @@ mod source;
 mod state;
 mod view;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -159,7 +159,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let beginning = Beginning { source, origin, direction, store, kept: found, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     if let Some(ha) = &state.model.ha {
-        let leases = state.data_plane.leases().map_err(Error::Maps)?;
+        let leases = Arc::clone(&state.data_plane.leases);
         state.ha = Some(ha::Member::start(&state.model.node, ha, leases).await?);
     }
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;

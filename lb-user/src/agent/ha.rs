@@ -41,7 +41,7 @@ use crate::{
         model::Node,
         model::ha::Ha,
     },
-    dataplane::lease::Leases,
+    dataplane::leases::Leases,
     sys::address,
 };
 
@@ -70,9 +70,6 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// The data plane's leases cannot be set.
-    #[error("cannot set leases: {0}")]
-    Leases(io::Error),
     /// No thread.
     #[error("cannot start the thread of the pair: {0}")]
     Thread(io::Error),
@@ -139,12 +136,9 @@ impl Member {
     ///
     /// # Errors
     /// See [`Error`]; nothing is served then.
-    pub async fn start(node: &Node, ha: &Ha, leases: Leases) -> Result<Self, Error> {
+    pub async fn start(node: &Node, ha: &Ha, leases: Arc<Leases>) -> Result<Self, Error> {
         let codec = Codec::new(&Key::read(&ha.key_file)?, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
-        for group in 0..ha.groups.len() {
-            leases.set(group, None).map_err(Error::Leases)?;
-        }
         let settings = Settings {
             node: node.name.clone(),
             priority: ha.priority,

@@ -30,7 +30,7 @@ use crate::{
         ha::{GroupBeat, Pair, Stance, View},
         model::ha::{Ha, Path},
     },
-    dataplane::lease::Leases,
+    dataplane::leases::Leases,
 };
 
 /// Frames taken in before the next turn: under a flood time goes on as well.
@@ -44,7 +44,7 @@ pub(super) struct Driver {
     pub(super) pair: Pair,
     pub(super) codec: Codec,
     pub(super) sockets: Vec<Arc<UdpSocket>>,
-    pub(super) leases: Leases,
+    pub(super) leases: Arc<Leases>,
     pub(super) terms: Terms,
     pub(super) serving: watch::Sender<Vec<Serving>>,
     pub(super) summary: watch::Sender<api::HaSummary>,
@@ -108,13 +108,7 @@ impl Driver {
         self.pair.tick(now);
         for (index, view) in self.pair.groups().enumerate() {
             let left = view.lease.map(|end| end.saturating_sub(now));
-            let held = match (&moment, left) {
-                (Ok(moment), Some(left)) => self.leases.set(index, Some((*moment, left))),
-                _ => self.leases.set(index, None),
-            };
-            if let Err(error) = held {
-                tell(&mut self.trouble, now, format!("cannot set a lease: {error}"));
-            }
+            self.leases.set(index, moment.as_ref().ok().copied().zip(left));
         }
         if let Err(error) = moment {
             tell(&mut self.trouble, now, format!("cannot read the data plane's clock: {error}"));

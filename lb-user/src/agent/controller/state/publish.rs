@@ -27,9 +27,6 @@ impl State {
         self.rest().await;
         self.carry_out(&plan)?;
         self.torn = false;
-        if model.ha.is_none() {
-            self.data_plane.leases.clear();
-        }
         self.published = Instant::now();
         // Whatever changed before is in the new bank.
         self.fleet.take_changes();
