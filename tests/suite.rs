@@ -4,4 +4,5 @@ mod cli;
 mod ha;
 mod packet;
 mod regression;
+mod sys;
 mod traffic;

@@ -14,6 +14,7 @@
 //! nodes cannot tell that from the death of the other. Then the higher term
 //! wins, and the loser stops first.
 
+pub mod announce;
 mod beat;
 mod peer;
 #[cfg(test)]

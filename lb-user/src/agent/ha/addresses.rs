@@ -75,7 +75,7 @@ impl Keeper {
             for (index, wanted) in wanted.into_iter().enumerate() {
                 if goes_on && wanted.active {
                     self.hold(index).await;
-                    wake = wake.min(self.started + self.announce(index, wanted.since, now));
+                    wake = wake.min(self.started + self.announce(index, wanted.since, now).await);
                     here[index] = true;
                 } else if here[index] {
                     self.release(index).await;
@@ -109,11 +109,11 @@ impl Keeper {
     }
 
     /// Announces a group's addresses if that is due; when it is due next.
-    fn announce(&mut self, index: usize, since: Duration, now: Duration) -> Duration {
+    async fn announce(&mut self, index: usize, since: Duration, now: Duration) -> Duration {
         let times = announce::due(since, self.announced[index], now);
         if times > 0 {
             self.announced[index] = Some(now);
-            let trouble = self.send(index, times);
+            let trouble = self.send(index, times).await;
             if trouble.is_some() {
                 self.tell(index, trouble);
             }
@@ -121,7 +121,7 @@ impl Keeper {
         announce::next(since, self.announced[index])
     }
 
-    fn send(&self, index: usize, times: u32) -> Option<String> {
+    async fn send(&self, index: usize, times: u32) -> Option<String> {
         let group = &self.groups[index].addresses;
         let mut interfaces: Vec<_> = group.iter().map(|one| &*one.interface).collect();
         interfaces.sort_unstable();
@@ -131,7 +131,7 @@ impl Keeper {
             let here = group.iter().filter(|one| one.interface == interface);
             let addresses: Vec<_> = here.map(|one| IpNet::addr(&one.address)).collect();
             for _ in 0..times {
-                if let Err(error) = announce(interface, &addresses) {
+                if let Err(error) = announce(interface, &addresses).await {
                     trouble = Some(chain(&error));
                 }
             }
