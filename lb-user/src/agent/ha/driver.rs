@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,7 +13,7 @@ use std::{
 
 use tokio::{
     net::UdpSocket,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::sleep_until,
 };
 

@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::agent::thread::Thread;
 use crate::core::{
     health::Outcome,
     model::{Mode, Protocol, sample},
