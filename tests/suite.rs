@@ -3,4 +3,5 @@
 mod cli;
 mod packet;
 mod regression;
+mod sys;
 mod traffic;

@@ -108,12 +108,7 @@ pub struct Interface {
 /// # Errors
 /// If there is none, or the kernel cannot be asked.
 pub async fn by_name(name: &str) -> Result<Interface, Error> {
-    let missing = || Error::NoSuchName(name.to_owned());
-    // IFNAMSIZ: the kernel answers longer names with an error of another sort.
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
-        return Err(missing());
-    }
-    look_up(Which::Name(name), missing, name).await
+    named(&Requests::open().map_err(Error::Open)?, name).await
 }
 
 /// The interface with number `index`.
@@ -121,18 +116,34 @@ pub async fn by_name(name: &str) -> Result<Interface, Error> {
 /// # Errors
 /// If there is none, or the kernel cannot be asked.
 pub async fn by_index(index: u32) -> Result<Interface, Error> {
+    numbered(&Requests::open().map_err(Error::Open)?, index).await
+}
+
+/// [`by_name`] over a socket that is open.
+pub(super) async fn named(requests: &Requests, name: &str) -> Result<Interface, Error> {
+    let missing = || Error::NoSuchName(name.to_owned());
+    // IFNAMSIZ: the kernel answers longer names with an error of another sort.
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(missing());
+    }
+    look_up(requests, Which::Name(name), missing, name).await
+}
+
+/// [`by_index`] over a socket that is open.
+pub(super) async fn numbered(requests: &Requests, index: u32) -> Result<Interface, Error> {
     if index == 0 {
         return Err(Error::NoSuchIndex(index));
     }
-    look_up(Which::Index(index), || Error::NoSuchIndex(index), &index.to_string()).await
+    let missing = || Error::NoSuchIndex(index);
+    look_up(requests, Which::Index(index), missing, &index.to_string()).await
 }
 
 async fn look_up(
+    requests: &Requests,
     which: Which<'_>,
     missing: impl FnOnce() -> Error,
     interface: &str,
 ) -> Result<Interface, Error> {
-    let requests = Requests::open().map_err(Error::Open)?;
     match requests.link(which).await {
         Ok(message) => Ok(interface_of(&message)),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Err(missing()),

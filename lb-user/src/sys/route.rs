@@ -21,7 +21,7 @@ use tokio::{
 };
 
 pub(super) use self::{
-    decode::mac,
+    decode::{OUR_PROTOCOL, address, mac},
     request::{Requests, Which},
 };
 use self::{events::Events, follow::Follower, request::Order};
