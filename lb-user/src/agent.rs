@@ -1,6 +1,7 @@
 //! Drivers: wait, ask the core, act.
 
 pub mod admin;
+mod aside;
 pub mod controller;
 pub mod ha;
 pub mod log;

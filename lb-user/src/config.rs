@@ -5,6 +5,7 @@
 pub mod check;
 pub mod file;
 mod json;
+pub mod local;
 pub mod mistake;
 pub mod overlay;
 pub mod read;

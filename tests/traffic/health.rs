@@ -136,6 +136,40 @@ fn a_certificate_of_an_unknown_authority_is_the_reason() -> Result<()> {
 }
 
 #[test]
+fn a_file_that_this_host_cannot_use_takes_no_backend_down() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let authority = authority(&lab, "ours")?;
+    let _server = tls_server(&lab, &lab.backends[0], &authority)?;
+    // Who opens it waits for a writer.
+    let fifo = lab.path("fifo").display().to_string();
+    run(tool("mkfifo").arg(&fifo), PATIENCE)?;
+    let probe = format!("kind = \"https\"\nhost = \"web.test\"\nca_file = {fifo:?}");
+    let service = probed(&lab, Protocol::Tcp, TLS, &probe);
+    let name = service.name().to_owned();
+    let agent = lab.start_agent(&lab.config([service]))?;
+    let stays = |health: &str, why: &str| {
+        let says = || {
+            let reason = lab.backends_by(&name, "reason").unwrap_or_default();
+            reason.get("b1").and_then(Value::as_str).is_some_and(|reason| reason.contains(why))
+        };
+        assert!(eventually(PATIENCE, says), "never `{why}`: {}", agent.log());
+        assert_eq!(lab.backends_by(&name, "health").unwrap()["b1"], health);
+    };
+    stays("unknown", "no regular file, expected");
+    assert!(lab.done(&["reload"])?.stderr.contains("is no regular file on this host"));
+    let pem = authority.with_extension("pem");
+    let copy = lab.path("copy.pem");
+    let set = format!("health.ca_file={}", copy.display());
+    lab.done(&["service", "set", &name, &set])?;
+    stays("unknown", "no such file or directory, expected");
+    fs::copy(pem, &copy).unwrap();
+    becomes(&lab, &agent, &name, "b1", "up");
+    lab.done(&["service", "set", &name, &format!("health.ca_file={fifo}")])?;
+    stays("up", "no regular file, expected");
+    Ok(())
+}
+
+#[test]
 fn what_a_backend_says_of_itself_sets_its_weight_and_state() -> Result<()> {
     let lab = Lab::new(2)?;
     let server = |backend: &Backend| {

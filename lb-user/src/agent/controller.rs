@@ -8,6 +8,7 @@ mod answer;
 mod change;
 mod explain;
 mod flows;
+mod local;
 mod outlook;
 mod programs;
 mod source;
@@ -151,6 +152,9 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     }
     for difference in origin.edits.describe(&origin.file.model) {
         tracing::info!("edited: {difference}");
+    }
+    for lack in local::lacks(&model).await {
+        tracing::warn!("{lack}");
     }
     let (mut calls, _server) = admin::serve(&model.admin)?;
     let probing = Thread::start("probes").map_err(Error::Events)?;

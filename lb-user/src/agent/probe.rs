@@ -119,7 +119,7 @@ impl Prober {
         runtime.spawn(post::deliver(found, events));
         let prober = Self {
             running: BTreeMap::new(),
-            configs: Configs::default(),
+            configs: Configs::new(runtime.clone()),
             permits: Arc::new(Semaphore::new(0)),
             at_once: 0,
             most_at_once,
@@ -132,16 +132,15 @@ impl Prober {
     }
 
     /// From now on these are the targets, keys unique. Those that were targets
-    /// before keep their times; those that are changed, or whose `ca_file` is,
-    /// begin anew; the others end, a probe in flight along with them. What was
-    /// found before may still be on its way to the receiver.
+    /// before keep their times; those that are changed begin anew; the others
+    /// end, a probe in flight along with them. What was found before may still
+    /// be on its way to the receiver.
     pub fn set(&mut self, targets: Vec<Target>) {
-        let renewed = self.configs.renew();
         let mut before = mem::take(&mut self.running);
         let mut fresh = Vec::new();
         for target in targets {
             match before.remove(&target.key) {
-                Some(running) if running.target == target && !target.trusts_any(&renewed) => {
+                Some(running) if running.target == target => {
                     self.running.insert(target.key, running);
                 }
                 _ => {
@@ -222,11 +221,6 @@ impl Target {
     /// The VIP that it is probed for.
     fn vip(&self) -> Option<IpAddr> {
         (self.mark != 0).then(|| addr::from_bytes(self.key.service.vip))
-    }
-
-    /// Whether it is probed with one of these settings of TLS.
-    fn trusts_any(&self, settings: &[Tls]) -> bool {
-        self.tls().is_some_and(|tls| settings.contains(tls))
     }
 }
 

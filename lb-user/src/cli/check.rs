@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Failure, console::Console, count};
-use crate::{config, core::model::Model};
+use crate::{
+    config::{self, local::LocalFile},
+    core::model::Model,
+};
 
 /// Check a configuration file without touching anything
 ///
@@ -23,7 +26,9 @@ impl Check {
     pub(super) fn run(self, console: &mut Console<'_>) -> Result<(), Failure> {
         let model = config::load(&self.file, &self.interface)?.model;
         let file = self.file.display();
-        for surprise in config::surprise::surprises(&model) {
+        let files = config::local::files(&model);
+        let lacks = files.iter().filter_map(LocalFile::lack);
+        for surprise in config::surprise::surprises(&model).into_iter().chain(lacks) {
             console.tell(format_args!("warning: {file}: {surprise}"));
         }
         console.say(format_args!("{file}: ok: {}", summary(&model)))

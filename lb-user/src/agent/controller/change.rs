@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Error, chain,
+    Error, chain, local,
     state::{Direction, Origin, State},
     view::unix_now,
 };
@@ -114,10 +114,11 @@ impl State {
             kept.withdrawn =
                 differs.then(|| Withdrawn { text: text.clone(), instead: instead.clone() });
         }
+        let lacks = local::lacks(&model).await;
         let (before, fleet) = (self.origin.clone(), self.fleet.clone());
         self.change_to(model, origin, kept, network).await?;
         let mut done = self.done();
-        done.notes = notes;
+        done.notes = [notes, lacks].concat();
         if foreign && order.confirm_s.is_none() {
             let path = self.source.path.display();
             done.notes.push(format!("until the agent starts again, which reads `{path}`"));

@@ -57,6 +57,7 @@ impl Attempt {
     /// Makes it; `late` is how long it had to wait for its turn, if that is
     /// worth telling.
     pub(super) async fn make(&self, late: Option<Duration>) -> Observation {
+        self.kind.ready().await;
         let begin = Instant::now();
         // In a box, so that a target takes little memory between its probes.
         let (outcome, report) = match timeout(self.timeout, Box::pin(self.kind.once())).await {
@@ -103,7 +104,7 @@ impl Kind {
             Probe::None => return Ok(None),
             Probe::Tcp => Self::Tcp(peer()?),
             Probe::Http(http) => {
-                let tls = http.tls.as_ref().map(|tls| configs.get(tls)).transpose()?;
+                let tls = http.tls.as_ref().map(|tls| configs.get(tls));
                 Self::Http(Box::new(Http::new(peer()?, http, tls)?))
             }
             Probe::Udp(udp) => Self::Udp(peer()?, udp.clone()),
@@ -116,6 +117,14 @@ impl Kind {
             }),
             Probe::Agent => Self::Agent(peer()?),
         }))
+    }
+
+    /// Waits a little for what this host is slow at: that is not the backend's
+    /// time.
+    async fn ready(&self) {
+        if let Self::Http(http) = self {
+            http.ready().await;
+        }
     }
 
     async fn once(&self) -> (Result<(), Reason>, Option<Report>) {

@@ -35,7 +35,7 @@ impl Exec {
             return Err("no program to run".into());
         };
         // One pipe, so that the first line is the first in time.
-        let (output, input) = io::pipe()?;
+        let (output, input) = io::pipe().map_err(Reason::of_host)?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -45,21 +45,23 @@ impl Exec {
             .env("LB_ADDRESS", self.address.to_string())
             .envs(self.port.map(|port| ("LB_PORT", port.to_string())))
             .stdin(Stdio::null())
-            .stdout(input.try_clone()?)
+            .stdout(input.try_clone().map_err(Reason::of_host)?)
             .stderr(input)
             .process_group(0)
             .kill_on_drop(true);
         let spawned = command.spawn();
+        // Whatever it is, that the program is not there say, it is this host's.
         let unable = |why| format!("cannot run `{program}`: {why}");
-        let mut child = spawned.map_err(|error| Reason::from(error).map(unable))?;
+        let mut child = spawned.map_err(|error| Reason::of_host(error).map(unable))?;
         let mut group = Group::of(child.id());
         // Else the agent's own ends would keep the pipe open.
         drop(command);
-        let mut output = Output { pipe: Receiver::from_owned_fd(output.into())?, kept: Vec::new() };
+        let pipe = Receiver::from_owned_fd(output.into()).map_err(Reason::of_host)?;
+        let mut output = Output { pipe, kept: Vec::new() };
         let mut open = true;
         let status = loop {
             tokio::select! {
-                status = child.wait() => break status?,
+                status = child.wait() => break status.map_err(Reason::of_host)?,
                 more = output.more(), if open => open = more,
             }
         };

@@ -9,12 +9,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, pki_types::ServerName},
-};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-use super::{peer::Peer, reason::Reason};
+use super::{peer::Peer, reason::Reason, tls::Trust};
 use crate::core::model::health;
 
 /// Longest head of an answer, in bytes.
@@ -25,7 +22,7 @@ pub(super) struct Http {
     peer: Peer,
     request: Request<String>,
     expect: Vec<RangeInclusive<u16>>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Arc<Trust>, ServerName<'static>)>,
 }
 
 impl Http {
@@ -33,7 +30,7 @@ impl Http {
     pub(super) fn new(
         peer: Peer,
         settings: &health::Http,
-        tls: Option<Arc<ClientConfig>>,
+        tls: Option<Arc<Trust>>,
     ) -> Result<Self, Reason> {
         let host = settings.host.clone().unwrap_or_else(|| peer.address.to_string());
         let request = Request::get(&settings.path)
@@ -48,16 +45,26 @@ impl Http {
                 Reason::Backend("`host` is no name that a certificate can have".into())
             }),
         };
-        let tls = tls.map(|tls| Ok::<_, Reason>((TlsConnector::from(tls), name()?))).transpose()?;
+        let tls = tls.map(|tls| Ok::<_, Reason>((tls, name()?))).transpose()?;
         Ok(Self { peer, request, expect: settings.expect_status.clone(), tls })
+    }
+
+    /// Waits until it is known by what certificates are checked, or why not.
+    pub(super) async fn ready(&self) {
+        if let Some((trust, _)) = &self.tls {
+            trust.looked().await;
+        }
     }
 
     /// Asks once.
     pub(super) async fn ask(&self) -> Result<(), Reason> {
-        let stream = self.peer.connect().await?;
         let status = match &self.tls {
-            None => self.status(stream).await?,
-            Some((tls, name)) => self.status(tls.connect(name.clone(), stream).await?).await?,
+            None => self.status(self.peer.connect().await?).await?,
+            Some((trust, name)) => {
+                let tls = TlsConnector::from(trust.config()?);
+                let stream = self.peer.connect().await?;
+                self.status(tls.connect(name.clone(), stream).await?).await?
+            }
         };
         if self.expect.iter().any(|range| range.contains(&status)) {
             return Ok(());

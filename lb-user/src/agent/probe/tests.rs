@@ -57,7 +57,7 @@ fn instant(number: u32) -> Target {
 }
 
 async fn observe(target: &Target) -> Observation {
-    let attempt = Attempt::new(target, &mut Configs::default()).unwrap();
+    let attempt = Attempt::new(target, &mut Configs::new(Handle::current())).unwrap();
     attempt.make(None).await
 }
 
@@ -65,6 +65,14 @@ async fn observe(target: &Target) -> Observation {
 fn why(observation: Observation) -> String {
     match observation.outcome {
         Outcome::Failure(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Why a probe could not be made.
+fn why_not(observation: Observation) -> String {
+    match observation.outcome {
+        Outcome::Inconclusive(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -235,7 +243,7 @@ fn probes_go_on_while_the_agent_is_busy_and_end_with_their_thread() {
 async fn a_probe_that_had_to_wait_says_so() {
     let mut target = target(0, nobody().await, Probe::Tcp);
     target.health.timeout = SHORT;
-    let attempt = Attempt::new(&target, &mut Configs::default()).unwrap();
+    let attempt = Attempt::new(&target, &mut Configs::new(Handle::current())).unwrap();
     let observation = attempt.make(Some(Duration::from_millis(1234))).await;
     assert_eq!(why(observation), "connection refused; begun 1.2s late: many probes or a busy host");
 }

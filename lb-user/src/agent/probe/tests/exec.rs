@@ -1,6 +1,10 @@
 //! `exec` probes.
 
-use std::fs;
+use std::{
+    fs,
+    io::{self, Write},
+    sync::Mutex,
+};
 
 use tempfile::NamedTempFile;
 
@@ -43,10 +47,48 @@ async fn a_program_knows_whom_it_is_to_look_at_and_little_else() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_says_so() {
+async fn a_program_that_cannot_be_run_says_nothing_of_the_backend() {
+    let unable = async |program: &str| {
+        why_not(observe(&target(0, address(), Probe::Exec(vec![program.into()]))).await)
+    };
+    let missing = unable("/no/such/check").await;
+    assert_eq!(missing, "cannot run `/no/such/check`: no such file or directory");
+    let script = NamedTempFile::new().unwrap();
+    let name = script.path().to_str().unwrap();
+    assert_eq!(unable(name).await, format!("cannot run `{name}`: permission denied"));
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_run_is_told_once() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || Log(writer.clone())).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
     let missing = Probe::Exec(vec!["/no/such/check".into()]);
-    let reason = failure(address(), missing).await;
-    assert_eq!(reason, "cannot run `/no/such/check`: no such file or directory");
+    let (mut prober, mut events) = Prober::new(Handle::current(), 8);
+    let targets = [0, 1].map(|number| {
+        let target = target(number, address(), missing.clone());
+        Target { health: Health { interval: SHORT, ..target.health }, ..target }
+    });
+    prober.set(targets.into());
+    for _ in 0..8 {
+        why_not(events.recv().await.unwrap().observation);
+    }
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("/no/such/check").count(), 1, "{log}");
+}
+
+/// What is logged.
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

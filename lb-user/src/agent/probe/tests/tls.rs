@@ -1,9 +1,14 @@
 //! `https` probes, of servers with good and bad certificates.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, tempdir};
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::{
     TlsAcceptor,
@@ -166,19 +171,53 @@ async fn a_server_without_tls_says_so() {
     assert_eq!(failure_soon(mute().await, https(false, None)).await, "no answer within 50ms");
 }
 
+/// One that is probed often.
+fn often(address: SocketAddr, ca_file: &Path) -> Target {
+    let target = target(0, address, https(true, Some(ca_file.into())));
+    Target { health: Health { interval: SHORT, ..target.health }, ..target }
+}
+
 #[tokio::test]
-async fn a_ca_file_that_is_replaced_is_read_again() {
+async fn an_unusable_ca_file_is_no_failure_and_is_used_once_it_is_usable() {
     let authority = Authority::new();
     let address = authority.server(|_| ()).await;
     let file = NamedTempFile::new().unwrap();
-    let targets = vec![target(0, address, https(true, Some(file.path().into())))];
     let (mut prober, mut events) = Prober::new(Handle::current(), 1);
-    prober.set(targets.clone());
-    let observation = events.recv().await.unwrap().observation;
-    assert_eq!(why(observation), "`ca_file`: no certificate in it");
+    prober.set(vec![often(address, file.path())]);
+    let reason = why_not(events.recv().await.unwrap().observation);
+    assert!(reason.contains("no certificate in it, expected"), "{reason}");
     fs::copy(authority.file.path(), file.path()).unwrap();
-    prober.set(targets);
-    assert!(succeeded(&events.recv().await.unwrap().observation));
+    // Nobody needs to say that there is something new.
+    loop {
+        let observation = events.recv().await.unwrap().observation;
+        if succeeded(&observation) {
+            break;
+        }
+        why_not(observation);
+    }
+}
+
+#[tokio::test]
+async fn another_authority_in_the_ca_file_is_trusted_instead() {
+    let authority = Authority::new();
+    let address = authority.server(|_| ()).await;
+    let file = Authority::new().file;
+    let (mut prober, mut events) = Prober::new(Handle::current(), 1);
+    prober.set(vec![often(address, file.path())]);
+    why(events.recv().await.unwrap().observation);
+    fs::copy(authority.file.path(), file.path()).unwrap();
+    while !succeeded(&events.recv().await.unwrap().observation) {}
+}
+
+#[tokio::test]
+async fn a_ca_file_that_nobody_ever_writes_holds_nobody_up() {
+    let directory = tempdir().unwrap();
+    let fifo = directory.path().join("ca.pem");
+    mkfifo(&fifo, Mode::S_IRUSR).unwrap();
+    let (mut prober, mut events) = Prober::new(Handle::current(), 1);
+    prober.set(vec![often(nobody().await, &fifo)]);
+    let reason = why_not(events.recv().await.unwrap().observation);
+    assert!(reason.contains("no regular file, expected"), "{reason}");
 }
 
 #[tokio::test]

@@ -1,0 +1,112 @@
+//! Files of this host that a configuration names. That one is not there is no
+//! mistake: the configuration may be for another host.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::core::model::{
+    Model,
+    health::{Http, Probe, Tls},
+};
+
+/// A file without which backends cannot be probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalFile {
+    service: String,
+    key: &'static str,
+    path: PathBuf,
+    /// Whether it is run.
+    program: bool,
+}
+
+/// The files that the probes of this model need.
+#[must_use]
+pub fn files(model: &Model) -> Vec<LocalFile> {
+    let files = model.services.iter().filter_map(|service| {
+        let (key, path, program) = match &service.health.probe {
+            Probe::Exec(command) => ("health.command", Path::new(command.first()?), true),
+            Probe::Http(Http { tls: Some(Tls { verify: true, ca_file: Some(path) }), .. }) => {
+                ("health.ca_file", path.as_path(), false)
+            }
+            _ => return None,
+        };
+        Some(LocalFile { service: service.name.clone(), key, path: path.into(), program })
+    });
+    files.collect()
+}
+
+impl LocalFile {
+    /// Says why it cannot be used on this host, if it is plain to see. Looks at
+    /// it without opening it, which may take as long as its filesystem does.
+    #[must_use]
+    pub fn lack(&self) -> Option<String> {
+        let Self { service, key, path, program } = self;
+        let lack = match fs::metadata(path) {
+            Ok(found) if !found.is_file() => "is no regular file",
+            Ok(found) if *program && found.mode() & 0o111 == 0 => "may not be executed",
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                "does not exist"
+            }
+            // Others may see what this user may not.
+            _ => return None,
+        };
+        let path = path.display();
+        Some(format!(
+            "service `{service}`: `{key}`: `{path}` {lack} on this host, which cannot probe these \
+             backends without it"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::config::{Surroundings, parse};
+
+    fn lacks(health: &str) -> Vec<String> {
+        let text = format!(
+            "[node]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\n\
+             vip = \"203.0.113.10\"\nport = 80\n[service.health]\n{health}"
+        );
+        let surroundings = Surroundings { host_name: "host", interfaces: &[] };
+        let model = parse(&text, surroundings).expect("no mistake");
+        files(&model).iter().filter_map(LocalFile::lack).collect()
+    }
+
+    #[test]
+    fn files_that_this_host_lacks_are_told() {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("file");
+        let name = path.display();
+        let told = |key: &str, lack: &str| {
+            vec![format!(
+                "service `web`: `health.{key}`: `{name}` {lack} on this host, which cannot probe \
+                 these backends without it"
+            )]
+        };
+        let https = format!("kind = \"https\"\nca_file = \"{name}\"");
+        let exec = format!("kind = \"exec\"\ncommand = [\"{name}\", \"-v\"]");
+        assert_eq!(lacks(&https), told("ca_file", "does not exist"));
+        assert_eq!(lacks(&exec), told("command", "does not exist"));
+        assert_eq!(lacks(&format!("{https}\nverify = false")), [""; 0]);
+        fs::create_dir(&path).unwrap();
+        assert_eq!(lacks(&https), told("ca_file", "is no regular file"));
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(lacks(&https), [""; 0]);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(lacks(&exec), told("command", "may not be executed"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(lacks(&exec), [""; 0]);
+    }
+}
