@@ -38,8 +38,10 @@ use crate::{
     api,
     core::{
         ha::{Pair, Settings},
-        model::Node,
-        model::ha::Ha,
+        model::{
+            Node,
+            ha::{Ha, Path},
+        },
     },
     dataplane::leases::Leases,
     sys::address,
@@ -162,7 +164,7 @@ impl Member {
         let ha = ha.clone();
         // Sockets belong to the runtime that they are opened in.
         let begun = thread.handle().spawn(async move {
-            let sockets = ha.paths.iter().map(|path| listen(path.listen));
+            let sockets = ha.paths.iter().map(open);
             let sockets: Vec<_> = sockets.collect::<Result<_, _>>()?;
             let keeper = Keeper::begin(&ha, started).await?;
             let serving = pair
@@ -246,9 +248,12 @@ impl Asking {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<Arc<UdpSocket>, Error> {
-    let failed = |source| Error::Listen { address, source };
-    let socket = std::net::UdpSocket::bind(address).map_err(failed)?;
+/// The socket of a path. It is connected, so only the peer's frames come in,
+/// also where `firewall.host` drops what nobody asked for.
+fn open(path: &Path) -> Result<Arc<UdpSocket>, Error> {
+    let failed = |source| Error::Listen { address: path.listen, source };
+    let socket = std::net::UdpSocket::bind(path.listen).map_err(failed)?;
+    socket.connect(path.peer).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     UdpSocket::from_std(socket).map(Arc::new).map_err(failed)
 }

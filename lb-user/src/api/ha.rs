@@ -28,7 +28,7 @@ pub struct HaStatus {
     /// The groups.
     pub groups: Vec<HaGroup>,
     /// Frames without effect, by reason: `foreign`, `version`, `length`, `key`,
-    /// `malformed`, `stranger`, `replayed`, `unproven`, `namesake`.
+    /// `malformed`, `replayed`, `unproven`, `namesake`.
     pub refused: BTreeMap<String, u64>,
 }
 

@@ -3,10 +3,10 @@
 //! Both send heartbeats, and repeat in them the latest that they heard. Who
 //! serves has a lease, which the data plane knows: without a new one it stops
 //! by itself, whatever becomes of the agent. While the peer is there, the lease
-//! ends [`LEASE_QUARTERS`] of a heartbeat after *we sent* the latest frame that the peer has
-//! repeated; the peer takes over [`TAKEOVER`] heartbeats after *it received*
-//! our latest. So neither a frozen node, nor one that the peer does not hear,
-//! serves beside its successor, whatever their clocks say.
+//! ends eleven quarters of a heartbeat after *we sent* the latest frame that
+//! the peer has repeated; the peer takes over three heartbeats after *it
+//! received* our latest. So neither a frozen node, nor one that the peer does
+//! not hear, serves beside its successor, whatever their clocks say.
 //!
 //! Who hears nothing at all from its peer, and has no sign that the peer does
 //! not hear it, takes it for dead and goes on alone. If both do, because every
@@ -191,10 +191,10 @@ impl Pair {
         self.groups.iter().map(|group| group.term).max().unwrap_or(0)
     }
 
-    /// The peer, once it has proven itself.
+    /// The peer, once it has proven itself, until it is gone.
     #[must_use]
-    pub fn peer(&self) -> Option<&Peer> {
-        self.peer.as_ref()
+    pub fn peer(&self, now: Duration) -> Option<&Peer> {
+        self.peer.as_ref().filter(|peer| self.silence(peer, now) <= self.beats(GONE))
     }
 
     /// Whether the peer is there.
@@ -206,8 +206,7 @@ impl Pair {
     /// What the peer says of a group, by position, unless it is gone.
     #[must_use]
     pub fn said_of(&self, index: usize, now: Duration) -> Option<&GroupBeat> {
-        let peer = self.peer.as_ref().filter(|peer| self.silence(peer, now) <= self.beats(GONE));
-        peer?.group(self.groups[index].id)
+        self.peer(now)?.group(self.groups[index].id)
     }
 
     /// Whether frames are due: a heartbeat has passed, or there is news.
@@ -242,7 +241,7 @@ impl Pair {
         if self.sent.len() > SENT {
             self.sent.pop_front();
         }
-        let there = self.peer.as_ref().filter(|peer| self.silence(peer, now) <= self.beats(GONE));
+        let there = self.peer(now);
         let group = |index| {
             let Group { id, term, preferred, .. } = self.groups[index];
             GroupBeat { id, term, stance: self.stance(index), preferred }

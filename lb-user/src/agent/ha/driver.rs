@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,7 +26,7 @@ use crate::{
     api,
     core::{
         ha::{GroupBeat, Pair, Stance, View},
-        model::ha::{Ha, Path},
+        model::ha::Ha,
     },
     dataplane::leases::Leases,
 };
@@ -59,7 +58,6 @@ pub(super) struct Driver {
 /// What a path brought.
 struct Arrived {
     path: usize,
-    from: SocketAddr,
     length: usize,
 }
 
@@ -152,42 +150,35 @@ impl Driver {
     }
 
     fn take(&mut self, arrived: &Arrived, buffer: &[u8]) {
-        let Arrived { path, from, length } = *arrived;
-        let reason = if from != self.ha.paths[path].peer {
-            "stranger"
-        } else {
-            match self.codec.decode(&buffer[..length]) {
-                Err(error) => word(error),
-                Ok(beat) => {
-                    let now = self.now();
-                    match self.pair.receive(&beat, now) {
-                        Ok(answer) => {
-                            self.heard[path] = Some(now);
-                            if answer {
-                                self.send(path, true);
-                            }
-                            return;
-                        }
-                        Err(refusal) => refusal.word(),
-                    }
-                }
-            }
-        };
+        let Arrived { path, length } = *arrived;
         let now = self.now();
+        let reason = match self.codec.decode(&buffer[..length]) {
+            Err(error) => word(error),
+            Ok(beat) => match self.pair.receive(&beat, now) {
+                Ok(answer) => {
+                    self.heard[path] = Some(now);
+                    if answer {
+                        self.send(path, true);
+                    }
+                    return;
+                }
+                Err(refusal) => refusal.word(),
+            },
+        };
         let (count, told) = self.refused.entry(reason).or_default();
         *count += 1;
         // The first frames of every run of the peer's are unproven.
         if reason != "unproven" && told.is_none_or(|last| now >= last + TELLING) {
             *told = Some(now);
-            tracing::warn!(%from, reason, "a frame at the pair's port has no effect");
+            let from = self.ha.paths[path].peer;
+            tracing::warn!(%from, reason, "a frame has no effect");
         }
     }
 
     fn send(&mut self, path: usize, answer: bool) {
         let beat = self.pair.beat(answer, self.now());
-        let Path { peer, .. } = self.ha.paths[path];
         // A frame that is lost is followed by others.
-        let _ = self.sockets[path].try_send_to(&self.codec.encode(&beat), peer);
+        let _ = self.sockets[path].try_send(&self.codec.encode(&beat));
     }
 
     fn obey(&mut self, order: Order) {
@@ -228,17 +219,17 @@ impl Driver {
             all if all == self.ha.groups.len() => "active",
             _ => "both",
         };
-        let peer = self.pair.peer();
+        let now = self.now();
         api::HaSummary {
             role: role.to_owned(),
-            peer: peer.map(|peer| peer.node.clone()),
-            connected: self.pair.hears_peer(self.now()),
+            peer: self.pair.peer(now).map(|peer| peer.node.clone()),
+            connected: self.pair.hears_peer(now),
         }
     }
 
     fn status(&self, now: Duration) -> api::HaStatus {
         let ago = |then: Duration| now.saturating_sub(then).as_millis() as u64;
-        let peer = self.pair.peer();
+        let peer = self.pair.peer(now);
         let groups = self.ha.groups.iter().zip(self.pair.groups()).enumerate();
         api::HaStatus {
             pair: self.ha.pair.clone(),
@@ -306,8 +297,8 @@ async fn receive(sockets: &[Arc<UdpSocket>], buffer: &mut [u8]) -> Arrived {
 }
 
 fn try_receive(sockets: &[Arc<UdpSocket>], buffer: &mut [u8]) -> Option<Arrived> {
-    sockets.iter().enumerate().find_map(|(path, socket)| match socket.try_recv_from(buffer) {
-        Ok((length, from)) => Some(Arrived { path, from, length }),
+    sockets.iter().enumerate().find_map(|(path, socket)| match socket.try_recv(buffer) {
+        Ok(length) => Some(Arrived { path, length }),
         // What an earlier frame of ours met on its way.
         Err(_) => None,
     })
