@@ -17,7 +17,7 @@ fn one_path_is_enough() -> Result<()> {
         [0, 1].into_iter().try_for_each(|from| pair.lab.cut(network, from))?;
         let silent = || {
             let status = pair.lab.nodes[1].json(&["ha", "status"]);
-            let paths = status.map(|status| status["peer"]["paths"].clone());
+            let paths = status.map(|status| status["paths"].clone());
             let ages = paths.ok().and_then(|paths| paths.as_array().cloned()).unwrap_or_default();
             // Ten heartbeats.
             ages.iter().filter(|path| path["heard_ms"].as_u64().is_none_or(|ms| ms > 500)).count()

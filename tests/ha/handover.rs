@@ -57,8 +57,12 @@ fn who_has_nobody_to_hand_over_to_keeps_serving() -> Result<()> {
     let mut pair = Pair::new(1)?;
     pair.settles("all", 0);
     pair.agent(1).kill()?;
-    let refuses = || pair.lab.nodes[0].done(&["ha", "failover"]).is_err();
-    assert!(eventually(PATIENCE, refuses), "{}", pair.words());
+    let noticed = || {
+        let status = pair.lab.nodes[0].json(&["ha", "status"]);
+        status.is_ok_and(|status| status["peer"].is_null())
+    };
+    assert!(eventually(PATIENCE, noticed), "{}", pair.words());
+    assert!(pair.lab.nodes[0].done(&["ha", "failover"]).is_err());
     assert!(pair.is(0, "all", "active"));
     let prober = pair.prober(NAT_V4)?;
     assert_eq!(prober.stop()?.repeated, 0);

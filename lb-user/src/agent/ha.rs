@@ -167,10 +167,8 @@ impl Member {
             let sockets = ha.paths.iter().map(open);
             let sockets: Vec<_> = sockets.collect::<Result<_, _>>()?;
             let keeper = Keeper::begin(&ha, started).await?;
-            let serving = pair
-                .groups()
-                .map(|view| Serving { active: false, since: view.since })
-                .collect();
+            let serving =
+                pair.groups().map(|view| Serving { active: false, since: view.since }).collect();
             let (serving, follows) = watch::channel(serving);
             Handle::current().spawn(keeper.run(follows));
             let heard = vec![None; ha.paths.len()];

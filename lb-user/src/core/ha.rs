@@ -122,7 +122,7 @@ pub struct Pair {
 struct Group {
     id: u64,
     preferred: bool,
-    /// Highest term known.
+    /// That in which it serves, else the highest known.
     term: u64,
     /// While it serves: until when it may.
     lease: Option<Duration>,
@@ -291,11 +291,8 @@ impl Pair {
             Admission::Late => return Ok(false),
             Admission::Latest => peer.learn(beat, acknowledged, now),
         }
-        for group in &mut self.groups {
-            let theirs = peer.group(group.id).map_or(0, |theirs| theirs.term);
-            group.term = group.term.max(theirs);
-        }
         self.weigh(now);
+        self.learn_terms();
         let serves = |group: &GroupBeat| group.stance == Stance::Active;
         Ok(!beat.answer && beat.groups.iter().any(serves))
     }
@@ -326,6 +323,15 @@ impl Pair {
         self.news = true;
     }
 
+    /// Who serves keeps the term in which it does.
+    fn learn_terms(&mut self) {
+        let Some(peer) = &self.peer else { return };
+        for group in self.groups.iter_mut().filter(|group| group.lease.is_none()) {
+            let theirs = peer.group(group.id).map_or(0, |theirs| theirs.term);
+            group.term = group.term.max(theirs);
+        }
+    }
+
     fn beats(&self, number: u32) -> Duration {
         self.settings.heartbeat * number
     }
@@ -345,15 +351,30 @@ impl Pair {
     }
 
     /// A node that slept did not hear what was said, and knows nothing of how
-    /// long the peer waits for it.
+    /// long the peer waits for it. If its leases ended meanwhile, it begins anew,
+    /// as if it had been started: what it heard before is nothing to answer for.
     fn notice_sleep(&mut self, now: Duration) {
-        if now.saturating_sub(self.seen) > self.beats(2) {
-            self.awake = now;
+        let slept = now.saturating_sub(self.seen);
+        self.seen = now;
+        if slept <= self.beats(2) {
+            return;
+        }
+        self.awake = now;
+        let serves = self.groups.iter().any(|group| group.lease.is_some_and(|end| end > now));
+        if slept * 4 <= self.beats(LEASE_QUARTERS) || serves {
             if let Some(peer) = &mut self.peer {
                 peer.knows_us = false;
             }
+            return;
         }
-        self.seen = now;
+        self.boot = self.boot.wrapping_add(1);
+        self.sequence = 0;
+        self.sent.clear();
+        self.peer = None;
+        self.candidates.clear();
+        for index in 0..self.groups.len() {
+            self.stop(index);
+        }
     }
 
     /// How long nothing was heard.
@@ -384,7 +405,7 @@ impl Pair {
 
     /// Until when this node may serve, from what it knows now.
     fn lease(&self, now: Duration) -> Duration {
-        let length = self.beats(LEASE_QUARTERS) / 4;
+        let length = self.lease_length();
         match &self.peer {
             Some(peer) if self.silence(peer, now) <= self.beats(GONE) => {
                 let said = !self.is_silent(peer, now) || peer.is_deaf(self.beats(2));
@@ -393,6 +414,10 @@ impl Pair {
             }
             _ => now + self.beats(LONE_LEASE),
         }
+    }
+
+    fn lease_length(&self) -> Duration {
+        self.beats(LEASE_QUARTERS) / 4
     }
 
     fn stance(&self, index: usize) -> Stance {
@@ -428,17 +453,21 @@ impl Pair {
         let group = self.groups[index];
         let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
         let theirs = said.and_then(|peer| Some((peer, peer.group(group.id)?)));
-        let lapsed = group.lease.is_some_and(|end| end <= now) || self.lease(now) <= now;
+        let lease = self.lease(now);
+        let lapsed = group.lease.is_some_and(|end| end <= now);
         match theirs {
             _ if lapsed => self.stop(index),
             Some((peer, theirs)) if theirs.stance == Stance::Active => {
-                let behind = theirs.term.cmp(&group.term).is_gt()
-                    || theirs.term == group.term && !self.outranks(&group, peer);
-                self.groups[index].contested = true;
-                if behind {
+                if (theirs.term, true) > (group.term, self.outranks(&group, peer)) {
                     self.stop(index);
+                } else {
+                    // The peer is the one to stop, and does not wait for us.
+                    self.groups[index].contested = true;
+                    self.groups[index].lease = lease.max(now + self.lease_length()).into();
                 }
+                return;
             }
+            _ if lease <= now => self.stop(index),
             Some((peer, theirs))
                 if theirs.stance == Stance::Claiming && !self.outranks(&group, peer) =>
             {
@@ -451,7 +480,7 @@ impl Pair {
             _ => {}
         }
         if self.groups[index].lease.is_some() {
-            self.groups[index].lease = Some(self.lease(now));
+            self.groups[index].lease = Some(lease);
         }
     }
 
@@ -480,6 +509,7 @@ impl Pair {
             },
         };
         if is_ours && self.lease(now) > now {
+            self.learn_terms();
             let lease = self.lease(now);
             let group = &mut self.groups[index];
             group.term = group.term.saturating_add(1);

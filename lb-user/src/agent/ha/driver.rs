@@ -79,17 +79,19 @@ impl Driver {
                 },
                 () = sleep_until(wake.into()) => None,
             };
-            if let Some(arrived) = arrived {
-                self.take(&arrived, &buffer);
+            // Who was held up hears all that was said meanwhile before it speaks.
+            let before: Vec<_> = self.pair.groups().collect();
+            let mut answers = vec![false; self.sockets.len()];
+            let (mut next, mut left) = (arrived, AT_ONCE);
+            while let Some(arrived) = next {
+                answers[arrived.path] |= self.take(&arrived, &buffer);
+                left -= 1;
+                next = if left > 0 { try_receive(&self.sockets, &mut buffer) } else { None };
             }
-            // Who was held up hears first what was said meanwhile.
-            for _ in 0..AT_ONCE {
-                match try_receive(&self.sockets, &mut buffer) {
-                    Some(arrived) => self.take(&arrived, &buffer),
-                    None => break,
-                }
+            self.turn(&before);
+            for (path, _) in answers.iter().enumerate().filter(|(_, answer)| **answer) {
+                self.send(path, true);
             }
-            self.turn();
         }
     }
 
@@ -98,10 +100,9 @@ impl Driver {
     }
 
     /// Does what time and frames ask for.
-    fn turn(&mut self) {
+    fn turn(&mut self, before: &[View]) {
         let moment = self.leases.now();
         let now = self.now();
-        let before: Vec<_> = self.pair.groups().collect();
         self.pair.tick(now);
         for (index, view) in self.pair.groups().enumerate() {
             let left = view.lease.map(|end| end.saturating_sub(now));
@@ -110,7 +111,7 @@ impl Driver {
         if let Err(error) = moment {
             tell(&mut self.trouble, now, format!("cannot read the data plane's clock: {error}"));
         }
-        self.publish(&before);
+        self.publish(before);
         if self.pair.is_due(now) {
             self.pair.begin_round(now);
             for path in 0..self.sockets.len() {
@@ -149,7 +150,8 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, arrived: &Arrived, buffer: &[u8]) {
+    /// Takes a frame in: whether it is to be answered.
+    fn take(&mut self, arrived: &Arrived, buffer: &[u8]) -> bool {
         let Arrived { path, length } = *arrived;
         let now = self.now();
         let reason = match self.codec.decode(&buffer[..length]) {
@@ -157,10 +159,7 @@ impl Driver {
             Ok(beat) => match self.pair.receive(&beat, now) {
                 Ok(answer) => {
                     self.heard[path] = Some(now);
-                    if answer {
-                        self.send(path, true);
-                    }
-                    return;
+                    return answer;
                 }
                 Err(refusal) => refusal.word(),
             },
@@ -173,6 +172,7 @@ impl Driver {
             let from = self.ha.paths[path].peer;
             tracing::warn!(%from, reason, "a frame has no effect");
         }
+        false
     }
 
     fn send(&mut self, path: usize, answer: bool) {
@@ -233,7 +233,8 @@ impl Driver {
         let groups = self.ha.groups.iter().zip(self.pair.groups()).enumerate();
         api::HaStatus {
             pair: self.ha.pair.clone(),
-            peer: peer.map(|peer| api::HaPeer { node: peer.node.clone(), heard_ms: ago(peer.heard) }),
+            peer: peer
+                .map(|peer| api::HaPeer { node: peer.node.clone(), heard_ms: ago(peer.heard) }),
             paths: self
                 .ha
                 .paths

@@ -1,6 +1,6 @@
 //! Two nodes on a virtual clock, and everything that happens to them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -87,12 +87,10 @@ impl Node {
     fn run(&mut self, now: Duration) -> Vec<(usize, Beat)> {
         let Some(pair) = self.pair.as_mut().filter(|_| !self.frozen) else { return Vec::new() };
         let own = now + self.ahead;
-        let mut frames = Vec::new();
-        for (path, beat) in self.inbox.drain(..) {
-            if pair.receive(&beat, own) == Ok(true) {
-                frames.push((path, pair.beat(true, own)));
-            }
-        }
+        let heard = self.inbox.drain(..).filter(|(_, beat)| pair.receive(beat, own) == Ok(true));
+        let paths: BTreeSet<_> = heard.map(|(path, _)| path).collect();
+        let mut frames: Vec<_> =
+            paths.into_iter().map(|path| (path, pair.beat(true, own))).collect();
         pair.tick(own);
         self.term = pair.term();
         for (lease, view) in self.leases.iter_mut().zip(pair.groups()) {
@@ -117,6 +115,8 @@ struct World {
     boots: u64,
     /// Steps that a frame takes at most: frames overtake others.
     delay: u64,
+    /// Whether somebody sends frames again, or for the first time, later.
+    haunted: bool,
 }
 
 impl World {
@@ -125,14 +125,32 @@ impl World {
         let ahead = [0, 1].map(|_| Duration::from_millis(lots.draw(1 << 30)));
         let nodes = [0, 1].map(|number| Node::new(number, preempt, ahead[number]));
         let (wire, heard) = (Vec::new(), Vec::new());
-        let mut world = Self { now: Duration::ZERO, lots, nodes, wire, heard, boots: 0, delay: 8 };
+        let mut world = Self {
+            now: Duration::ZERO,
+            lots,
+            nodes,
+            wire,
+            heard,
+            boots: 0,
+            delay: 8,
+            haunted: true,
+        };
         world.start(0);
         world.start(1);
         world
     }
 
+    /// Both nodes run, in a network as it usually is.
+    fn calm(seed: u32) -> Self {
+        let mut world = Self::new(u64::from(seed) * 0x9e37_79b9, false);
+        (world.delay, world.haunted) = (1, false);
+        world.live(HEARTBEAT * SETTLED + STEP * (seed % 40), None, &|_| {});
+        world
+    }
+
     fn start(&mut self, node: usize) {
-        self.boots += 1;
+        // A run that slept takes the next number.
+        self.boots += 1 << 20;
         self.nodes[node].start(self.boots, self.now);
     }
 
@@ -148,7 +166,7 @@ impl World {
             }
         }
         // An eavesdropper sends what it has heard to whom it likes.
-        if !self.heard.is_empty() && self.lots.draw(20) == 0 {
+        if self.haunted && !self.heard.is_empty() && self.lots.draw(20) == 0 {
             let index = self.lots.draw(self.heard.len() as u64) as usize;
             let (path, to) = (self.lots.draw(2) as usize, self.lots.draw(2) as usize);
             self.wire.push((now, path, to, self.heard[index].clone()));
@@ -314,9 +332,8 @@ proptest! {
 fn gap(fault: impl Fn(usize) -> Fault) -> Duration {
     let mut longest = Duration::ZERO;
     for seed in 1..60 {
-        let mut world = World::new(seed * 0x9e37_79b9, false);
-        world.live(HEARTBEAT * SETTLED, None, &|_| {});
-        world.live(STEP * (seed % 40) as u32, None, &|_| {});
+        let mut world = World::calm(seed);
+        world.delay = 8;
         let active = world.serving(0)[0];
         let (fault, began) = (fault(active), world.now);
         world.begin(fault);
@@ -336,12 +353,40 @@ fn who_stands_by_takes_over_soon() {
     assert!(handed <= STEP * 12, "{handed:?}");
 }
 
+/// What happens to who serves has one successor, which goes on when it is over.
+#[test]
+fn who_took_over_goes_on() {
+    for fault in [Fault::Freeze as fn(usize) -> Fault, Fault::Crash, Fault::Leave, Fault::Mute] {
+        for seed in 1..60 {
+            let mut world = World::calm(seed);
+            let active = world.serving(0)[0];
+            let fault = fault(active);
+            world.suffer(fault, HEARTBEAT * (5 + seed), &|_| {});
+            let check =
+                move |world: &World| assert_eq!(world.serving(0), [1 - active], "{fault:?}");
+            world.live(HEARTBEAT * SETTLED, None, &check);
+        }
+    }
+}
+
+#[test]
+fn after_a_partition_the_higher_term_goes_on() {
+    for seed in 1..60 {
+        let mut world = World::calm(seed);
+        let active = world.serving(0)[0];
+        world.suffer(Fault::Partition, HEARTBEAT * (20 + seed), &|_| {});
+        assert_eq!(world.serving(0), [0, 1]);
+        let check = move |world: &World| assert!(world.serving(0).contains(&(1 - active)));
+        world.live(HEARTBEAT * 2, None, &check);
+        let check = move |world: &World| assert_eq!(world.serving(0), [1 - active]);
+        world.live(HEARTBEAT * SETTLED, None, &check);
+    }
+}
+
 #[test]
 fn the_death_of_who_stands_by_is_not_noticed() {
     for seed in 1..60 {
-        let mut world = World::new(seed * 0x9e37_79b9, false);
-        world.delay = 1;
-        world.live(HEARTBEAT * SETTLED + STEP * seed as u32, None, &|_| {});
+        let mut world = World::calm(seed);
         for active in 0..2 {
             let group = (0..GROUPS).find(|group| world.serving(*group) == [active]);
             if let Some(group) = group {
