@@ -74,8 +74,9 @@ impl Keeper {
             let wanted = serving.borrow_and_update().clone();
             for (index, wanted) in wanted.into_iter().enumerate() {
                 if goes_on && wanted.active {
-                    self.hold(index).await;
+                    // Frames need no address here, but neighbours to send them.
                     wake = wake.min(self.started + self.announce(index, wanted.since, now).await);
+                    self.hold(index).await;
                     here[index] = true;
                 } else if here[index] {
                     self.release(index).await;
