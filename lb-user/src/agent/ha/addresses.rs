@@ -128,10 +128,11 @@ impl Keeper {
         interfaces.sort_unstable();
         interfaces.dedup();
         let mut trouble = None;
-        for interface in interfaces {
-            let here = group.iter().filter(|one| one.interface == interface);
-            let addresses: Vec<_> = here.map(|one| IpNet::addr(&one.address)).collect();
-            for _ in 0..times {
+        // Once everywhere first: frames of a flow cross more than one interface.
+        for _ in 0..times {
+            for interface in &interfaces {
+                let here = group.iter().filter(|one| one.interface == *interface);
+                let addresses: Vec<_> = here.map(|one| IpNet::addr(&one.address)).collect();
                 if let Err(error) = announce(interface, &addresses).await {
                     trouble = Some(chain(&error));
                 }
