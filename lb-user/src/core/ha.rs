@@ -6,7 +6,9 @@
 //! ends eleven quarters of a heartbeat after *we sent* the latest frame that
 //! the peer has repeated; the peer takes over three heartbeats after *it
 //! received* our latest. So neither a frozen node, nor one that the peer does
-//! not hear, serves beside its successor, whatever their clocks say.
+//! not hear, serves beside its successor, whatever their clocks say. VRRP adds a
+//! skew by priority (RFC 9568, section 6.1), since several routers may stand by:
+//! here it is one.
 //!
 //! Who hears nothing at all from its peer, and has no sign that the peer does
 //! not hear it, takes it for dead and goes on alone. If both do, because every
@@ -30,7 +32,7 @@ pub use self::{
 
 /// Quarters of heartbeats that a lease lasts.
 const LEASE_QUARTERS: u32 = 11;
-/// Heartbeats without one after which a standby takes over, but for its skew.
+/// Heartbeats without one after which a standby takes over.
 const TAKEOVER: u32 = 3;
 /// Quarters of heartbeats after which a peer that heard us so far is taken for
 /// dead by who serves: more than its frames are late, and soon enough that its
@@ -394,13 +396,11 @@ impl Pair {
 
     /// When silence has lasted long enough to take over.
     fn takes_over_at(&self) -> Duration {
-        let skew = self.settings.heartbeat * (256 - u32::from(self.settings.priority)) / 256;
-        let (since, wait) = match &self.peer {
-            Some(peer) if peer.knows_us => (peer.heard.max(self.awake), TAKEOVER),
-            Some(peer) => (peer.heard.max(self.awake), STRANGER),
-            None => (self.awake, STRANGER),
-        };
-        since + self.beats(wait) + skew
+        match &self.peer {
+            Some(peer) if peer.knows_us => peer.heard.max(self.awake) + self.beats(TAKEOVER),
+            Some(peer) => peer.heard.max(self.awake) + self.beats(STRANGER),
+            None => self.awake + self.beats(STRANGER),
+        }
     }
 
     /// Until when this node may serve, from what it knows now.

@@ -297,8 +297,8 @@ proptest! {
         for (after, length, fault) in faults {
             world.live(hundredths(after), None, &check);
             world.suffer(fault, hundredths(length), &check);
-            // Who starts and hears nothing takes the other for dead.
-            if matches!(fault, Fault::Crash(_) | Fault::Leave(_)) {
+            // Who starts, or slept, and is not heard takes the other for dead.
+            if matches!(fault, Fault::Crash(_) | Fault::Leave(_) | Fault::Freeze(_)) {
                 world.live(HEARTBEAT * STRANGER, None, &check);
             }
         }
@@ -348,7 +348,7 @@ fn gap(fault: impl Fn(usize) -> Fault) -> Duration {
 #[test]
 fn who_stands_by_takes_over_soon() {
     let lost = gap(Fault::Crash);
-    assert!(lost <= HEARTBEAT * 4 + STEP * 4, "{lost:?}");
+    assert!(lost <= HEARTBEAT * 3 + STEP * 12, "{lost:?}");
     let handed = gap(Fault::Leave);
     assert!(handed <= STEP * 12, "{handed:?}");
 }
