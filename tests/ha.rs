@@ -3,6 +3,7 @@
 mod attack;
 mod crash;
 mod cut;
+mod flows;
 mod freeze;
 mod handover;
 mod topology;
@@ -10,13 +11,17 @@ mod topology;
 use std::{net::IpAddr, time::Duration};
 
 use lb_tests::harness::{
-    Agent, Backend, Config, DSR_V4, DSR_V6, Flows, Mode, NAT_V4, NAT_V6, PairLab, Prober, Protocol,
+    Agent, Backend, Config, DSR_V4, DSR_V6, Flows, Mode, NAT_V4, NAT_V6, OTHER_NAT_V4,
+    OTHER_NAT_V6, PairLab, Prober, Protocol,
     Result, Service, Survey, eventually, source_addresses,
 };
 
 /// A VIP of each mode and family.
 const VIPS: [(IpAddr, Mode); 4] =
     [(NAT_V4, Mode::Nat), (NAT_V6, Mode::Nat), (DSR_V4, Mode::Dsr), (DSR_V6, Mode::Dsr)];
+/// VIPs whose web service has the backends and port of another's: what tells
+/// replies apart there is in the affinity table.
+const SHARED: [(IpAddr, Mode); 2] = [(OTHER_NAT_V4, Mode::Nat), (OTHER_NAT_V6, Mode::Nat)];
 /// Port of web services.
 const WEB: u16 = 80;
 /// Port of the UDP echo service.
@@ -28,13 +33,18 @@ const ENOUGH: usize = 100;
 /// Live flows at each VIP.
 const FLOWS: usize = 100;
 
-/// Web and echo services of all of [`VIPS`], at all backends.
+/// Web and echo services of all of [`VIPS`], and web services of [`SHARED`], at
+/// all backends.
 fn services(backends: &[Backend]) -> Vec<Service> {
-    let services = VIPS.iter().flat_map(|&(vip, mode)| {
-        [(Protocol::Tcp, WEB), (Protocol::Udp, ECHO)]
-            .map(|(protocol, port)| Service::new(vip, protocol, port, mode))
-    });
+    let echo = VIPS.map(|(vip, mode)| Service::new(vip, Protocol::Udp, ECHO, mode));
+    let services = web_services().chain(echo);
     services.map(|service| service.with(backends)).collect()
+}
+
+/// The web services, without backends.
+fn web_services() -> impl Iterator<Item = Service> {
+    let vips = VIPS.into_iter().chain(SHARED);
+    vips.map(|(vip, mode)| Service::new(vip, Protocol::Tcp, WEB, mode))
 }
 
 /// A lab in which both agents run.
@@ -119,6 +129,15 @@ impl Pair {
     fn goes_on(&self, prober: &Prober) {
         let enough = prober.answers() + ENOUGH;
         assert!(eventually(PATIENCE, || prober.answers() >= enough), "{}", self.words());
+    }
+
+    /// Waits until a node has been told all flows of its peer's groups.
+    fn is_told(&self, node: usize) {
+        let told = || {
+            let status = self.lab.nodes[node].json(&["ha", "status"]);
+            status.is_ok_and(|status| status["sync"]["heard"]["complete"] == true)
+        };
+        assert!(eventually(PATIENCE, told), "{}", self.words());
     }
 
     /// See [`open`].

@@ -35,6 +35,19 @@ pub const fn flow_key_v4(source: u32, source_port: u16, service: u16) -> u64 {
     source as u64 | (source_port as u64) << 32 | (service as u64) << 48
 }
 
+/// What an exact key says of the flow but for its service, of which nodes have
+/// numbers of their own.
+#[must_use]
+pub const fn without_service(key: u64) -> u64 {
+    key & 0xffff_ffff_ffff
+}
+
+/// The exact key of a flow of another service's number.
+#[must_use]
+pub const fn with_service(key: u64, service: u16) -> u64 {
+    without_service(key) | (service as u64) << 48
+}
+
 /// Affinity key where the exact one does not fit 64 bits (IPv6, services with
 /// more than one port): a hash keyed by `seed`, never 0. For IPv4, `source` is
 /// the address and 0.

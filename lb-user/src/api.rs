@@ -39,7 +39,9 @@ mod ha;
 use std::net::IpAddr;
 
 pub use explain::{Explanation, Question, Step};
-pub use ha::{FailedOver, FailoverOrder, HaGroup, HaPath, HaPeer, HaStatus, HaSummary};
+pub use ha::{
+    FailedOver, FailoverOrder, HaGroup, HaHeard, HaPath, HaPeer, HaStatus, HaSummary, HaSync, HaTold,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 

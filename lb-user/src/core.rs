@@ -11,4 +11,5 @@ pub mod nexthop;
 pub mod plan;
 pub mod route;
 pub mod split;
+pub mod sync;
 pub mod weight;

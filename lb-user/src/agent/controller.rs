@@ -164,7 +164,9 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     if let Some(ha) = &state.model.ha {
         let leases = Arc::clone(&state.data_plane.leases);
-        state.ha = Some(ha::Member::start(&state.model.node, ha, leases).await?);
+        let changes = Arc::clone(&state.data_plane.changes);
+        let flows = ha::Flows { changes, names: state.names.subscribe() };
+        state.ha = Some(ha::Member::start(&state.model.node, ha, leases, flows).await?);
     }
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {

@@ -6,6 +6,7 @@ mod addresses;
 mod driver;
 pub mod frame;
 pub mod key;
+mod sync;
 mod term;
 
 use std::{
@@ -31,8 +32,10 @@ use self::{
     driver::Driver,
     frame::Codec,
     key::{Key, KeyError},
+    sync::Sync,
     term::Terms,
 };
+pub use self::sync::Flows;
 use super::{store::StoreError, thread::Thread};
 use crate::{
     api,
@@ -107,6 +110,9 @@ pub enum Failover {
     /// Nobody would take over.
     #[error("the peer is not there to take over")]
     NoPeer,
+    /// Connections would break.
+    #[error("the peer does not know all flows yet")]
+    NotTold,
     /// The agent is about to end.
     #[error("the agent is about to end")]
     Gone,
@@ -126,20 +132,31 @@ enum Order {
 pub struct Member {
     orders: mpsc::Sender<Order>,
     summary: watch::Receiver<api::HaSummary>,
-    _thread: Thread,
+    sync: Sync,
+    /// Of heartbeats, and of flows.
+    _threads: [Thread; 2],
 }
 
 /// By which the node is asked from elsewhere.
 #[derive(Clone)]
-pub struct Asking(mpsc::Sender<Order>);
+pub struct Asking {
+    orders: mpsc::Sender<Order>,
+    sync: Sync,
+}
 
 impl Member {
     /// Begins to be a node of the pair. The data plane must be ready to serve.
     ///
     /// # Errors
     /// See [`Error`]; nothing is served then.
-    pub async fn start(node: &Node, ha: &Ha, leases: Arc<Leases>) -> Result<Self, Error> {
-        let codec = Codec::new(&Key::read(&ha.key_file)?, &ha.pair);
+    pub async fn start(
+        node: &Node,
+        ha: &Ha,
+        leases: Arc<Leases>,
+        flows: Flows,
+    ) -> Result<Self, Error> {
+        let key = Key::read(&ha.key_file)?;
+        let codec = Codec::new(&key, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
         let settings = Settings {
             node: node.name.clone(),
@@ -152,7 +169,9 @@ impl Member {
                 .map(|group| (group_id(&group.name), group.prefer.as_ref() == Some(&node.name)))
                 .collect(),
         };
-        let thread = Thread::start("ha").map_err(Error::Thread)?;
+        let threads = [Thread::start("ha"), Thread::start("flows")];
+        let [thread, flow_thread] = threads.map(|thread| thread.map_err(Error::Thread));
+        let (thread, flow_thread) = (thread?, flow_thread?);
         let started = Instant::now();
         let pair = Pair::new(settings, boot()?, used, started.elapsed());
         let (orders, queue) = mpsc::channel(WAITING);
@@ -161,15 +180,16 @@ impl Member {
             peer: None,
             connected: false,
         });
-        let ha = ha.clone();
+        let serving =
+            pair.groups().map(|view| Serving { active: false, since: view.since }).collect();
+        let (serving, follows) = watch::channel(serving);
+        let sync = Sync::start(node, ha, &key, flows, follows.clone(), &flow_thread).await?;
+        let (ha, informed) = (ha.clone(), sync.clone());
         // Sockets belong to the runtime that they are opened in.
         let begun = thread.handle().spawn(async move {
             let sockets = ha.paths.iter().map(open);
             let sockets: Vec<_> = sockets.collect::<Result<_, _>>()?;
             let keeper = Keeper::begin(&ha, started).await?;
-            let serving =
-                pair.groups().map(|view| Serving { active: false, since: view.since }).collect();
-            let (serving, follows) = watch::channel(serving);
             Handle::current().spawn(keeper.run(follows));
             let heard = vec![None; ha.paths.len()];
             let driver = Driver {
@@ -181,6 +201,7 @@ impl Member {
                 terms,
                 serving,
                 summary: told,
+                sync: informed,
                 started,
                 heard,
                 refused: Default::default(),
@@ -190,13 +211,13 @@ impl Member {
             Ok::<_, Error>(())
         });
         begun.await.map_err(|error| Error::Thread(io::Error::other(error)))??;
-        Ok(Self { orders, summary, _thread: thread })
+        Ok(Self { orders, summary, sync, _threads: [thread, flow_thread] })
     }
 
     /// By which it is asked from elsewhere.
     #[must_use]
     pub fn asking(&self) -> Asking {
-        Asking(self.orders.clone())
+        Asking { orders: self.orders.clone(), sync: self.sync.clone() }
     }
 
     /// What it is at the moment.
@@ -207,6 +228,7 @@ impl Member {
 
     /// Hands everything over, and waits a moment until the peer serves.
     pub async fn leave(self) {
+        self.sync.flush().await;
         let _ = self.orders.send(Order::Leave).await;
         let asking = self.asking();
         let served = async {
@@ -220,6 +242,8 @@ impl Member {
         if timeout(HANDOVER, served).await.is_err() {
             tracing::warn!("the peer does not serve what this node gave up");
         }
+        // What began meanwhile.
+        self.sync.flush().await;
     }
 }
 
@@ -230,19 +254,37 @@ impl Asking {
     /// [`Failover::Gone`].
     pub async fn status(&self) -> Result<api::HaStatus, Failover> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Order::Status(reply)).await.map_err(|_| Failover::Gone)?;
-        answer.await.map_err(|_| Failover::Gone)
+        self.orders.send(Order::Status(reply)).await.map_err(|_| Failover::Gone)?;
+        let status = answer.await.map_err(|_| Failover::Gone)?;
+        Ok(api::HaStatus { sync: self.sync.status(), ..status })
     }
 
-    /// Gives up a group, or all that this node serves; which those are.
+    /// Gives up a group, or all that this node serves; which those are. Unless
+    /// this is `forced`, the peer must know all flows.
     ///
     /// # Errors
     /// See [`Failover`]; nothing was given up.
-    pub async fn fail_over(&self, group: Option<String>) -> Result<Vec<String>, Failover> {
+    pub async fn fail_over(
+        &self,
+        group: Option<String>,
+        forced: bool,
+    ) -> Result<Vec<String>, Failover> {
+        if !forced && self.status().await?.peer.is_some() && !self.sync.is_told() {
+            return Err(Failover::NotTold);
+        }
+        self.sync.flush().await;
         let (reply, answer) = oneshot::channel();
         let order = Order::Failover(group, reply);
-        self.0.send(order).await.map_err(|_| Failover::Gone)?;
-        answer.await.map_err(|_| Failover::Gone)?
+        self.orders.send(order).await.map_err(|_| Failover::Gone)?;
+        let gone = answer.await.map_err(|_| Failover::Gone)?;
+        // What began meanwhile.
+        self.sync.flush().await;
+        gone
+    }
+
+    /// Has both nodes tell each other all flows again.
+    pub fn resync(&self) {
+        self.sync.resync();
     }
 }
 

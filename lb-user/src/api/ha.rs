@@ -30,6 +30,51 @@ pub struct HaStatus {
     /// Frames without effect, by reason: `foreign`, `version`, `length`, `key`,
     /// `malformed`, `replayed`, `unproven`, `namesake`.
     pub refused: BTreeMap<String, u64>,
+    /// Flows that the nodes tell each other.
+    pub sync: HaSync,
+}
+
+/// Flows that the nodes tell each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaSync {
+    /// What the peer is told.
+    pub told: HaTold,
+    /// What the peer tells.
+    pub heard: HaHeard,
+}
+
+/// What the peer is told of the flows of groups that this node serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaTold {
+    /// Whether it listens.
+    pub connected: bool,
+    /// Whether it has confirmed all flows.
+    pub complete: bool,
+    /// Records sent since the agent started.
+    pub records: u64,
+    /// How old the changes were, at most, that it confirmed last.
+    pub lag_ms: Option<u64>,
+    /// Why it does not listen.
+    pub trouble: Option<String>,
+}
+
+/// What the peer tells of the flows of groups that it serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaHeard {
+    /// Whether it calls.
+    pub connected: bool,
+    /// Whether it has told all flows.
+    pub complete: bool,
+    /// Records that came since the agent started.
+    pub records: u64,
+    /// Of those the ones that made an entry, or changed its backend.
+    pub entered: u64,
+    /// Of those the ones that were noticed by comparison only.
+    pub repaired: u64,
+    /// Records of backends that this node does not have.
+    pub unknown: u64,
+    /// Records for which the affinity table has no room.
+    pub no_room: u64,
 }
 
 /// The peer.
@@ -73,6 +118,9 @@ pub struct FailoverOrder {
     /// The group; all that this node serves if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Also if the peer does not know all flows yet.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What was handed over.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent::ha::key::{self, KeyError},
-    api::{FailedOver, FailoverOrder, HaStatus},
+    api::{FailedOver, FailoverOrder, HaHeard, HaStatus, HaSync},
 };
 
 /// Operate a pair of balancers
@@ -19,6 +19,7 @@ use crate::{
 Examples:
   lb ha status
   lb ha failover blue                     the peer serves it from now on
+  lb ha resync                            compare all flows with the peer's anew
   lb ha keygen /etc/lb/pair.key")]
 pub(super) struct Command {
     #[command(subcommand)]
@@ -34,7 +35,12 @@ enum Order {
         /// The group; all that this node serves if none is given
         #[arg(value_name = "GROUP")]
         group: Option<String>,
+        /// Also if the peer does not know all flows yet: some connections may break
+        #[arg(long)]
+        force: bool,
     },
+    /// Have both nodes tell each other all flows again
+    Resync,
     /// Make the key of a pair, the same for both nodes
     ///
     /// The key is 32 random bytes, as hexadecimal digits in one line. Make it on
@@ -53,11 +59,18 @@ impl Command {
                 let answer = lb.client.send::<HaStatus>(Request::get(&["ha"]))?;
                 lb.console.answer(&answer, show)
             }
-            Order::Failover { group } => {
-                let request = Request::post(&["ha", "failover"]).json(&FailoverOrder { group });
+            Order::Failover { group, force } => {
+                let order = FailoverOrder { group, force };
+                let request = Request::post(&["ha", "failover"]).json(&order);
                 let answer = lb.client.send::<FailedOver>(request)?;
                 lb.console.answer(&answer, |console, done| {
                     console.say(format_args!("handed over: {}", done.groups.join(", ")))
+                })
+            }
+            Order::Resync => {
+                let answer = lb.client.send::<HaStatus>(Request::post(&["ha", "resync"]))?;
+                lb.console.answer(&answer, |console, _| {
+                    console.say("all flows are told again: `lb ha status` says when that is done")
                 })
             }
             Order::Keygen { file: None } => lb.console.write(key::generate()?.as_bytes()),
@@ -99,8 +112,34 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
         ]);
     }
     console.table(&table)?;
+    show_sync(console, &status.sync)?;
     for (reason, count) in &status.refused {
         console.say(format_args!("frames refused, {reason}: {count}"))?;
+    }
+    Ok(())
+}
+
+fn show_sync(console: &mut Console<'_>, HaSync { told, heard }: &HaSync) -> Result<(), Failure> {
+    let state = |connected, complete| match (connected, complete) {
+        (false, _) => "not connected",
+        (true, false) => "not complete yet",
+        (true, true) => "complete",
+    };
+    let words = state(told.connected, told.complete);
+    let lag = told.lag_ms.map(|lag| format!(", {lag} ms behind at most")).unwrap_or_default();
+    console.say(format_args!("flows told: {words}, {} records{lag}", told.records))?;
+    if let Some(trouble) = &told.trouble {
+        console.say(format_args!("flows told: {trouble}"))?;
+    }
+    let words = state(heard.connected, heard.complete);
+    let HaHeard { records, entered, repaired, unknown, no_room, .. } = heard;
+    console.say(format_args!(
+        "flows heard: {words}, {records} records, {entered} entered, {repaired} repaired"
+    ))?;
+    if unknown + no_room > 0 {
+        console.say(format_args!(
+            "flows heard: {unknown} records of unknown backends, {no_room} without room"
+        ))?;
     }
     Ok(())
 }

@@ -60,7 +60,8 @@ pub struct Settings {
     pub priority: u8,
     /// Time between heartbeats.
     pub heartbeat: Duration,
-    /// Whether to claim a group from a peer of lower rank.
+    /// Whether to claim a group from a peer of lower rank, once the flows are
+    /// known, see [`Pair::inform`].
     pub preempt: bool,
     /// The groups: their ids, and whether each prefers this node.
     pub groups: Vec<(u64, bool)>,
@@ -117,6 +118,8 @@ pub struct Pair {
     news: bool,
     /// It gives up all groups for good.
     leaving: bool,
+    /// It knows the flows of the peer's groups: it may claim them.
+    informed: bool,
 }
 
 /// A group.
@@ -177,7 +180,14 @@ impl Pair {
             groups,
             news: false,
             leaving: false,
+            informed: false,
         }
+    }
+
+    /// Tells it whether this node knows all flows of the groups that the peer
+    /// serves: before it does, it claims none.
+    pub fn inform(&mut self, informed: bool) {
+        self.informed = informed;
     }
 
     /// The groups, in the order of the settings.
@@ -426,7 +436,9 @@ impl Pair {
         match (group.lease, group.resigned) {
             (Some(_), _) => Stance::Active,
             (None, Some(_)) => Stance::Resigned,
-            (None, None) if self.settings.preempt && outranks() => Stance::Claiming,
+            (None, None) if self.settings.preempt && self.informed && outranks() => {
+                Stance::Claiming
+            },
             (None, None) => Stance::Standby,
         }
     }

@@ -10,7 +10,7 @@ use lb_common::{
 
 use super::mmap::Mapped;
 use crate::core::plan::{
-    BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::present_backends,
+    BackendId, ServiceId, Snapshot, ids::present_backends,
 };
 
 /// An entry of the affinity table.
@@ -34,12 +34,8 @@ impl Keys {
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
         let mut exact = vec![0; limits::BACKENDS as usize];
-        let is_exact = |who: &BackendIdentity| {
-            let v4 = addr::from_bytes(who.service.vip).is_ipv4();
-            v4 && who.service.single_port().is_some()
-        };
         for (who, id) in present_backends(snapshot) {
-            if is_exact(&who) {
+            if who.service.has_exact_keys() {
                 exact[usize::from(id)] = snapshot.backends[&id].service;
             }
         }

@@ -92,6 +92,7 @@ pub(super) fn router() -> Router<Caller> {
         .route("/v1/explain", post(explain))
         .route("/v1/ha", get(ha))
         .route("/v1/ha/failover", post(fail_over))
+        .route("/v1/ha/resync", post(resync))
         .route("/v1/openapi.json", get(async || Json(Document::openapi())))
         .fallback(async || {
             Refused::new(StatusCode::NOT_FOUND, "no such path").hint("see `/v1/openapi.json`")
@@ -340,6 +341,13 @@ async fn fail_over(caller: Asking, body: Body<api::FailoverOrder>) -> Answer {
     ask(caller.0, Request::Failover(body?.0)).await
 }
 
+/// Have both nodes of the pair tell each other all flows again
+#[utoipa::path(post, path = "/v1/ha/resync",
+    responses((status = 200, body = api::HaStatus), (status = "4XX", body = api::Refusal)))]
+async fn resync(caller: Asking) -> Answer {
+    ask(caller.0, Request::Resync).await
+}
+
 /// The document at `/v1/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
@@ -373,7 +381,8 @@ async fn fail_over(caller: Asking, body: Body<api::FailoverOrder>) -> Answer {
         confirm,
         explain,
         ha,
-        fail_over
+        fail_over,
+        resync
     )
 )]
 struct Document;

@@ -49,9 +49,15 @@ impl State {
             Request::Explain(question) => json(self.explain(&question).await),
             Request::Status => return self.later(reply, None, Self::status),
             Request::Ha => return self.ask_pair(reply, async |pair| pair.status().await),
+            Request::Resync => {
+                return self.ask_pair(reply, async |pair| {
+                    pair.resync();
+                    pair.status().await
+                });
+            }
             Request::Failover(order) => {
                 return self.ask_pair(reply, async |pair| {
-                    let groups = pair.fail_over(order.group).await?;
+                    let groups = pair.fail_over(order.group, order.force).await?;
                     Ok(api::FailedOver { groups })
                 });
             }
@@ -301,7 +307,9 @@ impl From<ha::Failover> for Refused {
     fn from(refusal: ha::Failover) -> Self {
         let status = match refusal {
             ha::Failover::NoGroup => StatusCode::NOT_FOUND,
-            ha::Failover::NotActive | ha::Failover::NoPeer => StatusCode::CONFLICT,
+            ha::Failover::NotActive | ha::Failover::NoPeer | ha::Failover::NotTold => {
+                StatusCode::CONFLICT
+            }
             ha::Failover::Gone => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string()).hint("`lb ha status` shows groups and peer")

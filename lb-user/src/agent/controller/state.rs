@@ -38,6 +38,7 @@ use crate::{
         model::{Mode, Model, Node},
         nexthop::Network,
         plan::{self, Host, ServiceId, identity::ServiceIdentity},
+        sync::Names,
     },
     dataplane::{
         attach::Attachment,
@@ -121,6 +122,8 @@ pub(super) struct State {
     pub(super) plans: Arc<Semaphore>,
     /// This node of a pair.
     pub(super) ha: Option<ha::Member>,
+    /// Who the backends of its groups are.
+    pub(super) names: watch::Sender<Arc<Names>>,
     /// Whether probes of services in mode `dsr` go to the VIP.
     probing_vips: bool,
     /// Why they do not.
@@ -186,6 +189,7 @@ impl State {
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
             plans: Arc::new(Semaphore::new(1)),
             ha: None,
+            names: watch::Sender::default(),
             probing_vips: false,
             rewriting: Complaint::default(),
         };

@@ -20,6 +20,7 @@ use super::{
     Failover, Order,
     addresses::Serving,
     frame::{Codec, FrameError, MOST_BYTES},
+    sync::Sync,
     term::Terms,
 };
 use crate::{
@@ -46,6 +47,7 @@ pub(super) struct Driver {
     pub(super) terms: Terms,
     pub(super) serving: watch::Sender<Vec<Serving>>,
     pub(super) summary: watch::Sender<api::HaSummary>,
+    pub(super) sync: Sync,
     pub(super) started: Instant,
     /// When each path brought a frame last.
     pub(super) heard: Vec<Option<Duration>>,
@@ -103,6 +105,7 @@ impl Driver {
     fn turn(&mut self, before: &[View]) {
         let moment = self.leases.now();
         let now = self.now();
+        self.pair.inform(self.sync.is_informed());
         self.pair.tick(now);
         for (index, view) in self.pair.groups().enumerate() {
             let left = view.lease.map(|end| end.saturating_sub(now));
@@ -256,6 +259,7 @@ impl Driver {
                 .iter()
                 .map(|(reason, (count, _))| ((*reason).to_owned(), *count))
                 .collect(),
+            sync: api::HaSync::default(),
         }
     }
 }

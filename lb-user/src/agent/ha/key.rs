@@ -139,9 +139,17 @@ impl Key {
     /// in `info`. `purpose` has no byte 0, so no two of them run together.
     #[must_use]
     pub fn derive(&self, purpose: &str, pair: &str) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.secret(purpose, pair))
+    }
+
+    /// The same as bytes.
+    #[must_use]
+    pub fn secret(&self, purpose: &str, pair: &str) -> [u8; LENGTH] {
         let info = [b"lb ", purpose.as_bytes(), b"\0", pair.as_bytes()];
-        let derived = self.0.expand(&info, hmac::HMAC_SHA256);
-        derived.expect("a digest is within what can be derived").into()
+        let mut secret = [0; LENGTH];
+        let derived = self.0.expand(&info, hkdf::HKDF_SHA256);
+        derived.and_then(|derived| derived.fill(&mut secret)).expect("as long as a digest");
+        secret
     }
 }
 

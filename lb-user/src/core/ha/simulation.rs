@@ -80,7 +80,9 @@ impl Node {
             // Each is preferred somewhere.
             groups: (0..GROUPS).map(|group| (group as u64, group == self.number)).collect(),
         };
-        self.pair = Some(Pair::new(settings, boot, self.term, now + self.ahead));
+        let mut pair = Pair::new(settings, boot, self.term, now + self.ahead);
+        pair.inform(true);
+        self.pair = Some(pair);
     }
 
     /// What the agent does in a moment: its frames, with their paths.

@@ -33,6 +33,9 @@ impl State {
         self.unweighed.clear();
         self.set_route_epoch();
         self.complain_of_unattached(plan);
+        if model.ha.is_some() {
+            self.names.send_replace(Names::of(&self.outline()).into());
+        }
         Ok(())
     }
 

@@ -1,0 +1,230 @@
+//! The flows of one node of the pair in the affinity table of the other.
+//!
+//! Each node calls the other and tells it the flows of the groups that it
+//! serves, see [`sender`], and hears of the other's, see [`receiver`]. On a thread
+//! of its own: heartbeats do not wait for it.
+
+mod channel;
+mod message;
+mod receiver;
+mod sender;
+
+use std::{io, sync::Arc, time::Duration};
+
+use ring::digest;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use self::{
+    receiver::Receiver,
+    sender::{Sender, State},
+};
+use super::{Error, addresses::Serving, key::Key};
+use crate::{
+    agent::thread::Thread,
+    api,
+    core::{
+        model::{
+            Node,
+            ha::{Ha, Path},
+        },
+        sync::Names,
+    },
+    dataplane::changes::Changes,
+};
+
+/// How long a call, an answer or a sign of life may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long who hands over waits for the peer to know the latest flows.
+const FLUSH: Duration = Duration::from_millis(200);
+/// Who may wait at the same time.
+const WAITING: usize = 4;
+/// What the connection's key is derived for.
+const PURPOSE: &str = "flows";
+
+/// What both directions need.
+#[derive(Clone)]
+struct Common {
+    paths: Vec<Path>,
+    node: String,
+    /// Fingerprint of `node.hash_seed`.
+    seed: u64,
+    key: [u8; 32],
+    changes: Arc<Changes>,
+    names: watch::Receiver<Arc<Names>>,
+    serving: watch::Receiver<Vec<Serving>>,
+}
+
+/// How telling the peer goes.
+#[derive(Clone, Debug, Default)]
+struct Outward {
+    connected: bool,
+    /// The peer knows all flows.
+    complete: bool,
+    records: u64,
+    /// How old the changes were, at most, that the peer confirmed last.
+    lag: Option<Duration>,
+    trouble: Option<String>,
+}
+
+/// How hearing of the peer's flows goes.
+#[derive(Clone, Debug, Default)]
+struct Inward {
+    connected: bool,
+    /// All of the peer's flows are known.
+    complete: bool,
+    records: u64,
+    /// Entries made or given another backend.
+    entered: u64,
+    /// Of those the ones that a later pass told: a change was missed.
+    repaired: u64,
+    /// Flows to backends that this node does not have.
+    unknown: u64,
+    /// Flows for which the affinity table has no room.
+    no_room: u64,
+}
+
+/// What is told: this node's affinity table.
+pub struct Flows {
+    /// Its entries, and which of them changed.
+    pub changes: Arc<Changes>,
+    /// Who its backends are.
+    pub names: watch::Receiver<Arc<Names>>,
+}
+
+/// The exchange of flows with the peer, which ends with its thread.
+#[derive(Clone)]
+pub(super) struct Sync {
+    outward: watch::Receiver<Outward>,
+    inward: watch::Receiver<Inward>,
+    flushes: mpsc::Sender<oneshot::Sender<()>>,
+    resyncs: watch::Sender<u64>,
+}
+
+impl Sync {
+    /// Begins to call the peer, and to listen to it, on `thread`.
+    ///
+    /// # Errors
+    /// A port of `ha.listen` is in use.
+    pub(super) async fn start(
+        node: &Node,
+        ha: &Ha,
+        key: &Key,
+        flows: Flows,
+        serving: watch::Receiver<Vec<Serving>>,
+        thread: &Thread,
+    ) -> Result<Self, Error> {
+        let common = Common {
+            paths: ha.paths.clone(),
+            node: node.name.clone(),
+            seed: fingerprint(node.hash_seed.unwrap_or_default()),
+            key: key.secret(PURPOSE, &ha.pair),
+            changes: flows.changes,
+            names: flows.names,
+            serving,
+        };
+        let (out, outward) = watch::channel(Outward::default());
+        let (hear, inward) = watch::channel(Inward::default());
+        let (flushes, waiting) = mpsc::channel(WAITING);
+        let (resyncs, orders) = watch::channel(0);
+        // Sockets belong to the runtime that they are opened in.
+        let begun = thread.handle().spawn(async move {
+            let mut listeners = Vec::new();
+            for path in &common.paths {
+                let failed = |source| Error::Listen { address: path.listen, source };
+                listeners.push(TcpListener::bind(path.listen).await.map_err(failed)?);
+            }
+            let sender = Sender {
+                common: common.clone(),
+                outward: out,
+                flushes: waiting,
+                resyncs: orders.clone(),
+            };
+            let receiver = Receiver { common, inward: hear, resyncs: orders };
+            tokio::spawn(sender.run());
+            tokio::spawn(receiver.run(listeners));
+            Ok::<_, Error>(())
+        });
+        begun.await.map_err(|error| Error::Thread(io::Error::other(error)))??;
+        Ok(Self { outward, inward, flushes, resyncs })
+    }
+
+    /// Whether the peer knows all flows of this node's groups.
+    pub(super) fn is_told(&self) -> bool {
+        self.outward.borrow().complete
+    }
+
+    /// Whether this node knows all of the peer's flows, while it is there to
+    /// tell them.
+    pub(super) fn is_informed(&self) -> bool {
+        let inward = self.inward.borrow();
+        inward.connected && inward.complete
+    }
+
+    /// Waits until the peer knows what changed until now, for a moment.
+    pub(super) async fn flush(&self) {
+        let (waits, done) = oneshot::channel();
+        if self.flushes.try_send(waits).is_ok() {
+            let _ = timeout(FLUSH, done).await;
+        }
+    }
+
+    /// Has both nodes tell each other everything again.
+    pub(super) fn resync(&self) {
+        self.resyncs.send_modify(|number| *number += 1);
+    }
+
+    /// What is known of both directions.
+    pub(super) fn status(&self) -> api::HaSync {
+        let (outward, inward) = (self.outward.borrow(), self.inward.borrow());
+        api::HaSync {
+            told: api::HaTold {
+                connected: outward.connected,
+                complete: outward.complete,
+                records: outward.records,
+                lag_ms: outward.lag.map(|lag| lag.as_millis() as u64),
+                trouble: outward.trouble.clone(),
+            },
+            heard: api::HaHeard {
+                connected: inward.connected,
+                complete: inward.complete,
+                records: inward.records,
+                entered: inward.entered,
+                repaired: inward.repaired,
+                unknown: inward.unknown,
+                no_room: inward.no_room,
+            },
+        }
+    }
+}
+
+/// A seed is named by half of its hash: it is not for everybody's eyes.
+fn fingerprint(seed: [u64; 2]) -> u64 {
+    let bytes = seed.map(u64::to_be_bytes);
+    let hash = digest::digest(&digest::SHA256, bytes.as_flattened());
+    hash.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+}
+
+impl Outward {
+    /// Follows a connection; whether anybody should know.
+    fn take(&mut self, state: State, before: u64) -> bool {
+        let new = (state.complete, before + state.records, state.lag);
+        let changed = new != (self.complete, self.records, self.lag);
+        (self.complete, self.records, self.lag) = new;
+        changed
+    }
+}
+
+impl Inward {
+    /// Adds what one message brought, or a later `pass`.
+    fn add(&mut self, news: &Self, pass: bool) {
+        self.records += news.records;
+        self.entered += news.entered;
+        self.repaired += if pass && self.complete { news.entered } else { 0 };
+        self.unknown += news.unknown;
+        self.no_room += news.no_room;
+    }
+}
