@@ -174,3 +174,104 @@ impl Translation {
         Some(Translated { key, backend, group })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use lb_common::addr;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::plan::identity::ServiceIdentity;
+
+    /// Services with exact keys, and with others.
+    const VIPS: [(&str, u16, u16); 4] = [
+        ("203.0.113.1", 80, 80),
+        ("203.0.113.2", 80, 80),
+        ("203.0.113.3", 1000, 1999),
+        ("2001:db8::1", 80, 80),
+    ];
+    /// Backends of each.
+    const BACKENDS: usize = 3;
+
+    fn identity(service: usize, backend: usize) -> BackendIdentity {
+        let (vip, first, last) = VIPS[service];
+        let vip: IpAddr = vip.parse().unwrap();
+        let addr = addr::to_bytes(IpAddr::from([10, 0, 0, backend as u8]));
+        let service = ServiceIdentity { vip: addr::to_bytes(vip), first, last, proto: 6 };
+        BackendIdentity { service, addr, port: 0, nat: true }
+    }
+
+    /// A node that numbers services and backends in this order, counted from 1.
+    fn names(services: &[usize], backends: &[usize]) -> Names {
+        let mut names = Names::default();
+        names.by_id.resize(backends.len() + 1, None);
+        for (position, number) in backends.iter().enumerate() {
+            let (service, id) = (number / BACKENDS, position as BackendId + 1);
+            let identity = identity(service, number % BACKENDS);
+            let service = services.iter().position(|one| *one == service).unwrap() as u16 + 1;
+            names.by_id[usize::from(id)] = Some(Named { identity, service, group: 1 });
+            names.ids.insert(identity, id);
+        }
+        names
+    }
+
+    fn any_names() -> impl Strategy<Value = Names> {
+        let order = |count: usize| Just((0..count).collect::<Vec<_>>()).prop_shuffle();
+        (order(VIPS.len()), order(VIPS.len() * BACKENDS))
+            .prop_map(|(services, backends)| names(&services, &backends))
+    }
+
+    proptest! {
+        #[test]
+        fn what_one_node_tells_the_other_understands_in_its_own_numbers(
+            [ours, theirs] in [any_names(), any_names()],
+            key: u64,
+            number in 0..VIPS.len() * BACKENDS,
+            left: u16,
+        ) {
+            let who = identity(number / BACKENDS, number % BACKENDS);
+            let at = |names: &Names| {
+                let id = names.ids[&who];
+                (id, names.get(id).unwrap().service)
+            };
+            let ((there, service), (here, own)) = (at(&theirs), at(&ours));
+            let exact = who.service.has_exact_keys();
+            let key = if exact { hash::with_service(key, service) } else { key };
+            let (record, group) = theirs.tell(key, there, FlowState::Closing as u8, left).unwrap();
+            prop_assert_eq!((record.exact, record.left, group), (exact, left, 1));
+            let mut translation = Translation::default();
+            prop_assert_eq!(translation.of(&record), None);
+            translation.learn(theirs.iter().map(|(id, named)| (id, named.identity)), &ours);
+            let expected = if exact { hash::with_service(key, own) } else { key };
+            let heard = Translated { key: expected, backend: here, group: 1 };
+            prop_assert_eq!(translation.of(&record), Some(heard));
+            translation.renew(&Names::default());
+            prop_assert_eq!(translation.of(&record), None);
+        }
+
+        #[test]
+        fn numbers_are_given_anew_only_where_another_has_one(
+            [before, after] in [any_names(), any_names()], gone in 1..VIPS.len() * BACKENDS,
+        ) {
+            let others = |(id, named): (BackendId, &Named)| {
+                after.get(id).unwrap().identity != named.identity
+            };
+            prop_assert_eq!(after.renumbers(&before), before.iter().any(others));
+            let mut less = before.clone();
+            less.by_id[gone] = None;
+            prop_assert!(!less.renumbers(&before) && !before.renumbers(&less));
+        }
+    }
+
+    #[test]
+    fn a_reply_at_a_shared_address_has_no_exact_key() {
+        let names = names(&[0, 1, 2, 3], &[0]);
+        let reply = hash::reply_key(hash::flow_key_hashed([1, 2], 3, 4, [5, 6]));
+        let told = names.tell(reply, 1, FlowState::Established as u8, 9).unwrap().0;
+        assert_eq!((told.exact, told.key), (false, reply));
+        assert_eq!(names.tell(reply, 2, FlowState::Established as u8, 9), None);
+        assert_eq!(names.tell(reply, 1, 7, 9), None);
+    }
+}
