@@ -1,7 +1,7 @@
 //! Sizes, with the memory they cost. All are entries of preallocated maps.
 
 /// Layout of the maps; a data plane with another number cannot be adopted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Services at most, ids 1 to this - 1 (two generations of 64 B: 512 KiB).
 pub const SERVICES: u32 = 4096;

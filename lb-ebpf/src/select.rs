@@ -95,8 +95,12 @@ pub(crate) fn select<F: Family>(
 #[inline(always)]
 pub(crate) fn position<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Position {
     let ports = if found.by_client() { 0 } else { packet.ports };
-    let seed = env.config.place_seed;
-    let key = F::flow_key(packet.source, ports, found.id, found.one_port(), seed);
+    let source = F::words(packet.source);
+    let key = if F::EXACT && found.one_port() {
+        hash::flow_key_v4(source[0] as u32, ports as u16, found.id)
+    } else {
+        hash::flow_key_hashed(source, ports, found.service.salt, env.config.place_seed)
+    };
     affinity::position(env.config, key)
 }
 

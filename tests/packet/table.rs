@@ -116,9 +116,11 @@ impl Subject<'_> {
             (true, true) => hash::flow_key_v4(v4_of(source), source_port.to_be(), id),
             (true, false) => {
                 let source = [u64::from(v4_of(source)), 0];
-                hash::flow_key_hashed(source, ports, id, config.place_seed)
+                hash::flow_key_hashed(source, ports, service.salt, config.place_seed)
             }
-            (false, _) => hash::flow_key_hashed(words(source), ports, id, config.place_seed),
+            (false, _) => {
+                hash::flow_key_hashed(words(source), ports, service.salt, config.place_seed)
+            }
         };
         (key, hash::place(key, config.place_seed, config.flow_mask))
     }

@@ -118,10 +118,7 @@ impl Mapped<Bucket> {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::{
-        backend::SHARED_BIT,
-        flow::{FlowState, MAX_TIMEOUT},
-    };
+    use lb_common::flow::{FlowState, MAX_TIMEOUT};
 
     use super::*;
 
@@ -148,8 +145,8 @@ mod tests {
         let keys = Keys { exact: vec![0, 9, 0] };
         assert!(keys.are_exact(EXACT) && !keys.are_exact(HASHED));
         let flows = Mapped::anonymous(4).unwrap();
-        let hashed = |service| hash::flow_key_hashed([1, 2], 3, service, [4, 5]);
-        let replies = hash::reply_key(hashed(SHARED_BIT));
+        let hashed = |salt| hash::flow_key_hashed([1, 2], 3, salt, [4, 5]);
+        let replies = hash::reply_key(hashed(7));
         let value = |id| FlowValue::new(id, 1, FlowState::Established, 10).0;
         let values = [value(EXACT), value(EXACT), value(HASHED), value(HASHED)];
         let of_flows = [hash::flow_key_v4(1, 2, 9), hashed(8)];
