@@ -5,6 +5,7 @@ mod crash;
 mod cut;
 mod freeze;
 mod handover;
+mod key;
 mod topology;
 
 use std::{net::IpAddr, time::Duration};

@@ -177,6 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::addr::to_bytes;
 
     const SEED: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfeed_face_cafe_beef];
 
@@ -273,6 +274,16 @@ mod tests {
         spreads(|i| {
             place(flow_key_hashed([1, u64::from(i) << 40], 5, 6, SEED), SEED, u32::MAX).primary
         });
+    }
+
+    /// Two nodes of other versions must not disagree.
+    #[test]
+    fn salts_are_what_they_always_were() {
+        let bytes = |text: &str| to_bytes(text.parse().unwrap());
+        let web = service_salt(bytes("192.0.2.1"), 6, 80, 80);
+        let range = service_salt(bytes("2001:db8::1"), 17, 8000, 8100);
+        assert_eq!([web, range], [0x2fff_a127_0a4b_d2ed, 0x5347_898e_5982_a9f3]);
+        assert_eq!(shared_salt(bytes("10.0.0.7"), 6), 0x3d37_ca4e_6716_7e1f);
     }
 
     #[test]

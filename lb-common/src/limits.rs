@@ -46,3 +46,10 @@ pub const MAX_FLOWS: u32 = 1 << 25;
 pub const fn flow_buckets(flows: u32) -> u32 {
     flows.next_power_of_two()
 }
+
+/// Lines of marks for the buckets of the affinity table (64 B for 32 buckets: a
+/// thirty-second of its memory).
+#[must_use]
+pub const fn change_lines(buckets: u32) -> u32 {
+    buckets.div_ceil(crate::change::BUCKETS)
+}

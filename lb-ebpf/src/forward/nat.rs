@@ -8,6 +8,7 @@
 
 use lb_common::{
     backend::{Backend, flags},
+    change::Mark,
     config::features,
     csum,
     flow::{FlowState, Timeouts},
@@ -19,7 +20,7 @@ use lb_common::{
 
 use crate::{
     affinity::{self, Known},
-    count,
+    changes, count,
     env::{self, Env},
     family::Family,
     handshake,
@@ -198,13 +199,16 @@ pub(crate) fn bind_reply<F: Family>(
     let port = if backend.port != 0 { backend.port } else { packet.destination_port() };
     let ports = hash::ports(packet.source_port(), port);
     let key = reply_key::<F>(env, packet.source, ports, backend);
-    let event =
-        u64::from(packet.tcp_flags) | u64::from(packet.proto) << 8 | u64::from(env.explains) << 16;
+    let event = u64::from(packet.tcp_flags)
+        | u64::from(packet.proto) << 8
+        | u64::from(env.explains) << 16
+        | u64::from(found.in_group()) << 24;
     let timeouts = select::timeouts(found).to_raw();
     lb_bind_reply(key, u64::from(chosen.id), event, timeouts) != 0
 }
 
-/// `event`: TCP flags, protocol, and whether the run only explains, a byte each.
+/// `event`: TCP flags, protocol, whether the run only explains, and whether the
+/// service is in a group, a byte each.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -> u64 {
@@ -213,7 +217,7 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     };
     let timeouts = Timeouts::from_raw(timeouts);
     let (backend, now) = (backend as u16, env::now(config));
-    let explains = event >> 16 != 0;
+    let (explains, in_group) = (event >> 16 & 1 != 0, event >> 24 != 0);
     let at = affinity::position(config, key);
     let known = affinity::find(&at, now);
     if let Known::Live(entry) = known {
@@ -222,7 +226,9 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
         match next {
             Some(_) if same && explains => return 1,
             Some(state) if same => {
-                entry.touch(now, state, timeouts);
+                if entry.touch(now, state, timeouts) && in_group {
+                    changes::mark(&at, Mark::Exception);
+                }
                 return 1;
             }
             _ if !same && entry.flow.state() == FlowState::Established as u8 => return 0,

@@ -138,8 +138,13 @@ impl Member {
     ///
     /// # Errors
     /// See [`Error`]; nothing is served then.
-    pub async fn start(node: &Node, ha: &Ha, leases: Arc<Leases>) -> Result<Self, Error> {
-        let codec = Codec::new(&Key::read(&ha.key_file)?, &ha.pair);
+    pub async fn start(
+        node: &Node,
+        ha: &Ha,
+        key: &Key,
+        leases: Arc<Leases>,
+    ) -> Result<Self, Error> {
+        let codec = Codec::new(key, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
         let settings = Settings {
             node: node.name.clone(),

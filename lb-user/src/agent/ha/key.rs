@@ -139,9 +139,26 @@ impl Key {
     /// in `info`. `purpose` has no byte 0, so no two of them run together.
     #[must_use]
     pub fn derive(&self, purpose: &str, pair: &str) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.expand(purpose, pair))
+    }
+
+    /// The secret that places flows in the affinity tables of both nodes, see
+    /// [`lb_common::hash::place`].
+    #[must_use]
+    pub fn place_seed(&self, pair: &str) -> [u64; 2] {
+        let bytes = self.expand("place", pair);
+        let (words, _) = bytes.as_chunks();
+        [words[0], words[1]].map(u64::from_be_bytes)
+    }
+
+    fn expand(&self, purpose: &str, pair: &str) -> [u8; LENGTH] {
         let info = [b"lb ", purpose.as_bytes(), b"\0", pair.as_bytes()];
+        let mut bytes = [0; LENGTH];
         let derived = self.0.expand(&info, hmac::HMAC_SHA256);
-        derived.expect("a digest is within what can be derived").into()
+        derived
+            .and_then(|derived| derived.fill(&mut bytes))
+            .expect("a digest is within what can be derived");
+        bytes
     }
 }
 
@@ -304,5 +321,12 @@ mod tests {
         }
         assert_eq!(tag(&key.derive("use", "edge")), tag(&key.clone().derive("use", "edge")));
         assert!(!format!("{key:?}").contains('7'), "{key:?}");
+    }
+
+    #[test]
+    fn the_nodes_of_a_pair_place_flows_alike_and_others_do_not() {
+        let seed = |secret, pair| Key::from([secret; LENGTH]).place_seed(pair);
+        assert_eq!(seed(7, "edge"), seed(7, "edge"));
+        assert!(![seed(7, "edge2"), seed(8, "edge")].contains(&seed(7, "edge")));
     }
 }
