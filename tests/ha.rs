@@ -6,6 +6,7 @@ mod cut;
 mod flows;
 mod freeze;
 mod handover;
+mod key;
 mod topology;
 
 use std::{net::IpAddr, time::Duration};

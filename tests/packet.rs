@@ -8,6 +8,7 @@
 mod affinity;
 mod attack;
 mod case;
+mod changes;
 mod check;
 mod client;
 mod damage;

@@ -1,7 +1,7 @@
 //! Sizes, with the memory they cost. All are entries of preallocated maps.
 
 /// Layout of the maps; a data plane with another number cannot be adopted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Services at most, ids 1 to this - 1 (two generations of 64 B: 512 KiB).
 pub const SERVICES: u32 = 4096;
@@ -45,4 +45,11 @@ pub const MAX_FLOWS: u32 = 1 << 25;
 #[must_use]
 pub const fn flow_buckets(flows: u32) -> u32 {
     flows.next_power_of_two()
+}
+
+/// Lines of marks for the buckets of the affinity table (64 B for 32 buckets: a
+/// thirty-second of its memory).
+#[must_use]
+pub const fn change_lines(buckets: u32) -> u32 {
+    buckets.div_ceil(crate::change::BUCKETS)
 }

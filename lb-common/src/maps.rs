@@ -16,6 +16,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const TABLES: &str = "TABLES";
 /// [`crate::flow::Bucket`], the affinity table.
 pub const FLOWS: &str = "FLOWS";
+/// [`crate::change::ChangeLine`]: what changed in [`FLOWS`].
+pub const CHANGES: &str = "CHANGES";
 /// Interfaces to redirect to, a device map keyed by interface index.
 pub const PORTS: &str = "PORTS";
 /// Denied IPv4 sources, a longest-prefix-match trie.
@@ -47,7 +49,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 20] = [
+pub const PINNED: [&str; 21] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -56,6 +58,7 @@ pub const PINNED: [&str; 20] = [
     BACKENDS,
     TABLES,
     FLOWS,
+    CHANGES,
     PORTS,
     DENY_V4,
     DENY_V6,

@@ -94,7 +94,9 @@ map_type! {
         44 => pub closing_timeout: u16,
         /// The VIP's group, see [`crate::lease::group`]; 0: none.
         46 => pub group: u16,
-        48 => pub _pad2: [u64; 2],
+        /// [`crate::hash::service_salt`] of its identity.
+        48 => pub salt: u64,
+        56 => pub _pad2: u64,
     }
 }
 

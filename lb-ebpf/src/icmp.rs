@@ -267,12 +267,11 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     let Some(mut owner) = nat::owner::<F>(env, quote.destination, port, proto) else {
         return PASS;
     };
-    let shared = owner.backend.shared_endpoint;
-    if shared != 0 {
-        // As the quoted packet has them: the client's, the backend's.
-        if let Some(exact) = nat::bound::<F>(env, quote.source, quote.ports, shared) {
-            owner = exact;
-        }
+    // As the quoted packet has the ports: the client's, the backend's.
+    if owner.backend.shared_salt != 0
+        && let Some(exact) = nat::bound::<F>(env, quote.source, quote.ports, owner.backend)
+    {
+        owner = exact;
     }
     let backend = owner.backend;
     let Some(service) = service::entry(env, backend.service) else {

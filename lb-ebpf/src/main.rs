@@ -10,6 +10,7 @@
 #![no_main]
 
 mod affinity;
+mod changes;
 mod control;
 mod count;
 mod env;

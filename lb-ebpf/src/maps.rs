@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     backend::Backend,
+    change::ChangeLine,
     config::Config,
     firewall::{ALLOW_WORDS, AllowWord, Unresolved},
     flow::Bucket,
@@ -67,6 +68,11 @@ pub(crate) static TABLES: Array<Line, { limits::TABLE_LINES as usize }, MMAPABLE
 /// packets; swept by the agent.
 #[btf_map]
 pub(crate) static FLOWS: Array<Bucket, 1024, MMAPABLE> = Array::new();
+
+/// Marks of buckets of `FLOWS`, a line for each 32, set at load. Written by
+/// packets; taken by the agent.
+#[btf_map]
+pub(crate) static CHANGES: Array<ChangeLine, 32, MMAPABLE> = Array::new();
 
 /// Interface index -> interface. Written by the agent.
 #[btf_map]

@@ -2,6 +2,8 @@
 //! out, decides nothing.
 
 pub mod attach;
+pub mod changes;
+pub mod clock;
 pub mod explain;
 #[cfg(test)]
 pub mod fake;

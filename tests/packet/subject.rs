@@ -257,20 +257,15 @@ impl<'a> Subject<'a> {
         per_cpu(&pin_dir(self.lab), maps::REFUSALS)
     }
 
-    /// Moments of SYNs, to be written to.
-    pub(super) fn moments(&self) -> Array<MapData, u64> {
-        array(&pin_dir(self.lab), maps::HANDSHAKES)
-    }
-
     /// Routes by source.
     pub(super) fn routes(&self) -> LpmTrie<MapData, [u32; 5], Blocks> {
         let data = data(&pin_dir(self.lab), maps::ROUTES);
         LpmTrie::try_from(Map::LpmTrie(data)).expect("a trie of this type")
     }
 
-    /// The affinity table, to be written to.
-    pub(super) fn writable_flows(&self) -> Array<MapData, Bucket> {
-        array(&pin_dir(self.lab), maps::FLOWS)
+    /// An array by its name, to be written to.
+    pub(super) fn writable<T: aya::Pod>(&self, name: &str) -> Array<MapData, T> {
+        array(&pin_dir(self.lab), name)
     }
 
     /// The backend's address.

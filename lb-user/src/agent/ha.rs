@@ -152,11 +152,11 @@ impl Member {
     pub async fn start(
         node: &Node,
         ha: &Ha,
+        key: &Key,
         leases: Arc<Leases>,
         flows: Flows,
     ) -> Result<Self, Error> {
-        let key = Key::read(&ha.key_file)?;
-        let codec = Codec::new(&key, &ha.pair);
+        let codec = Codec::new(key, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
         let settings = Settings {
             node: node.name.clone(),
@@ -183,7 +183,7 @@ impl Member {
         let serving =
             pair.groups().map(|view| Serving { active: false, since: view.since }).collect();
         let (serving, follows) = watch::channel(serving);
-        let sync = Sync::start(node, ha, &key, flows, follows.clone(), &flow_thread).await?;
+        let sync = Sync::start(node, ha, key, flows, follows.clone(), &flow_thread).await?;
         let (ha, informed) = (ha.clone(), sync.clone());
         // Sockets belong to the runtime that they are opened in.
         let begun = thread.handle().spawn(async move {

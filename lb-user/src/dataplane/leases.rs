@@ -1,19 +1,12 @@
 //! Until when this node serves the groups of its pair, see [`lb_common::lease`].
 
-use std::{io, sync::atomic::Ordering, time::Duration};
-
-use aya::{
-    TestRun as _, TestRunOptions,
-    programs::{ProgramError, Xdp},
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
-use aya_obj::programs::XdpAttachType;
-use lb_common::maps;
 
-use super::{explain::into_io, mmap::Mapped, pins::PinDir};
-
-/// Bytes of the frame that the clock's program is run with: an Ethernet header
-/// at least.
-const FRAME: usize = 64;
+use super::{clock::Clock, explain::into_io, mmap::Mapped};
 
 /// A tick of the kernel's, read at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,8 +16,7 @@ pub struct Moment(u64);
 /// that which changes the configuration.
 pub struct Leases {
     ends: Mapped<u64>,
-    /// [`maps::CLOCK_PROGRAM`].
-    clock: Xdp,
+    clock: Arc<Clock>,
     /// See [`lb_common::config::Config::tick_scale`].
     tick_scale: u64,
 }
@@ -32,18 +24,10 @@ pub struct Leases {
 impl Leases {
     /// Takes over `LEASES`, and ends all leases: an earlier agent's groups may
     /// have been others.
-    ///
-    /// # Errors
-    /// The pinned program that tells the time cannot be opened.
-    pub(super) fn take_over(
-        ends: Mapped<u64>,
-        pins: &PinDir,
-        tick_scale: u64,
-    ) -> Result<Self, ProgramError> {
-        let clock = Xdp::from_pin(pins.pin(maps::CLOCK_PROGRAM), XdpAttachType::Interface)?;
+    pub(super) fn take_over(ends: Mapped<u64>, clock: Arc<Clock>, tick_scale: u64) -> Self {
         let leases = Self { ends, clock, tick_scale };
         leases.clear();
-        Ok(leases)
+        leases
     }
 
     /// The current moment, by the clock that leases end by.
@@ -54,15 +38,7 @@ impl Leases {
     /// # Errors
     /// The kernel refused to run the program.
     pub fn now(&self) -> io::Result<Moment> {
-        let mut frame = [0; FRAME];
-        let options = TestRunOptions {
-            data_in: Some(&[0; FRAME]),
-            data_out: Some(&mut frame),
-            ..TestRunOptions::new()
-        };
-        self.clock.test_run(options).map_err(into_io)?;
-        let (words, _) = frame.as_chunks();
-        Ok(Moment(u64::from_ne_bytes(words[0])))
+        self.clock.now().map(|now| Moment(now.tick)).map_err(into_io)
     }
 
     /// Has this node serve the group at a position for so long from a moment

@@ -137,6 +137,8 @@ pub(super) struct Beginning {
     pub(super) direction: Direction,
     pub(super) store: Store,
     pub(super) kept: Kept,
+    /// See [`Options::place_seed`].
+    pub(super) place_seed: Option<[u64; 2]>,
     pub(super) prober: Prober,
 }
 
@@ -147,7 +149,7 @@ impl State {
         model: Model,
         log_level: u8,
     ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
-        let Beginning { source, origin, direction, store, kept, prober } = beginning;
+        let Beginning { source, origin, direction, store, kept, place_seed, prober } = beginning;
         let awaited = match direction {
             Direction::Onward => &[][..],
             Direction::Back => &model.node.interfaces,
@@ -155,7 +157,9 @@ impl State {
         let interfaces = look_up(&model.node, awaited).await?;
         let pins = PinDir::open(&model.node.pin_dir)?;
         let (watcher, mut network) = Watcher::start().await?;
-        let data_plane = DataPlane::load(pins, &options(&model.node, log_level))?;
+        let Node { flows, hash_seed, .. } = model.node;
+        let options = Options { flows, hash_seed, place_seed, log_level };
+        let data_plane = DataPlane::load(pins, &options)?;
         let epoch_base = data_plane.tables.config.read(0).route_epoch.wrapping_add(1);
         let mut state = Self {
             network: network.borrow_and_update().clone(),
@@ -356,8 +360,4 @@ fn warn_of_forwarding(model: &Model) {
 
 fn backend_addresses(model: &Model) -> BTreeSet<IpAddr> {
     model.services.iter().flat_map(|s| &s.backends).map(|backend| backend.address).collect()
-}
-
-fn options(node: &Node, log_level: u8) -> Options {
-    Options { flows: node.flows, hash_seed: node.hash_seed, log_level }
 }

@@ -142,7 +142,16 @@ impl Key {
         hmac::Key::new(hmac::HMAC_SHA256, &self.secret(purpose, pair))
     }
 
-    /// The same as bytes.
+    /// The secret that places flows in the affinity tables of both nodes, see
+    /// [`lb_common::hash::place`].
+    #[must_use]
+    pub fn place_seed(&self, pair: &str) -> [u64; 2] {
+        let bytes = self.secret("place", pair);
+        let (words, _) = bytes.as_chunks();
+        [words[0], words[1]].map(u64::from_be_bytes)
+    }
+
+    /// [`Self::derive`] as bytes.
     #[must_use]
     pub fn secret(&self, purpose: &str, pair: &str) -> [u8; LENGTH] {
         let info = [b"lb ", purpose.as_bytes(), b"\0", pair.as_bytes()];
@@ -312,5 +321,12 @@ mod tests {
         }
         assert_eq!(tag(&key.derive("use", "edge")), tag(&key.clone().derive("use", "edge")));
         assert!(!format!("{key:?}").contains('7'), "{key:?}");
+    }
+
+    #[test]
+    fn the_nodes_of_a_pair_place_flows_alike_and_others_do_not() {
+        let seed = |secret, pair| Key::from([secret; LENGTH]).place_seed(pair);
+        assert_eq!(seed(7, "edge"), seed(7, "edge"));
+        assert!(![seed(7, "edge2"), seed(8, "edge")].contains(&seed(7, "edge")));
     }
 }

@@ -110,6 +110,7 @@ fn service_entry(service: &model::Service, places: Places, group: u16) -> Servic
         established_timeout: service.timeouts.established,
         closing_timeout: service.timeouts.closing,
         group,
+        salt: ServiceIdentity::of(service).salt(),
         ..Service::ZERO
     }
 }

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use lb_common::{
     addr::{self, AddrBytes},
     backend::{self, Backend},
+    hash,
     service::Service,
 };
 
@@ -46,6 +47,12 @@ impl ServiceIdentity {
             last: u16::from_be(entry.port_last),
             proto: entry.proto,
         }
+    }
+
+    /// What names it in hashed affinity keys.
+    #[must_use]
+    pub fn salt(&self) -> u64 {
+        hash::service_salt(self.vip, self.proto, self.first, self.last)
     }
 
     /// The ports.

@@ -7,8 +7,9 @@ use std::{
 
 use lb_common::{
     addr,
-    backend::{SHARED_BIT, flags as backend_flags},
+    backend::flags as backend_flags,
     config::features,
+    hash,
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
     table::TableRef,
 };
@@ -145,8 +146,8 @@ fn check_replies(tables: &Tables, backend: &Backend, service: &Service) {
     assert!(serves(&found) && found.addr == backend.addr);
     // Another backend answers for it: both must know.
     if found != *backend {
-        assert_ne!(backend.shared_endpoint, 0);
-        assert_eq!(found.shared_endpoint, backend.shared_endpoint);
+        assert_ne!(backend.shared_salt, 0);
+        assert_eq!(found.shared_salt, backend.shared_salt);
     }
 }
 
@@ -323,26 +324,25 @@ fn services_that_share_a_backend_and_port_say_so_until_they_do_not() {
         }
         all
     };
-    let endpoints =
-        |tables: &Tables| [1, 2, 3, 4].map(|id| tables.backends.read(id).shared_endpoint);
+    let salts = |tables: &Tables| [1, 2, 3, 4].map(|id| tables.backends.read(id).shared_salt);
     carry_out(&mut tables, &shared_by(&[]), &network, check_reach);
     carry_out(&mut tables, &shared_by(&["192.0.2.8", "192.0.2.9"]), &network, check_reach);
-    let label = SHARED_BIT | 2;
-    assert_eq!(endpoints(&tables), [0, label, label, label]);
     let backend = addr::to_bytes(IpAddr::from([10, 0, 0, 2]));
+    let salt = hash::shared_salt(backend, 6);
+    assert_eq!(salts(&tables), [0, salt, salt, salt]);
     assert_eq!(look_up(&tables, EndpointKind::Reply, backend, 80, 6), Some(2));
 
     // The lowest leaves: live flows of the others go on being found.
     let mut others = shared_by(&["192.0.2.8", "192.0.2.9"]);
     others.services.remove(0);
     carry_out(&mut tables, &others, &network, check_reach);
-    assert_eq!(endpoints(&tables)[2..], [label, label]);
+    assert_eq!(salts(&tables)[2..], [salt, salt]);
     assert_eq!(look_up(&tables, EndpointKind::Reply, backend, 80, 6), Some(3));
 
     others.services.remove(0);
     carry_out(&mut tables, &others, &network, check_reach);
     let last = tables.backends.read(4);
-    assert_eq!((last.shared_endpoint, last.service), (0, 3));
+    assert_eq!((last.shared_salt, last.service), (0, 3));
 }
 
 #[test]

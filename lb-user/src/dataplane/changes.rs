@@ -1,0 +1,155 @@
+//! What changes in the affinity table, for the thread that copies flows to the
+//! other node of a pair: see [`lb_common::change`].
+
+use std::{
+    io,
+    mem::offset_of,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use lb_common::{
+    change::{BUCKETS, ChangeLine, Mark},
+    config::Config,
+    flow::Bucket,
+    hash::{self, Place},
+};
+
+use super::{clock::Clock, explain::into_io, mmap::Mapped};
+
+/// Marks that are taken at once.
+const WORD: usize = size_of::<u64>();
+
+/// The affinity table and its marks. They may be used by another thread than
+/// that which changes the configuration.
+pub struct Changes {
+    /// `FLOWS`.
+    pub flows: Arc<Mapped<Bucket>>,
+    /// `CHANGES`.
+    pub marks: Mapped<ChangeLine>,
+    clock: Arc<Clock>,
+    place_seed: [u64; 2],
+    mask: u32,
+}
+
+impl Changes {
+    /// Of a data plane with this `CONFIG`.
+    pub(super) fn new(
+        flows: Arc<Mapped<Bucket>>,
+        marks: Mapped<ChangeLine>,
+        clock: Arc<Clock>,
+        config: &Config,
+    ) -> Self {
+        Self { flows, marks, clock, place_seed: config.place_seed, mask: config.flow_mask }
+    }
+
+    /// The data plane's second, see [`lb_common::flow::second`].
+    ///
+    /// # Errors
+    /// The kernel refused to run the program that tells it.
+    pub fn second(&self) -> io::Result<u16> {
+        self.clock.now().map(|now| now.second).map_err(into_io)
+    }
+
+    /// Where a key belongs.
+    #[must_use]
+    pub fn place(&self, key: u64) -> Place {
+        hash::place(key, self.place_seed, self.mask)
+    }
+}
+
+impl Mapped<ChangeLine> {
+    /// Takes the marks of these lines, [`BUCKETS`] buckets each: every bucket
+    /// that has one, and the higher of its two. A mark is gone when it is given
+    /// out, so what is read of the bucket after that is what it was set for, or
+    /// newer.
+    pub fn take(&self, lines: Range<u32>) -> impl Iterator<Item = (u32, Mark)> + '_ {
+        let words = (0..size_of::<[u8; BUCKETS as usize]>()).step_by(WORD);
+        lines.flat_map(move |line| words.clone().map(move |at| (line, at))).flat_map(
+            move |(line, at)| {
+                let changed = self.take_word(line, offset_of!(ChangeLine, changed) + at);
+                let exceptions = self.take_word(line, offset_of!(ChangeLine, exceptions) + at);
+                let first = line * BUCKETS + at as u32;
+                let any = changed | exceptions != 0;
+                (0..if any { WORD } else { 0 }).filter_map(move |bucket| {
+                    let has = |marks: u64| marks.to_ne_bytes()[bucket] != 0;
+                    let mark = match (has(changed), has(exceptions)) {
+                        (_, true) => Mark::Exception,
+                        (true, false) => Mark::Changed,
+                        (false, false) => return None,
+                    };
+                    Some((first + bucket as u32, mark))
+                })
+            },
+        )
+    }
+
+    /// A word without a mark is only read, so its line stays shared with the
+    /// packet path.
+    fn take_word(&self, line: u32, offset: usize) -> u64 {
+        let word = self.word64(line, offset);
+        match word.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => word.swap(0, Ordering::AcqRel),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINES: u32 = 4;
+
+    fn any_mark() -> impl Strategy<Value = Mark> {
+        prop::sample::select(vec![Mark::Changed, Mark::Exception])
+    }
+
+    /// Marks a bucket as packets do.
+    fn mark(marks: &Mapped<ChangeLine>, bucket: u32, mark: Mark) {
+        let (line, at) = (bucket / BUCKETS, (bucket % BUCKETS) as usize);
+        let mut entry = marks.read(line);
+        match mark {
+            Mark::Changed => entry.changed[at] = 1,
+            Mark::Exception => entry.exceptions[at] = 1,
+        }
+        marks.write(line, &entry);
+    }
+
+    proptest! {
+        #[test]
+        fn every_mark_is_taken_once_and_an_exception_outdoes_a_change(
+            set in prop::collection::vec((0..LINES * BUCKETS, any_mark()), 0..40),
+            from in 0..=LINES, to in 0..=LINES,
+        ) {
+            let marks = Mapped::anonymous(LINES).unwrap();
+            let mut expected = BTreeMap::new();
+            for (bucket, what) in set {
+                mark(&marks, bucket, what);
+                let known = expected.entry(bucket).or_insert(what);
+                *known = what.max(*known);
+            }
+            let (inside, outside): (BTreeMap<_, _>, BTreeMap<_, _>) = expected
+                .into_iter()
+                .partition(|(bucket, _)| (from..to).contains(&(bucket / BUCKETS)));
+            prop_assert!(marks.take(from..to).eq(inside));
+            prop_assert_eq!(marks.take(from..to).count(), 0);
+            prop_assert!(marks.take(0..LINES).eq(outside));
+        }
+    }
+
+    #[test]
+    fn a_mark_is_gone_when_it_is_given_out() {
+        let marks = Mapped::anonymous(LINES).unwrap();
+        mark(&marks, 40, Mark::Changed);
+        for (bucket, what) in marks.take(0..LINES) {
+            assert_eq!(marks.read(bucket / BUCKETS), ChangeLine::ZERO);
+            mark(&marks, bucket, what);
+        }
+        assert_eq!(marks.take(0..LINES).collect::<Vec<_>>(), [(40, Mark::Changed)]);
+    }
+}
