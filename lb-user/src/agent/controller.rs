@@ -160,12 +160,13 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let probing = Thread::start("probes").map_err(Error::Events)?;
     let descriptors = descriptors::raise().map_err(Error::Events)?;
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
+    let pair = match &model.ha {
+        Some(ha) => Some(ha::Candidate::new(&model.node, ha).await?),
+        None => None,
+    };
     let beginning = Beginning { source, origin, direction, store, kept: found, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
-    if let Some(ha) = &state.model.ha {
-        let leases = Arc::clone(&state.data_plane.leases);
-        state.ha = Some(ha::Member::start(&state.model.node, ha, leases).await?);
-    }
+    state.ha = pair.map(|pair| pair.join(Arc::clone(&state.data_plane.leases)));
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");
