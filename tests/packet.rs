@@ -19,6 +19,7 @@ mod handshake;
 mod headers;
 mod host;
 mod icmp;
+mod lease;
 mod network;
 mod next_hop;
 mod policy;
