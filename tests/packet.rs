@@ -20,6 +20,7 @@ mod handshake;
 mod headers;
 mod host;
 mod icmp;
+mod lease;
 mod network;
 mod next_hop;
 mod policy;

@@ -1,4 +1,8 @@
 //! Whether this node may serve an address, see [`lb_common::lease`].
+//!
+//! Packets *to* the address are asked about. What backends answer, and errors
+//! about what they were sent, go on to clients without a lease: they asked while
+//! this node served, and until backends know of its successor they answer here.
 
 use core::ptr::read_volatile;
 

@@ -28,7 +28,7 @@ pub use self::source::Source;
 use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Peer, Refused},
-    ha::{self, key::Key},
+    ha,
     probe::{self, Prober},
     store::{Store, StoreError},
     thread::Thread,
@@ -150,8 +150,6 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     for surprise in config::surprise::surprises(&model) {
         tracing::warn!("{surprise}");
     }
-    let key = model.ha.as_ref().map(|ha| Key::read(&ha.key_file));
-    let key = key.transpose().map_err(ha::Error::from)?;
     for difference in origin.edits.describe(&origin.file.model) {
         tracing::info!("edited: {difference}");
     }
@@ -162,15 +160,14 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let probing = Thread::start("probes").map_err(Error::Events)?;
     let descriptors = descriptors::raise().map_err(Error::Events)?;
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
-    let place_seed = model.ha.as_ref().zip(key.as_ref()).map(|(ha, key)| key.place_seed(&ha.pair));
+    let pair = match &model.ha {
+        Some(ha) => Some(ha::Candidate::new(&model.node, ha).await?),
+        None => None,
+    };
+    let place_seed = pair.as_ref().map(ha::Candidate::place_seed);
     let beginning = Beginning { source, origin, direction, store, kept: found, place_seed, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
-    if let Some((ha, key)) = state.model.ha.as_ref().zip(key) {
-        let leases = Arc::clone(&state.data_plane.leases);
-        let changes = Arc::clone(&state.data_plane.changes);
-        let flows = ha::Flows { changes, names: state.names.subscribe() };
-        state.ha = Some(ha::Member::start(&state.model.node, ha, &key, leases, flows).await?);
-    }
+    state.ha = pair.map(|pair| pair.join(state.flows(), Arc::clone(&state.data_plane.leases)));
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");

@@ -22,7 +22,6 @@ use ring::{
 };
 use tokio::{
     net::UdpSocket,
-    runtime::Handle,
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
@@ -32,7 +31,7 @@ use self::{
     driver::Driver,
     frame::Codec,
     key::{Key, KeyError},
-    sync::Sync,
+    sync::{Exchange, Sync},
     term::Terms,
 };
 pub use self::sync::Flows;
@@ -43,7 +42,7 @@ use crate::{
         ha::{Pair, Settings},
         model::{
             Node,
-            ha::{Ha, Path},
+            ha::{Group, Ha, Path},
         },
     },
     dataplane::leases::Leases,
@@ -68,7 +67,7 @@ pub enum Error {
     #[error(transparent)]
     Addresses(#[from] address::Error),
     /// A socket of `ha.listen` cannot be opened.
-    #[error("cannot listen at `{address}` for the peer: {source}")]
+    #[error("cannot listen at `{address}` for the peer")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -127,6 +126,24 @@ enum Order {
     Leave,
 }
 
+/// A node that has found all that it needs, and does nothing yet.
+pub struct Candidate {
+    ha: Ha,
+    settings: Settings,
+    codec: Codec,
+    terms: Terms,
+    /// Latest term that was used.
+    used: u64,
+    boot: u64,
+    sockets: Vec<Arc<UdpSocket>>,
+    keeper: Keeper,
+    /// What moments are counted from.
+    started: Instant,
+    thread: Thread,
+    place_seed: [u64; 2],
+    exchange: Exchange,
+}
+
 /// This node of the pair. Dropping it ends the thread; leases and addresses then
 /// run out.
 pub struct Member {
@@ -144,76 +161,96 @@ pub struct Asking {
     sync: Sync,
 }
 
-impl Member {
-    /// Begins to be a node of the pair. The data plane must be ready to serve.
+impl Candidate {
+    /// Makes sure of all that may be wrong on this host: the key, terms,
+    /// sockets, addresses.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is served then.
-    pub async fn start(
-        node: &Node,
-        ha: &Ha,
-        key: &Key,
-        leases: Arc<Leases>,
-        flows: Flows,
-    ) -> Result<Self, Error> {
-        let codec = Codec::new(key, &ha.pair);
+    /// See [`Error`].
+    pub async fn new(node: &Node, ha: &Ha) -> Result<Self, Error> {
+        let key = Key::read(&ha.key_file)?;
+        let codec = Codec::new(&key, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
+        let prefers = |group: &Group| group.prefer.as_ref() == Some(&node.name);
+        let groups = ha.groups.iter().map(|group| (group_id(&group.name), prefers(group)));
         let settings = Settings {
             node: node.name.clone(),
             priority: ha.priority,
             heartbeat: ha.heartbeat,
             preempt: ha.preempt,
-            groups: ha
-                .groups
-                .iter()
-                .map(|group| (group_id(&group.name), group.prefer.as_ref() == Some(&node.name)))
-                .collect(),
+            groups: groups.collect(),
         };
-        let threads = [Thread::start("ha"), Thread::start("flows")];
-        let [thread, flow_thread] = threads.map(|thread| thread.map_err(Error::Thread));
-        let (thread, flow_thread) = (thread?, flow_thread?);
         let started = Instant::now();
-        let pair = Pair::new(settings, boot()?, used, started.elapsed());
+        let thread = Thread::start("ha").map_err(Error::Thread)?;
+        let ours = ha.clone();
+        // Sockets belong to the runtime that they are opened in.
+        let opened = thread.handle().spawn(async move {
+            let sockets = ours.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, Error>((sockets, Keeper::begin(&ours, started).await?))
+        });
+        let opened = opened.await.map_err(|error| Error::Thread(io::Error::other(error)))?;
+        let ((sockets, keeper), boot, ha) = (opened?, boot()?, ha.clone());
+        let place_seed = key.place_seed(&ha.pair);
+        let exchange = Exchange::open(node, &ha, &key).await?;
+        Ok(Self {
+            ha,
+            settings,
+            codec,
+            terms,
+            used,
+            boot,
+            sockets,
+            keeper,
+            started,
+            thread,
+            place_seed,
+            exchange,
+        })
+    }
+
+    /// See [`Key::place_seed`].
+    #[must_use]
+    pub fn place_seed(&self) -> [u64; 2] {
+        self.place_seed
+    }
+
+    /// Begins to be a node of the pair. The data plane must be ready to serve.
+    #[must_use]
+    pub fn join(self, flows: Flows, leases: Arc<Leases>) -> Member {
+        let Self { ha, settings, codec, terms, used, boot, .. } = self;
+        let Self { sockets, keeper, started, thread, exchange, .. } = self;
+        let pair = Pair::new(settings, boot, used, started.elapsed());
         let (orders, queue) = mpsc::channel(WAITING);
         let (told, summary) = watch::channel(api::HaSummary {
             role: "standby".to_owned(),
             peer: None,
             connected: false,
         });
-        let serving =
-            pair.groups().map(|view| Serving { active: false, since: view.since }).collect();
-        let (serving, follows) = watch::channel(serving);
-        let sync = Sync::start(node, ha, key, flows, follows.clone(), &flow_thread).await?;
-        let (ha, informed) = (ha.clone(), sync.clone());
-        // Sockets belong to the runtime that they are opened in.
-        let begun = thread.handle().spawn(async move {
-            let sockets = ha.paths.iter().map(open);
-            let sockets: Vec<_> = sockets.collect::<Result<_, _>>()?;
-            let keeper = Keeper::begin(&ha, started).await?;
-            Handle::current().spawn(keeper.run(follows));
-            let heard = vec![None; ha.paths.len()];
-            let driver = Driver {
-                ha,
-                pair,
-                codec,
-                sockets,
-                leases,
-                terms,
-                serving,
-                summary: told,
-                sync: informed,
-                started,
-                heard,
-                refused: Default::default(),
-                trouble: None,
-            };
-            Handle::current().spawn(driver.run(queue));
-            Ok::<_, Error>(())
-        });
-        begun.await.map_err(|error| Error::Thread(io::Error::other(error)))??;
-        Ok(Self { orders, summary, sync, _threads: [thread, flow_thread] })
+        let serving = pair.groups().map(|view| Serving { active: false, since: view.since });
+        let (serving, follows) = watch::channel(serving.collect());
+        let (sync, flow_thread) = exchange.begin(flows, follows.clone());
+        thread.handle().spawn(keeper.run(follows));
+        let driver = Driver {
+            heard: vec![None; ha.paths.len()],
+            ha,
+            pair,
+            codec,
+            sockets,
+            leases,
+            terms,
+            serving,
+            summary: told,
+            sync: sync.clone(),
+            started,
+            refused: Default::default(),
+            trouble: None,
+        };
+        thread.handle().spawn(driver.run(queue));
+        Member { orders, summary, sync, _threads: [thread, flow_thread] }
     }
+}
 
+impl Member {
     /// By which it is asked from elsewhere.
     #[must_use]
     pub fn asking(&self) -> Asking {

@@ -96,14 +96,14 @@ pub enum StoreError {
         version: u32,
     },
     /// The kernel refused.
-    #[error("`{}` cannot be {action}: {source}", path.display())]
+    #[error("`{}` cannot be {action}: {reason}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -121,7 +121,7 @@ impl StoreError {
                     "put it right, or move `{file}` away to go by the configuration alone"
                 ))
             }
-            Self::Io { source, .. } => match source.kind() {
+            Self::Io { reason, .. } => match reason.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                     Some("make room there: nothing was changed".to_owned())
                 }
@@ -136,7 +136,7 @@ impl StoreError {
 
 /// Names what was tried, and on what.
 fn tried<T>(result: io::Result<T>, action: &'static str, path: &Path) -> Result<T, StoreError> {
-    result.map_err(|source| StoreError::Io { path: path.to_owned(), action, source })
+    result.map_err(|reason| StoreError::Io { path: path.to_owned(), action, reason })
 }
 
 impl Store {

@@ -86,7 +86,7 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
     console.say(format_args!("pair {}", status.pair))?;
     match &status.peer {
         Some(peer) => {
-            console.say(format_args!("peer {}: heard {} ms ago", peer.node, peer.heard_ms))?
+            console.say(format_args!("peer {}: heard {} ms ago", peer.node, peer.heard_ms))?;
         }
         None => console.say("peer: not heard yet")?,
     }

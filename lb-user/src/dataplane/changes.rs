@@ -11,11 +11,17 @@ use std::{
 use lb_common::{
     change::{BUCKETS, ChangeLine, Mark},
     config::Config,
-    flow::Bucket,
+    flow::{Bucket, FlowState, MAX_TIMEOUT},
     hash::{self, Place},
 };
 
-use super::{clock::Clock, explain::into_io, mmap::Mapped};
+use super::{
+    clock::Clock,
+    explain::into_io,
+    flows::{Entered, Entry},
+    mmap::Mapped,
+};
+use crate::core::plan::BackendId;
 
 /// Marks that are taken at once.
 const WORD: usize = size_of::<u64>();
@@ -55,6 +61,32 @@ impl Changes {
     #[must_use]
     pub fn place(&self, key: u64) -> Place {
         hash::place(key, self.place_seed, self.mask)
+    }
+
+    /// Enters a flow that the peer has, see [`Mapped::enter`]: one with `left`
+    /// seconds to live. Of what this node knows itself nothing is changed if it
+    /// may not `overwrite`.
+    pub fn enter(
+        &self,
+        key: u64,
+        (backend, state, left): (BackendId, FlowState, u16),
+        now: u16,
+        overwrite: bool,
+    ) -> Entered {
+        let place = self.place(key);
+        let has = |bucket| self.live(bucket, now).any(|entry| entry.key == key);
+        if !overwrite && (has(place.primary) || has(place.alternate)) {
+            return Entered::Known;
+        }
+        let expires = now.wrapping_add(left.min(MAX_TIMEOUT));
+        self.flows.enter(key, backend, state, expires, &place, now)
+    }
+
+    /// The flows in a bucket whose time is not up at `now`. A slot that a packet
+    /// is about to claim is nobody's yet.
+    pub fn live(&self, bucket: u32, now: u16) -> impl Iterator<Item = Entry> + '_ {
+        let whole = |entry: &Entry| self.place(entry.key).tag == entry.value.tag();
+        self.flows.live_in(bucket, now).filter(whole)
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use lb_common::{
-    addr,
     flow::{Bucket, FlowState, FlowValue, Room, SLOTS},
     hash::{self, Place},
     limits,
@@ -32,10 +31,10 @@ pub struct Entry {
 pub enum Entered {
     /// It had no entry.
     New,
-    /// Its entry said something else.
-    Updated,
-    /// Its entry said that already.
-    Same,
+    /// It had another backend, or none any more.
+    Moved,
+    /// It had that backend.
+    Known,
     /// Other established flows have all its slots.
     NoRoom,
 }
@@ -81,13 +80,16 @@ impl Keys {
 impl Mapped<Bucket> {
     /// All entries whose time is not up at `now`.
     pub fn live(&self, now: u16) -> impl Iterator<Item = Entry> + '_ {
-        (0..self.entries()).flat_map(move |bucket| {
-            let bucket = self.read(bucket);
-            let entries = bucket.keys.into_iter().zip(bucket.values);
-            entries
-                .map(|(key, value)| Entry { key, value: FlowValue(value) })
-                .filter(move |entry| entry.key != 0 && entry.value.left(now) >= 0)
-        })
+        (0..self.entries()).flat_map(move |bucket| self.live_in(bucket, now))
+    }
+
+    /// Those in one bucket.
+    pub fn live_in(&self, bucket: u32, now: u16) -> impl Iterator<Item = Entry> + use<> {
+        let bucket = self.read(bucket);
+        let entries = bucket.keys.into_iter().zip(bucket.values);
+        entries
+            .map(|(key, value)| Entry { key, value: FlowValue(value) })
+            .filter(move |entry| entry.key != 0 && entry.value.left(now) >= 0)
     }
 
     /// Live flows by backend id.
@@ -123,11 +125,12 @@ impl Mapped<Bucket> {
         let buckets = [place.primary, place.alternate];
         let mut slots = buckets.into_iter().flat_map(|bucket| self.slots(bucket));
         if let Some((_, value)) = slots.find(|(owner, _)| owner.load(Ordering::Acquire) == key) {
-            if value.load(Ordering::Relaxed) == new {
-                return Entered::Same;
+            let old = FlowValue(value.load(Ordering::Relaxed));
+            if old.0 != new {
+                value.store(new, Ordering::Release);
             }
-            value.store(new, Ordering::Release);
-            return Entered::Updated;
+            let known = old.backend() == backend && old.tag() == place.tag && old.left(now) >= 0;
+            return if known { Entered::Known } else { Entered::Moved };
         }
         let [primary, alternate] = buckets.map(|bucket| {
             let Bucket { keys, values } = self.read(bucket);
@@ -258,8 +261,10 @@ mod tests {
                 let had = slots(&flows).find(|&(owner, _)| owner == key);
                 let entered = flows.enter(key, backend, state, expires, &place, NOW);
                 let expected = match had {
-                    Some((_, had)) if had == value => Entered::Same,
-                    Some(_) => Entered::Updated,
+                    Some((_, had)) if had.backend() == value.backend() && had.left(NOW) >= 0 => {
+                        Entered::Known
+                    }
+                    Some(_) => Entered::Moved,
                     None if entered == Entered::NoRoom => Entered::NoRoom,
                     None => Entered::New,
                 };

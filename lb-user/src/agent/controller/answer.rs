@@ -56,8 +56,9 @@ impl State {
                 });
             }
             Request::Failover(order) => {
-                return self.ask_pair(reply, async |pair| {
-                    let groups = pair.fail_over(order.group, order.force).await?;
+                let api::FailoverOrder { group, force } = order;
+                return self.ask_pair(reply, async move |pair| {
+                    let groups = pair.fail_over(group, force).await?;
                     Ok(api::FailedOver { groups })
                 });
             }

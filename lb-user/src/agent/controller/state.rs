@@ -292,6 +292,12 @@ impl State {
         }
     }
 
+    /// What the peer is to know of the affinity table.
+    pub(super) fn flows(&self) -> ha::Flows {
+        let changes = Arc::clone(&self.data_plane.changes);
+        ha::Flows { changes, names: self.names.subscribe() }
+    }
+
     /// Asks for the neighbours that packets did not know.
     pub(super) fn resolve(&self, questions: &[Unresolved]) {
         for question in questions {

@@ -43,26 +43,24 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Makes sure that no address of the groups is here yet, but for those
-    /// that an earlier run of the agent held, which are taken away.
+    /// Makes sure that no address of the groups is here, but for those that an
+    /// earlier run of the agent held.
     ///
     /// # Errors
     /// Somebody else gave this host one of them, or there is no netlink.
     pub(super) async fn begin(ha: &Ha, started: Instant) -> Result<Self, address::Error> {
         let mut addresses = Addresses::open()?;
         let all = ha.groups.iter().flat_map(|group| &group.addresses);
-        let every: Vec<_> = all.clone().map(|one| one.address.addr()).collect();
-        addresses.refuse_foreign(&every).await?;
-        for one in all {
-            addresses.release(&one.interface, one.address).await?;
-        }
+        let all: Vec<_> = all.map(|one| one.address.addr()).collect();
+        addresses.refuse_foreign(&all).await?;
         let (announced, troubles) = (vec![None; ha.groups.len()], vec![None; ha.groups.len()]);
         Ok(Self { addresses, groups: ha.groups.clone(), started, announced, troubles })
     }
 
     /// Follows until nobody tells any more; then nothing is held.
     pub(super) async fn run(mut self, mut serving: watch::Receiver<Vec<Serving>>) {
-        let mut here = vec![false; self.groups.len()];
+        // An earlier run may have left any.
+        let mut here = vec![true; self.groups.len()];
         let mut wake = Instant::now();
         loop {
             let goes_on = tokio::select! {

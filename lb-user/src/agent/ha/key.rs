@@ -34,14 +34,14 @@ pub struct Key(hkdf::Prk);
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The kernel refused.
-    #[error("`{}` cannot be {action}: {source}", path.display())]
+    #[error("`{}` cannot be {action}: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A directory, a device or a pipe.
     #[error("`{}` is no regular file", path.display())]
@@ -78,7 +78,7 @@ impl KeyError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { path, source, .. } => match source.kind() {
+            Self::Io { path, reason, .. } => match reason.kind() {
                 ErrorKind::NotFound => Some(made(path)),
                 ErrorKind::AlreadyExists => {
                     Some("a key is never written over: remove it first if no node has it".into())
@@ -117,7 +117,7 @@ impl Key {
     /// It cannot be read, others than the agent and root may read it, or it
     /// holds no key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let failed = |source| KeyError::Io { path: path.to_owned(), action: "read", source };
+        let failed = |reason| KeyError::Io { path: path.to_owned(), action: "read", reason };
         // A pipe is not waited for: it is refused.
         let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = open.map_err(failed)?;
@@ -192,7 +192,7 @@ pub fn generate() -> Result<String, KeyError> {
 /// The file is there already, or cannot be written: then it is gone again.
 pub fn create(path: &Path) -> Result<(), KeyError> {
     let text = generate()?;
-    let failed = |source| KeyError::Io { path: path.to_owned(), action: "written", source };
+    let failed = |reason| KeyError::Io { path: path.to_owned(), action: "written", reason };
     let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = new.map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {

@@ -95,6 +95,16 @@ pub struct Flows {
     pub names: watch::Receiver<Arc<Names>>,
 }
 
+/// All that the exchange of flows needs, before it begins.
+pub(super) struct Exchange {
+    paths: Vec<Path>,
+    node: String,
+    seed: u64,
+    key: [u8; 32],
+    listeners: Vec<TcpListener>,
+    thread: Thread,
+}
+
 /// The exchange of flows with the peer, which ends with its thread.
 #[derive(Clone)]
 pub(super) struct Sync {
@@ -104,54 +114,61 @@ pub(super) struct Sync {
     resyncs: watch::Sender<u64>,
 }
 
-impl Sync {
-    /// Begins to call the peer, and to listen to it, on `thread`.
+impl Exchange {
+    /// Opens the ports where the peer will call.
     ///
     /// # Errors
-    /// A port of `ha.listen` is in use.
-    pub(super) async fn start(
-        node: &Node,
-        ha: &Ha,
-        key: &Key,
-        flows: Flows,
-        serving: watch::Receiver<Vec<Serving>>,
-        thread: &Thread,
-    ) -> Result<Self, Error> {
-        let common = Common {
+    /// One is in use, or there is no thread.
+    pub(super) async fn open(node: &Node, ha: &Ha, key: &Key) -> Result<Self, Error> {
+        let thread = Thread::start("flows").map_err(Error::Thread)?;
+        let paths = ha.paths.clone();
+        // Sockets belong to the runtime that they are opened in.
+        let opened = thread.handle().spawn(async move {
+            let mut listeners = Vec::new();
+            for path in paths {
+                let failed = |source| Error::Listen { address: path.listen, source };
+                listeners.push(TcpListener::bind(path.listen).await.map_err(failed)?);
+            }
+            Ok::<_, Error>(listeners)
+        });
+        let opened = opened.await.map_err(|error| Error::Thread(io::Error::other(error)))?;
+        Ok(Self {
             paths: ha.paths.clone(),
             node: node.name.clone(),
             seed: fingerprint(node.hash_seed.unwrap_or_default()),
             key: key.secret(PURPOSE, &ha.pair),
-            changes: flows.changes,
-            names: flows.names,
-            serving,
-        };
+            listeners: opened?,
+            thread,
+        })
+    }
+
+    /// Begins to call the peer, and to listen to it, until the thread ends.
+    pub(super) fn begin(
+        self,
+        flows: Flows,
+        serving: watch::Receiver<Vec<Serving>>,
+    ) -> (Sync, Thread) {
+        let Self { paths, node, seed, key, listeners, thread } = self;
+        let Flows { changes, names } = flows;
+        let common = Common { paths, node, seed, key, changes, names, serving };
         let (out, outward) = watch::channel(Outward::default());
         let (hear, inward) = watch::channel(Inward::default());
         let (flushes, waiting) = mpsc::channel(WAITING);
         let (resyncs, orders) = watch::channel(0);
-        // Sockets belong to the runtime that they are opened in.
-        let begun = thread.handle().spawn(async move {
-            let mut listeners = Vec::new();
-            for path in &common.paths {
-                let failed = |source| Error::Listen { address: path.listen, source };
-                listeners.push(TcpListener::bind(path.listen).await.map_err(failed)?);
-            }
-            let sender = Sender {
-                common: common.clone(),
-                outward: out,
-                flushes: waiting,
-                resyncs: orders.clone(),
-            };
-            let receiver = Receiver { common, inward: hear, resyncs: orders };
-            tokio::spawn(sender.run());
-            tokio::spawn(receiver.run(listeners));
-            Ok::<_, Error>(())
-        });
-        begun.await.map_err(|error| Error::Thread(io::Error::other(error)))??;
-        Ok(Self { outward, inward, flushes, resyncs })
+        let sender = Sender {
+            common: common.clone(),
+            outward: out,
+            flushes: waiting,
+            resyncs: orders.clone(),
+        };
+        let receiver = Receiver { common, inward: hear, resyncs: orders };
+        thread.handle().spawn(sender.run());
+        thread.handle().spawn(receiver.run(listeners));
+        (Sync { outward, inward, flushes, resyncs }, thread)
     }
+}
 
+impl Sync {
     /// Whether the peer knows all flows of this node's groups.
     pub(super) fn is_told(&self) -> bool {
         self.outward.borrow().complete

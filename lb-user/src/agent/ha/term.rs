@@ -31,7 +31,7 @@ impl Terms {
         let file = directory.join(FILE);
         let used = match fs::read_to_string(&file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(source) => return Err(StoreError::Io { path: file, action: "read", source }),
+            Err(reason) => return Err(StoreError::Io { path: file, action: "read", reason }),
             Ok(text) => text.trim().parse().map_err(|_| StoreError::Damaged {
                 file,
                 reason: "expected a number".to_owned(),

@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use toml::de::DeValue;
 
 use super::Field;
 use crate::config::{
-    read::{Place, Section},
+    read::{Place, Section, Wrong},
     value::{
-        flag,
+        duration, flag,
         ha::{interface_address, socket_address},
         interface, name, number, path, time, word,
     },
@@ -21,8 +22,10 @@ const PRIORITY: u8 = 100;
 /// Default of `ha.heartbeat`.
 const HEARTBEAT: Duration = Duration::from_millis(50);
 
-/// Between heartbeats.
-const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
+/// Between heartbeats. A lease, eleven quarters of it, ends up to two ticks of the
+/// kernel early, which may take 10 ms each: it must outlast them by enough to be
+/// renewed.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(25)..=Duration::from_secs(1);
 
 /// `[ha]`.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ pub(super) fn read(mut table: Section<'_>) -> Ha {
         priority: table.optional("priority", PRIORITY, |value| {
             number(1..=254)(value).map(|priority| priority as u8)
         }),
-        heartbeat: table.optional("heartbeat", HEARTBEAT, time(HEARTBEATS)),
+        heartbeat: table.optional("heartbeat", HEARTBEAT, heartbeat),
         preempt: table.optional("preempt", false, flag),
         groups: table
             .some_tables("group", "`[[ha.group]]`, with the addresses that move")
@@ -90,6 +93,15 @@ pub(super) fn read(mut table: Section<'_>) -> Ha {
     table.unbuilt("witness", "leave it out: this version asks nobody but the peer");
     table.finish();
     ha
+}
+
+fn heartbeat(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    time(HEARTBEATS)(value).map_err(|wrong| match duration(value) {
+        Ok(time) if time < *HEARTBEATS.start() => {
+            wrong.hint("leases are measured in ticks of the kernel, which may take 10ms each")
+        }
+        _ => wrong,
+    })
 }
 
 fn group(mut table: Section<'_>) -> Group {

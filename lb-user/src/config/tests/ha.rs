@@ -63,7 +63,7 @@ listen = [\"10.0.0.2:4790\", \"[2001:db8::2]:4791\"]
 peer = [\"10.0.0.3:4792\", \"[2001:db8::3]:4793\"]
 key_file = \"/etc/other.key\"
 priority = 150
-heartbeat = \"20ms\"
+heartbeat = \"25ms\"
 preempt = true
 config = \"independent\"
 ";
@@ -94,7 +94,7 @@ addresses = [{ address = \"2001:db8::10/128\", interface = \"eth0\" }]
         ],
         key_file: "/etc/other.key".into(),
         priority: 150,
-        heartbeat: Duration::from_millis(20),
+        heartbeat: Duration::from_millis(25),
         preempt: true,
         groups: vec![
             Group {
@@ -160,7 +160,8 @@ addresses = []
 6: ha.listen[1]: \"10.0.0.2:4790\": must not be an address of a group: it moves
   hint: `ha.group[0].addresses[1].address` in line 13 is this address
 7: ha.priority: 255: must be 1 to 254
-8: ha.heartbeat: \"5ms\": must be 10ms to 1s
+8: ha.heartbeat: \"5ms\": must be 25ms to 1s
+  hint: leases are measured in ticks of the kernel, which may take 10ms each
 9: ha.witnes: unknown key
   hint: did you mean `witness`?
 10: ha.group[0].name: missing, must be set

@@ -10,6 +10,7 @@ use crate::core::{
         self, Operation, Plan, ServiceId, Snapshot,
         reweigh::{Room, reweigh},
     },
+    sync::Names,
     weight::Standings,
 };
 

@@ -130,7 +130,7 @@ struct Hearing {
 
 impl Hearing {
     fn new(receiver: &Receiver, caller: &Caller) -> Self {
-        let Receiver { common, inward } = receiver;
+        let Receiver { common, inward, .. } = receiver;
         inward.send_modify(|inward| {
             (inward.connected, inward.complete) = (true, false);
         });
@@ -196,7 +196,8 @@ impl Hearing {
             let group = lease::index(ours.group) as usize;
             let overwrite = !serving.get(group).is_some_and(|group| group.active);
             let Record { state, left, .. } = *record;
-            match self.common.changes.enter(ours.key, ours.backend, state, left, now, overwrite) {
+            let flow = (ours.backend, state, left);
+            match self.common.changes.enter(ours.key, flow, now, overwrite) {
                 Entered::New | Entered::Moved => news.entered += 1,
                 Entered::Known => {}
                 Entered::NoRoom => news.no_room += 1,
