@@ -1,14 +1,12 @@
 //! Which of two nodes serves a group of addresses.
 //!
-//! Both send heartbeats, and repeat in them the latest that they heard. Who
-//! serves has a lease, which the data plane knows: without a new one it stops
-//! by itself, whatever becomes of the agent. While the peer is there, the lease
-//! ends eleven quarters of a heartbeat after *we sent* the latest frame that
-//! the peer has repeated; the peer takes over three heartbeats after *it
-//! received* our latest. So neither a frozen node, nor one that the peer does
-//! not hear, serves beside its successor, whatever their clocks say. VRRP adds a
-//! skew by priority (RFC 9568, section 6.1), since several routers may stand by:
-//! here it is one.
+//! Both send heartbeats, and repeat in them the latest that they heard, and for
+//! how long after it came they do not take over: a lease, granted to its sender.
+//! The data plane of who serves knows when it ends, *counted from when that frame
+//! was sent*, and stops by itself, whatever becomes of the agent. So neither a
+//! frozen node, nor one that the peer does not hear, serves beside its successor,
+//! whatever their clocks and settings say. VRRP adds a skew by priority
+//! (RFC 9568, section 6.1), since several routers may stand by: here it is one.
 //!
 //! Who hears nothing at all from its peer, and has no sign that the peer does
 //! not hear it, takes it for dead and goes on alone. If both do, because every
@@ -30,10 +28,13 @@ pub use self::{
     peer::Peer,
 };
 
-/// Quarters of heartbeats that a lease lasts.
-const LEASE_QUARTERS: u32 = 11;
-/// Heartbeats without one after which a standby takes over.
+/// Heartbeats without one after which a standby takes over, where the peer is
+/// near.
 const TAKEOVER: u32 = 3;
+/// Heartbeats that distance adds to that at most.
+const FAR: u32 = 12;
+/// Quarters of a heartbeat that a lease ends before the peer takes over.
+const MARGIN_QUARTERS: u32 = 1;
 /// Quarters of heartbeats after which a peer that heard us so far is taken for
 /// dead by who serves: more than its frames are late, and soon enough that its
 /// death costs no lease.
@@ -46,10 +47,13 @@ const LONE_LEASE: u32 = 8;
 /// Heartbeats that a node waits before it takes over from a peer that does not
 /// know it.
 const STRANGER: u32 = 24;
-/// Runs of the peer that may be about to prove themselves at the same time.
-pub const CANDIDATES: usize = 4;
+/// Runs of the peer that are remembered to be over.
+const OVER: usize = 4;
+/// Frames of unknown runs that are answered in the time of a heartbeat: a flood
+/// of old frames shall not keep a new run waiting, nor this node busy.
+const ECHOES: u32 = 64;
 /// Frames whose moment is remembered.
-const SENT: usize = 256;
+const SENT: usize = 1024;
 
 /// What a pair does by.
 #[derive(Clone, Debug)]
@@ -63,8 +67,19 @@ pub struct Settings {
     /// Whether to claim a group from a peer of lower rank, once the flows are
     /// known, see [`Pair::inform`].
     pub preempt: bool,
-    /// The groups: their ids, and whether each prefers this node.
-    pub groups: Vec<(u64, bool)>,
+    /// The groups.
+    pub groups: Vec<GroupSettings>,
+}
+
+/// What a pair does by about a group.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupSettings {
+    /// See [`GroupBeat::id`].
+    pub id: u64,
+    /// See [`GroupBeat::digest`].
+    pub digest: u64,
+    /// Whether this node is to serve it.
+    pub preferred: bool,
 }
 
 /// Why a frame has no effect.
@@ -73,12 +88,13 @@ pub enum Refusal {
     /// A frame that was there before.
     #[error("replayed")]
     Replayed,
-    /// The first frames of a run, which may be replayed.
+    /// The first frame of a run, which may be replayed: to be answered with a
+    /// frame that echoes it, unless there were too many of late.
     #[error("not proven yet")]
-    Unproven,
-    /// Both nodes have one name.
-    #[error("the peer has this node's name")]
-    Namesake,
+    Unproven(Option<Stamp>),
+    /// Our own frame.
+    #[error("reflected")]
+    Reflected,
 }
 
 impl Refusal {
@@ -87,8 +103,8 @@ impl Refusal {
     pub fn word(self) -> &'static str {
         match self {
             Self::Replayed => "replayed",
-            Self::Unproven => "unproven",
-            Self::Namesake => "namesake",
+            Self::Unproven(_) => "unproven",
+            Self::Reflected => "reflected",
         }
     }
 }
@@ -109,8 +125,8 @@ pub struct Pair {
     seen: Duration,
     awake: Duration,
     peer: Option<Peer>,
-    /// Latest frames of runs that are not proven.
-    candidates: VecDeque<Stamp>,
+    /// Since when frames of unknown runs are counted, and how many came.
+    echoes: (Duration, u32),
     /// Runs of the peer that are over.
     over: VecDeque<u64>,
     groups: Vec<Group>,
@@ -125,18 +141,21 @@ pub struct Pair {
 /// A group.
 #[derive(Clone, Copy, Debug)]
 struct Group {
-    id: u64,
-    preferred: bool,
+    settings: GroupSettings,
+    /// Whether it could be served, see [`GroupBeat::fit`].
+    fit: bool,
     /// That in which it serves, else the highest known.
     term: u64,
     /// While it serves: until when it may.
     lease: Option<Duration>,
     /// Left to the peer, since when.
     resigned: Option<Duration>,
+    /// That was an order: it is not claimed back while the peer serves it.
+    yielded: bool,
     /// See [`View::since`].
     since: Duration,
-    /// The peer serves it as well, and is the one to stop.
-    contested: bool,
+    /// The peer serves it as well, and is the one to stop, since when.
+    contested: Option<Duration>,
 }
 
 /// What a group is to this node.
@@ -156,14 +175,15 @@ impl Pair {
     /// `term` is used again.
     #[must_use]
     pub fn new(settings: Settings, boot: u64, term: u64, now: Duration) -> Self {
-        let group = |&(id, preferred): &(u64, bool)| Group {
-            id,
-            preferred,
+        let group = |settings: &GroupSettings| Group {
+            settings: *settings,
+            fit: true,
             term,
             lease: None,
             resigned: None,
+            yielded: false,
             since: now,
-            contested: false,
+            contested: None,
         };
         let groups = settings.groups.iter().map(group).collect();
         Self {
@@ -175,7 +195,7 @@ impl Pair {
             seen: now,
             awake: now,
             peer: None,
-            candidates: VecDeque::new(),
+            echoes: (now, 0),
             over: VecDeque::new(),
             groups,
             news: false,
@@ -218,7 +238,13 @@ impl Pair {
     /// What the peer says of a group, by position, unless it is gone.
     #[must_use]
     pub fn said_of(&self, index: usize, now: Duration) -> Option<&GroupBeat> {
-        self.peer(now)?.group(self.groups[index].id)
+        self.peer(now)?.group(self.groups[index].settings.id)
+    }
+
+    /// Tells it whether a group could be served here: if not, it is left to a
+    /// peer that is able to.
+    pub fn set_fit(&mut self, index: usize, fit: bool) {
+        self.groups[index].fit = fit;
     }
 
     /// Whether frames are due: a heartbeat has passed, or there is news.
@@ -246,67 +272,75 @@ impl Pair {
     }
 
     /// The frame to send by the next path, or as an answer to one that came by
-    /// it: each has a number of its own.
-    pub fn beat(&mut self, answer: bool, now: Duration) -> Beat {
+    /// it, which it echoes if that was [`Refusal::Unproven`]: each has a number
+    /// of its own.
+    pub fn beat(&mut self, answer: bool, echo: Option<Stamp>, now: Duration) -> Beat {
         self.sequence += 1;
         self.sent.push_back((self.sequence, now));
         if self.sent.len() > SENT {
             self.sent.pop_front();
         }
-        let there = self.peer(now);
+        let grant = self.wait();
+        let heard = self.peer(now).map(|peer| (peer.latest(), peer.heard));
+        if let (Some(peer), Some((_, at))) = (&mut self.peer, heard) {
+            peer.promised = peer.promised.max(at + grant);
+        }
         let group = |index| {
-            let Group { id, term, preferred, .. } = self.groups[index];
-            GroupBeat { id, term, stance: self.stance(index), preferred }
+            let Group { settings, term, fit, .. } = self.groups[index];
+            let GroupSettings { id, digest, preferred } = settings;
+            GroupBeat { id, digest, term, stance: self.stance(index), preferred, fit }
         };
         Beat {
             node: self.settings.node.clone(),
             stamp: Stamp { boot: self.boot, sequence: self.sequence },
             answer,
-            heard: there.map(Peer::latest),
-            candidates: self.candidates.iter().copied().collect(),
+            interval: self.settings.heartbeat,
+            heard: heard.map(|(stamp, _)| stamp),
+            grant,
+            echo,
             priority: self.settings.priority,
             groups: (0..self.groups.len()).map(group).collect(),
         }
     }
 
-    /// Takes in an authenticated frame: whether it is to be answered at once,
-    /// by the path that it came by, so that who serves knows that it is heard.
+    /// Takes in an authenticated frame: whether it is to be answered at once, by
+    /// the path that it came by, so that its sender knows that it is heard.
     ///
     /// # Errors
     /// It has no effect.
     pub fn receive(&mut self, beat: &Beat, now: Duration) -> Result<bool, Refusal> {
-        if beat.node == self.settings.node {
-            return Err(Refusal::Namesake);
+        let run = beat.stamp.boot;
+        if run == self.boot {
+            return Err(Refusal::Reflected);
         }
         self.notice_sleep(now);
-        let acknowledged = self.sent_at(beat.heard.as_slice());
-        let proof = acknowledged.max(self.sent_at(&beat.candidates));
-        let run = beat.stamp.boot;
+        let acknowledged = beat.heard.and_then(|stamp| self.sent_at(stamp));
+        let proof = acknowledged.max(beat.echo.and_then(|stamp| self.sent_at(stamp)));
         if self.peer.as_ref().is_none_or(|peer| peer.boot() != run) {
             if self.over.contains(&run) {
                 return Err(Refusal::Replayed);
             }
-            let lately = |sent| now.saturating_sub(sent) <= self.beats(GONE);
+            let lately = |sent| now.saturating_sub(sent) <= self.beats(STRANGER);
             if !proof.is_some_and(lately) {
-                self.remember_candidate(beat.stamp);
-                return Err(Refusal::Unproven);
+                return Err(Refusal::Unproven(self.may_echo(now).then_some(beat.stamp)));
             }
-            self.candidates.retain(|stamp| stamp.boot != run);
             if let Some(before) = self.peer.replace(Peer::new(beat, now)) {
                 push(&mut self.over, before.boot());
             }
         }
-        let Some(peer) = &mut self.peer else { return Err(Refusal::Unproven) };
+        let gone = self.peer(now).is_none();
+        let Some(peer) = &mut self.peer else { return Err(Refusal::Unproven(None)) };
         match peer.window.admit(beat.stamp.sequence) {
             Admission::Replayed => return Err(Refusal::Replayed),
             // What it says has been overtaken.
             Admission::Late => return Ok(false),
-            Admission::Latest => peer.learn(beat, acknowledged, now),
+            Admission::Latest if gone => peer.forget(),
+            Admission::Latest => {}
         }
+        peer.learn(beat, acknowledged, now);
         self.weigh(now);
         self.learn_terms();
-        let serves = |group: &GroupBeat| group.stance == Stance::Active;
-        Ok(!beat.answer && beat.groups.iter().any(serves))
+        Ok(!beat.answer)
     }
 
     /// Does what time brings.
@@ -315,23 +349,26 @@ impl Pair {
         self.weigh(now);
     }
 
-    /// Gives a group up, if the peer is there to take it: whether it is.
+    /// Gives a group up, by order, if the peer is there and has it: whether it
+    /// is.
     pub fn resign(&mut self, index: usize, now: Duration) -> bool {
-        let there = self.hears_peer(now);
+        let there = self.hears_peer(now) && self.said_of(index, now).is_some();
         if there && self.groups[index].lease.is_some() {
-            self.stop(index);
-            self.groups[index].resigned = Some(now);
+            self.leave_to_peer(index, now);
+            self.groups[index].yielded = true;
         }
         there
+    }
+
+    fn leave_to_peer(&mut self, index: usize, now: Duration) {
+        self.stop(index);
+        self.groups[index].resigned = Some(now);
     }
 
     /// Gives up everything, for good.
     pub fn leave(&mut self, now: Duration) {
         self.leaving = true;
-        for index in 0..self.groups.len() {
-            self.stop(index);
-            self.groups[index].resigned = Some(now);
-        }
+        (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, now));
         self.news = true;
     }
 
@@ -339,27 +376,32 @@ impl Pair {
     fn learn_terms(&mut self) {
         let Some(peer) = &self.peer else { return };
         for group in self.groups.iter_mut().filter(|group| group.lease.is_none()) {
-            let theirs = peer.group(group.id).map_or(0, |theirs| theirs.term);
+            let theirs = peer.group(group.settings.id).map_or(0, |theirs| theirs.term);
             group.term = group.term.max(theirs);
         }
     }
 
+    /// So many heartbeats of the slower node.
     fn beats(&self, number: u32) -> Duration {
-        self.settings.heartbeat * number
+        let own = self.settings.heartbeat;
+        self.peer.as_ref().map_or(own, |peer| own.max(peer.interval)) * number
     }
 
-    /// When a frame was sent, if one of these is ours.
-    fn sent_at(&self, stamps: &[Stamp]) -> Option<Duration> {
-        let ours = stamps.iter().find(|stamp| stamp.boot == self.boot)?;
-        let at = self.sent.binary_search_by_key(&ours.sequence, |(sequence, _)| *sequence).ok()?;
+    /// When a frame was sent, if it is one of ours.
+    fn sent_at(&self, stamp: Stamp) -> Option<Duration> {
+        let number = (stamp.boot == self.boot).then_some(stamp.sequence)?;
+        let at = self.sent.binary_search_by_key(&number, |(sequence, _)| *sequence).ok()?;
         Some(self.sent[at].1)
     }
 
-    fn remember_candidate(&mut self, stamp: Stamp) {
-        match self.candidates.iter_mut().find(|known| known.boot == stamp.boot) {
-            Some(known) => known.sequence = known.sequence.max(stamp.sequence),
-            None => push(&mut self.candidates, stamp),
+    /// Whether a frame of an unknown run may be answered.
+    fn may_echo(&mut self, now: Duration) -> bool {
+        let (since, number) = &mut self.echoes;
+        if now.saturating_sub(*since) >= self.settings.heartbeat {
+            (*since, *number) = (now, 0);
         }
+        *number += 1;
+        *number <= ECHOES
     }
 
     /// A node that slept did not hear what was said, and knows nothing of how
@@ -373,7 +415,7 @@ impl Pair {
         }
         self.awake = now;
         let serves = self.groups.iter().any(|group| group.lease.is_some_and(|end| end > now));
-        if slept * 4 <= self.beats(LEASE_QUARTERS) || serves {
+        if slept <= self.wait() || serves {
             if let Some(peer) = &mut self.peer {
                 peer.knows_us = false;
             }
@@ -383,7 +425,6 @@ impl Pair {
         self.sequence = 0;
         self.sent.clear();
         self.peer = None;
-        self.candidates.clear();
         for index in 0..self.groups.len() {
             self.stop(index);
         }
@@ -398,16 +439,19 @@ impl Pair {
         self.silence(peer, now) * 4 > self.beats(SILENT_QUARTERS)
     }
 
-    /// Whether the peer has just heard us.
-    fn is_fresh(&self, peer: &Peer, now: Duration) -> bool {
-        let age = peer.acknowledged.map(|sent| now.saturating_sub(sent));
-        age.is_some_and(|age| age * 4 <= self.beats(SILENT_QUARTERS))
+    /// How long this node waits after a frame before it takes over: longer where
+    /// the peer is far, since its lease is counted from when it sent that.
+    fn wait(&self) -> Duration {
+        let far = self.peer.as_ref().map_or(Duration::ZERO, Peer::round_trip);
+        self.beats(TAKEOVER) + far.saturating_sub(self.beats(1) / 2).min(self.beats(FAR))
     }
 
     /// When silence has lasted long enough to take over.
     fn takes_over_at(&self) -> Duration {
         match &self.peer {
-            Some(peer) if peer.knows_us => peer.heard.max(self.awake) + self.beats(TAKEOVER),
+            Some(peer) if peer.knows_us => {
+                peer.promised.max(peer.heard.max(self.awake) + self.wait())
+            }
             Some(peer) => peer.heard.max(self.awake) + self.beats(STRANGER),
             None => self.awake + self.beats(STRANGER),
         }
@@ -415,39 +459,33 @@ impl Pair {
 
     /// Until when this node may serve, from what it knows now.
     fn lease(&self, now: Duration) -> Duration {
-        let length = self.lease_length();
-        match &self.peer {
-            Some(peer) if self.silence(peer, now) <= self.beats(GONE) => {
-                let said = !self.is_silent(peer, now) || peer.is_deaf(self.beats(2));
-                // A run that has not heard us yet waits for longer than that.
-                peer.acknowledged.filter(|_| said).unwrap_or(now) + length
-            }
-            _ => now + self.beats(LONE_LEASE),
-        }
-    }
-
-    fn lease_length(&self) -> Duration {
-        self.beats(LEASE_QUARTERS) / 4
+        let margin = self.beats(MARGIN_QUARTERS) / 4;
+        let Some(peer) = self.peer(now) else { return now + self.beats(LONE_LEASE) };
+        let said = !self.is_silent(peer, now) || peer.is_deaf(self.beats(2));
+        // A run that has not heard us yet waits for longer than that.
+        let granted = peer.granted.filter(|_| said).unwrap_or(now + self.beats(TAKEOVER));
+        granted.saturating_sub(margin)
     }
 
     fn stance(&self, index: usize) -> Stance {
         let group = &self.groups[index];
+        let may_claim = self.settings.preempt && self.informed && group.fit && !group.yielded;
         let outranks = || self.peer.as_ref().is_some_and(|peer| self.outranks(group, peer));
         match (group.lease, group.resigned) {
             (Some(_), _) => Stance::Active,
             (None, Some(_)) => Stance::Resigned,
-            (None, None) if self.settings.preempt && self.informed && outranks() => {
-                Stance::Claiming
-            },
+            (None, None) if may_claim && outranks() => Stance::Claiming,
             (None, None) => Stance::Standby,
         }
     }
 
     /// Whether a group would rather be ours than the peer's.
     fn outranks(&self, group: &Group, peer: &Peer) -> bool {
-        let theirs = peer.group(group.id).is_some_and(|theirs| theirs.preferred);
-        let ours = (group.preferred, self.settings.priority, &self.settings.node);
-        ours > (theirs, peer.priority, &peer.node)
+        let theirs = peer.group(group.settings.id);
+        let (fit, preferred) = theirs.map_or((true, false), |group| (group.fit, group.preferred));
+        let Settings { node, priority, .. } = &self.settings;
+        let ours = (group.fit, group.settings.preferred, *priority, node, self.boot);
+        ours > (fit, preferred, peer.priority, &peer.node, peer.boot())
     }
 
     /// Decides about all groups.
@@ -463,37 +501,48 @@ impl Pair {
 
     fn weigh_active(&mut self, index: usize, now: Duration) {
         let group = self.groups[index];
-        let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
-        let theirs = said.and_then(|peer| Some((peer, peer.group(group.id)?)));
         let lease = self.lease(now);
-        let lapsed = group.lease.is_some_and(|end| end <= now);
-        match theirs {
-            _ if lapsed => self.stop(index),
-            Some((peer, theirs)) if theirs.stance == Stance::Active => {
-                if (theirs.term, true) > (group.term, self.outranks(&group, peer)) {
-                    self.stop(index);
-                } else {
-                    // The peer is the one to stop, and does not wait for us.
-                    self.groups[index].contested = true;
-                    self.groups[index].lease = lease.max(now + self.lease_length()).into();
-                }
-                return;
+        if group.lease.is_some_and(|end| end <= now) {
+            return self.stop(index);
+        }
+        let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
+        let theirs = said.and_then(|peer| Some((peer, peer.group(group.settings.id)?)));
+        if let Some((peer, theirs)) = theirs {
+            if theirs.stance == Stance::Active {
+                return self.weigh_contested(index, now);
             }
-            _ if lease <= now => self.stop(index),
-            Some((peer, theirs))
-                if theirs.stance == Stance::Claiming && !self.outranks(&group, peer) =>
-            {
-                self.resign(index, now);
+            let claims = theirs.stance == Stance::Claiming && !self.outranks(&group, peer);
+            let is_abler = theirs.stance == Stance::Standby && theirs.fit && !group.fit;
+            if claims || is_abler {
+                return self.leave_to_peer(index, now);
             }
-            Some(_) if group.contested => {
-                self.groups[index].contested = false;
+            if group.contested.is_some() {
+                self.groups[index].contested = None;
                 self.groups[index].since = now;
             }
-            _ => {}
         }
-        if self.groups[index].lease.is_some() {
+        if lease <= now {
+            self.stop(index);
+        } else {
             self.groups[index].lease = Some(lease);
         }
+    }
+
+    /// The peer serves a group as well.
+    fn weigh_contested(&mut self, index: usize, now: Duration) {
+        let group = self.groups[index];
+        let Some(peer) = &self.peer else { return };
+        let term = peer.group(group.settings.id).map_or(0, |theirs| theirs.term);
+        let since = group.contested.unwrap_or(now);
+        // A peer that does not hear us will not stop, whatever its term is.
+        let in_vain = !peer.knows_us && now >= since + self.beats(TAKEOVER);
+        if in_vain || (term, true) > (group.term, self.outranks(&group, peer)) {
+            return self.stop(index);
+        }
+        // It is the one to stop, and does not wait for us.
+        let short = now + self.beats(TAKEOVER) - self.beats(MARGIN_QUARTERS) / 4;
+        let group = &mut self.groups[index];
+        (group.contested, group.lease) = (Some(since), group.lease.max(Some(short)));
     }
 
     fn weigh_standby(&mut self, index: usize, now: Duration) {
@@ -502,31 +551,34 @@ impl Pair {
             // The peer had its chance.
             self.groups[index].resigned = None;
         }
+        let lease = self.lease(now);
         let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
         let is_ours = match said {
             _ if now >= self.takes_over_at() => true,
             None => false,
-            // An answer to what was sent just now: the peer will not take over
-            // by itself as long as our lease is going to last.
-            Some(peer) if !peer.knows_us || !self.is_fresh(peer, now) => false,
-            Some(peer) => match peer.group(group.id).map(|theirs| theirs.stance) {
-                Some(Stance::Active) => {
+            // It does not take over by itself as long as our lease is going to
+            // last, which is to be worth while.
+            Some(peer) if !peer.knows_us || lease <= now + self.beats(1) => false,
+            Some(peer) => match peer.group(group.settings.id) {
+                Some(theirs) if theirs.stance == Stance::Active => {
                     self.groups[index].resigned = None;
                     false
                 }
-                Some(Stance::Resigned) | None => group.resigned.is_none(),
-                Some(Stance::Standby | Stance::Claiming) => {
+                Some(theirs) if theirs.stance != Stance::Resigned => {
                     group.resigned.is_none() && self.outranks(&group, peer)
+                }
+                theirs => {
+                    let is_fit = group.fit || theirs.is_none_or(|theirs| !theirs.fit);
+                    group.resigned.is_none() && is_fit
                 }
             },
         };
-        if is_ours && self.lease(now) > now {
+        if is_ours && lease > now {
             self.learn_terms();
-            let lease = self.lease(now);
             let group = &mut self.groups[index];
             group.term = group.term.saturating_add(1);
             group.lease = Some(lease);
-            group.resigned = None;
+            (group.resigned, group.yielded) = (None, false);
             group.since = now;
             self.news = true;
         }
@@ -535,7 +587,7 @@ impl Pair {
     fn stop(&mut self, index: usize) {
         let group = &mut self.groups[index];
         if group.lease.take().is_some() {
-            group.contested = false;
+            group.contested = None;
             self.news = true;
         }
     }
@@ -543,7 +595,7 @@ impl Pair {
 
 /// Adds to a short list; the oldest makes room.
 fn push<T>(list: &mut VecDeque<T>, item: T) {
-    if list.len() == CANDIDATES {
+    if list.len() == OVER {
         list.pop_front();
     }
     list.push_back(item);

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::{Beat, GroupBeat, Stamp};
 
+/// Answers whose age is remembered.
+const AGES: usize = 8;
+
 /// The peer, in one of its runs.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -15,11 +18,20 @@ pub struct Peer {
     pub acknowledged: Option<Duration>,
     /// Its priority.
     pub priority: u8,
+    /// Time between its heartbeats.
+    pub interval: Duration,
     boot: u64,
     pub(super) window: Window,
     /// Whether its latest frame says that it hears this run of ours: only then
     /// does its lease end before we take over.
     pub(super) knows_us: bool,
+    /// Until when it does not take over, as it said, counted from the frame of
+    /// ours that it repeated.
+    pub(super) granted: Option<Duration>,
+    /// Until when it was told that we do not.
+    pub(super) promised: Duration,
+    /// How old what its latest answers answer was.
+    ages: [Duration; AGES],
     groups: Vec<GroupBeat>,
 }
 
@@ -30,9 +42,13 @@ impl Peer {
             heard: now,
             acknowledged: None,
             priority: beat.priority,
+            interval: beat.interval,
             boot: beat.stamp.boot,
             window: Window::default(),
             knows_us: false,
+            granted: None,
+            promised: Duration::ZERO,
+            ages: [Duration::ZERO; AGES],
             groups: Vec::new(),
         }
     }
@@ -57,13 +73,32 @@ impl Peer {
         self.acknowledged.is_some_and(|sent| self.heard > sent + patience)
     }
 
+    /// How long a frame takes to the peer and its answer back: the longest of
+    /// late.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.ages.into_iter().max().unwrap_or_default()
+    }
+
     /// Takes in what its latest frame says, which repeats what we sent then.
     pub(super) fn learn(&mut self, beat: &Beat, acknowledged: Option<Duration>, now: Duration) {
         self.heard = now;
-        self.acknowledged = self.acknowledged.max(acknowledged);
         self.knows_us = acknowledged.is_some();
+        if let Some(sent) = acknowledged {
+            self.acknowledged = self.acknowledged.max(acknowledged);
+            self.granted = self.granted.max(Some(sent + beat.grant));
+            if beat.answer {
+                self.ages.rotate_right(1);
+                self.ages[0] = now.saturating_sub(sent);
+            }
+        }
         self.priority = beat.priority;
+        self.interval = beat.interval;
         self.groups.clone_from(&beat.groups);
+    }
+
+    /// Forgets what it knew of us, when nothing was heard of it for long.
+    pub(super) fn forget(&mut self) {
+        (self.acknowledged, self.granted) = (None, None);
     }
 }
 
