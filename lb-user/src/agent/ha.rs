@@ -10,12 +10,14 @@ mod sync;
 mod term;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use lb_common::addr;
 use ring::{
     digest,
     rand::{SecureRandom as _, SystemRandom},
@@ -26,6 +28,7 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::sync::Flows;
 use self::{
     addresses::{Keeper, Serving},
     driver::Driver,
@@ -34,12 +37,11 @@ use self::{
     sync::{Exchange, Sync},
     term::Terms,
 };
-pub use self::sync::Flows;
 use super::{store::StoreError, thread::Thread};
 use crate::{
     api,
     core::{
-        ha::{Pair, Settings},
+        ha::{GroupSettings, Pair, Settings},
         model::{
             Node,
             ha::{Group, Ha, Path},
@@ -172,7 +174,12 @@ impl Candidate {
         let codec = Codec::new(&key, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
         let prefers = |group: &Group| group.prefer.as_ref() == Some(&node.name);
-        let groups = ha.groups.iter().map(|group| (group_id(&group.name), prefers(group)));
+        let seed = node.hash_seed.unwrap_or_default();
+        let groups = ha.groups.iter().map(|group| GroupSettings {
+            id: fingerprint([group.name.as_bytes()]),
+            digest: digest(group, seed),
+            preferred: prefers(group),
+        });
         let settings = Settings {
             node: node.name.clone(),
             priority: ha.priority,
@@ -335,10 +342,20 @@ fn open(path: &Path) -> Result<Arc<UdpSocket>, Error> {
     UdpSocket::from_std(socket).map(Arc::new).map_err(failed)
 }
 
-/// What nodes call a group: half of a hash of its name.
-fn group_id(name: &str) -> u64 {
-    let hash = digest::digest(&digest::SHA256, name.as_bytes());
-    hash.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+/// Part of a SHA-256: equal on both nodes if these bytes are.
+fn fingerprint<'b>(parts: impl IntoIterator<Item = &'b [u8]>) -> u64 {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    parts.into_iter().for_each(|part| hash.update(part));
+    hash.finish().as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+}
+
+/// See [`GroupBeat::digest`](crate::core::ha::GroupBeat).
+fn digest(group: &Group, seed: [u64; 2]) -> u64 {
+    let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address.addr()));
+    let addresses: BTreeSet<_> = addresses.collect();
+    let seed = seed.map(u64::to_be_bytes);
+    let parts = addresses.iter().map(AsRef::as_ref);
+    fingerprint(parts.chain([seed.as_flattened()]))
 }
 
 /// A number for this run.

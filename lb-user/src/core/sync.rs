@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use lb_common::{flow::FlowState, hash};
 
 use super::plan::{
-    BackendId, ServiceId, Snapshot,
-    identity::BackendIdentity,
-    ids::present_backends,
+    BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::present_backends,
 };
 
 /// A flow, as it is told.

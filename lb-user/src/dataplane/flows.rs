@@ -13,9 +13,7 @@ use lb_common::{
 };
 
 use super::mmap::Mapped;
-use crate::core::plan::{
-    BackendId, ServiceId, Snapshot, ids::present_backends,
-};
+use crate::core::plan::{BackendId, ServiceId, Snapshot, ids::present_backends};
 
 /// An entry of the affinity table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

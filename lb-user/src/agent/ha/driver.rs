@@ -26,7 +26,7 @@ use super::{
 use crate::{
     api,
     core::{
-        ha::{GroupBeat, Pair, Stance, View},
+        ha::{GroupBeat, Pair, Refusal, Stamp, Stance, View},
         model::ha::Ha,
     },
     dataplane::leases::Leases,
@@ -57,6 +57,28 @@ pub(super) struct Driver {
     pub(super) trouble: Option<(String, Duration)>,
 }
 
+/// Frames of unknown runs that are nothing to be told.
+const USUAL: u64 = 16;
+
+/// What is to be answered, by path: what is heard, and what is to be proven.
+struct Answers {
+    due: Vec<bool>,
+    echoes: Vec<(usize, Stamp)>,
+}
+
+impl Answers {
+    fn new(paths: usize) -> Self {
+        Self { due: vec![false; paths], echoes: Vec::new() }
+    }
+
+    /// Paths to answer by, with what is echoed.
+    fn all(self) -> impl Iterator<Item = (usize, Option<Stamp>)> {
+        let echoes = self.echoes.into_iter().map(|(path, stamp)| (path, Some(stamp)));
+        let due = self.due.into_iter().enumerate().filter(|(_, due)| *due);
+        echoes.chain(due.map(|(path, _)| (path, None)))
+    }
+}
+
 /// What a path brought.
 struct Arrived {
     path: usize,
@@ -83,16 +105,16 @@ impl Driver {
             };
             // Who was held up hears all that was said meanwhile before it speaks.
             let before: Vec<_> = self.pair.groups().collect();
-            let mut answers = vec![false; self.sockets.len()];
+            let mut answers = Answers::new(self.sockets.len());
             let (mut next, mut left) = (arrived, AT_ONCE);
             while let Some(arrived) = next {
-                answers[arrived.path] |= self.take(&arrived, &buffer);
+                self.take(&arrived, &buffer, &mut answers);
                 left -= 1;
                 next = if left > 0 { try_receive(&self.sockets, &mut buffer) } else { None };
             }
             self.turn(&before);
-            for (path, _) in answers.iter().enumerate().filter(|(_, answer)| **answer) {
-                self.send(path, true);
+            for (path, echo) in answers.all() {
+                self.send(path, true, echo);
             }
         }
     }
@@ -118,7 +140,7 @@ impl Driver {
         if self.pair.is_due(now) {
             self.pair.begin_round(now);
             for path in 0..self.sockets.len() {
-                self.send(path, false);
+                self.send(path, false, None);
             }
         }
         if self.terms.are_short(self.pair.term())
@@ -153,8 +175,8 @@ impl Driver {
         }
     }
 
-    /// Takes a frame in: whether it is to be answered.
-    fn take(&mut self, arrived: &Arrived, buffer: &[u8]) -> bool {
+    /// Takes a frame in.
+    fn take(&mut self, arrived: &Arrived, buffer: &[u8], answers: &mut Answers) {
         let Arrived { path, length } = *arrived;
         let now = self.now();
         let reason = match self.codec.decode(&buffer[..length]) {
@@ -162,24 +184,30 @@ impl Driver {
             Ok(beat) => match self.pair.receive(&beat, now) {
                 Ok(answer) => {
                     self.heard[path] = Some(now);
-                    return answer;
+                    answers.due[path] |= answer;
+                    return;
                 }
-                Err(refusal) => refusal.word(),
+                Err(refusal) => {
+                    if let Refusal::Unproven(Some(stamp)) = refusal {
+                        answers.echoes.push((path, stamp));
+                    }
+                    refusal.word()
+                }
             },
         };
         let (count, told) = self.refused.entry(reason).or_default();
         *count += 1;
-        // The first frames of every run of the peer's are unproven.
-        if reason != "unproven" && told.is_none_or(|last| now >= last + TELLING) {
+        // The first frame of every run of the peer's is unproven.
+        let usual = reason == "unproven" && *count <= USUAL;
+        if !usual && told.is_none_or(|last| now >= last + TELLING) {
             *told = Some(now);
             let from = self.ha.paths[path].peer;
             tracing::warn!(%from, reason, "a frame has no effect");
         }
-        false
     }
 
-    fn send(&mut self, path: usize, answer: bool) {
-        let beat = self.pair.beat(answer, self.now());
+    fn send(&mut self, path: usize, answer: bool, echo: Option<Stamp>) {
+        let beat = self.pair.beat(answer, echo, self.now());
         // A frame that is lost is followed by others.
         let _ = self.sockets[path].try_send(&self.codec.encode(&beat));
     }

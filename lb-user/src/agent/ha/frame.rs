@@ -6,22 +6,25 @@
 //! |---|---|
 //! | 4 | magic, `lbHA` |
 //! | 1 | version, 1 |
-//! | 1 | flags: 1, it is an answer; 2, `heard` is there; no others |
+//! | 1 | flags: 1, it is an answer; 2, `heard` is there; 4, `echo` is; no others |
 //! | 1 | priority |
 //! | 1 | length of the node's name, 1 to 64 |
-//! | 1 | number of candidates, 0 to 4 |
 //! | 1 | number of groups, 0 to 16 |
+//! | 4 | time between heartbeats, microseconds |
+//! | 4 | grant, likewise |
 //! | 16 | stamp: number of the run, then of the frame |
 //! | 0 or 16 | `heard`, likewise |
+//! | 0 or 16 | `echo`, likewise |
 //! | 1 to 64 | name of the node, UTF-8 |
-//! | 16 each | candidates, likewise |
-//! | 17 each | groups: id (8), term (8), stance and preference (1) |
+//! | 25 each | groups: id (8), digest (8), term (8), state (1) |
 //! | 32 | tag: HMAC-SHA256 (RFC 2104) of everything before it |
 //!
-//! A group's last byte has the stance in its two lowest bits (0 standby, 1
-//! claiming, 2 resigned, 3 active), then whether it is preferred; the others
-//! are 0. The tag's key is derived from the pair's key and name, so it tells
-//! pairs apart as well. Every beat has one frame only.
+//! A group's state has the stance in its two lowest bits (0 standby, 1
+//! claiming, 2 resigned, 3 active), then whether it is preferred, then whether it
+//! is fit; the others are 0. The tag's key is derived from the pair's key and
+//! name, so it tells pairs apart as well. Every beat has one frame only.
+
+use std::time::Duration;
 
 use ring::hmac;
 
@@ -29,14 +32,13 @@ use super::key::Key;
 use crate::{
     config::value::NAME_LENGTH,
     core::{
-        ha::{Beat, CANDIDATES, GroupBeat, Stamp, Stance},
+        ha::{Beat, GroupBeat, Stamp, Stance},
         model::ha::GROUPS,
     },
 };
 
 /// Longest frame in bytes: with what is around it, it fits any path of IPv6.
-pub const MOST_BYTES: usize =
-    HEAD + 2 * STAMP + NAME_LENGTH + CANDIDATES * STAMP + GROUPS * GROUP + TAG;
+pub const MOST_BYTES: usize = HEAD + 3 * STAMP + NAME_LENGTH + GROUPS * GROUP + TAG;
 /// Shortest frame in bytes.
 const LEAST_BYTES: usize = HEAD + STAMP + 1 + TAG;
 
@@ -46,17 +48,25 @@ const VERSION: u8 = 1;
 const PURPOSE: &str = "heartbeat";
 
 /// Bytes of the parts: up to the stamp, a stamp, a group, the tag.
-const HEAD: usize = 10;
+const HEAD: usize = 17;
 const STAMP: usize = 16;
-const GROUP: usize = 17;
+const GROUP: usize = 25;
 const TAG: usize = 32;
 
 const ANSWER: u8 = 1 << 0;
 const HEARD: u8 = 1 << 1;
+const ECHO: u8 = 1 << 2;
+
+/// Longest time in a frame: who has the key has the right to no more.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Terms beyond this are damage: a pair that changes a thousand times a second
+/// does not get there in a lifetime.
+pub const HIGHEST_TERM: u64 = 1 << 48;
 
 /// In the order of their numbers.
 const STANCES: [Stance; 4] = [Stance::Standby, Stance::Claiming, Stance::Resigned, Stance::Active];
 const PREFERRED: u8 = 1 << 2;
+const FIT: u8 = 1 << 3;
 
 /// Why a datagram is no frame of the pair's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,22 +104,23 @@ impl Codec {
     /// The frame of a beat that keeps the limits which its parts state.
     #[must_use]
     pub fn encode(&self, beat: &Beat) -> Vec<u8> {
-        let Beat { node, stamp, answer, heard, candidates, priority, groups } = beat;
-        let answer = if *answer { ANSWER } else { 0 };
-        let flags = answer | if heard.is_some() { HEARD } else { 0 };
-        let lengths = [node.len(), candidates.len(), groups.len()].map(|length| length as u8);
+        let Beat { node, stamp, answer, interval, heard, grant, echo, priority, groups } = beat;
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        let flags =
+            flag(*answer, ANSWER) | flag(heard.is_some(), HEARD) | flag(echo.is_some(), ECHO);
         let mut frame = Vec::with_capacity(MOST_BYTES);
         frame.extend(MAGIC);
-        frame.extend([VERSION, flags, *priority]);
-        frame.extend(lengths);
-        frame.extend(stamp_bytes(stamp));
-        frame.extend(heard.iter().flat_map(stamp_bytes));
+        frame.extend([VERSION, flags, *priority, node.len() as u8, groups.len() as u8]);
+        for time in [interval, grant] {
+            frame.extend((time.as_micros() as u32).to_be_bytes());
+        }
+        for stamp in [Some(stamp), heard.as_ref(), echo.as_ref()].into_iter().flatten() {
+            frame.extend(stamp_bytes(stamp));
+        }
         frame.extend(node.as_bytes());
-        frame.extend(candidates.iter().flat_map(stamp_bytes));
-        for GroupBeat { id, term, stance, preferred } in groups {
-            frame.extend(id.to_be_bytes());
-            frame.extend(term.to_be_bytes());
-            frame.push(*stance as u8 | if *preferred { PREFERRED } else { 0 });
+        for GroupBeat { id, digest, term, stance, preferred, fit } in groups {
+            frame.extend([id, digest, term].map(|number| number.to_be_bytes()).as_flattened());
+            frame.push(*stance as u8 | flag(*preferred, PREFERRED) | flag(*fit, FIT));
         }
         frame.extend(hmac::sign(&self.key, &frame).as_ref());
         frame
@@ -143,20 +154,20 @@ fn stamp_bytes(stamp: &Stamp) -> [u8; STAMP] {
 /// Reads what stands between version and tag.
 fn read(body: &[u8]) -> Option<Beat> {
     let mut rest = Rest(body);
-    let [flags, priority, name, candidates, groups] = rest.bytes()?;
-    let within = (1..=NAME_LENGTH).contains(&name.into())
-        && usize::from(candidates) <= CANDIDATES
-        && usize::from(groups) <= GROUPS;
-    if flags & !(ANSWER | HEARD) != 0 || !within {
+    let [flags, priority, name, groups] = rest.bytes()?;
+    let within = (1..=NAME_LENGTH).contains(&name.into()) && usize::from(groups) <= GROUPS;
+    if flags & !(ANSWER | HEARD | ECHO) != 0 || !within {
         return None;
     }
+    let (interval, grant) = (rest.time()?, rest.time()?);
     let stamp = rest.stamp()?;
     let heard = if flags & HEARD != 0 { Some(rest.stamp()?) } else { None };
+    let echo = if flags & ECHO != 0 { Some(rest.stamp()?) } else { None };
     let node = str::from_utf8(rest.slice(name.into())?).ok()?.to_owned();
-    let candidates = (0..candidates).map(|_| rest.stamp()).collect::<Option<_>>()?;
     let groups = (0..groups).map(|_| rest.group()).collect::<Option<_>>()?;
     let answer = flags & ANSWER != 0;
-    rest.0.is_empty().then_some(Beat { node, stamp, answer, heard, candidates, priority, groups })
+    let beat = Beat { node, stamp, answer, interval, heard, grant, echo, priority, groups };
+    rest.0.is_empty().then_some(beat)
 }
 
 /// What is still to be read.
@@ -179,10 +190,18 @@ impl<'f> Rest<'f> {
         Some(Stamp { boot: self.number()?, sequence: self.number()? })
     }
 
+    fn time(&mut self) -> Option<Duration> {
+        let time = Duration::from_micros(u32::from_be_bytes(self.bytes()?).into());
+        (time <= LONGEST).then_some(time)
+    }
+
     fn group(&mut self) -> Option<GroupBeat> {
-        let (id, term, [state]) = (self.number()?, self.number()?, self.bytes()?);
-        let stance = *STANCES.get(usize::from(state & !PREFERRED))?;
-        Some(GroupBeat { id, term, stance, preferred: state & PREFERRED != 0 })
+        let (id, digest, term) = (self.number()?, self.number()?, self.number()?);
+        let [state] = self.bytes()?;
+        let stance = *STANCES.get(usize::from(state & !(PREFERRED | FIT)))?;
+        let (preferred, fit) = (state & PREFERRED != 0, state & FIT != 0);
+        let group = GroupBeat { id, digest, term, stance, preferred, fit };
+        (term <= HIGHEST_TERM).then_some(group)
     }
 }
 

@@ -11,7 +11,6 @@ mod sender;
 
 use std::{io, sync::Arc, time::Duration};
 
-use ring::digest;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -22,7 +21,7 @@ use self::{
     receiver::Receiver,
     sender::{Sender, State},
 };
-use super::{Error, addresses::Serving, key::Key};
+use super::{Error, addresses::Serving, fingerprint, key::Key};
 use crate::{
     agent::thread::Thread,
     api,
@@ -135,7 +134,12 @@ impl Exchange {
         Ok(Self {
             paths: ha.paths.clone(),
             node: node.name.clone(),
-            seed: fingerprint(node.hash_seed.unwrap_or_default()),
+            // It is named by its hash: it is not for everybody's eyes.
+            seed: fingerprint([node
+                .hash_seed
+                .unwrap_or_default()
+                .map(u64::to_be_bytes)
+                .as_flattened()]),
             key: key.secret(PURPOSE, &ha.pair),
             listeners: opened?,
             thread,
@@ -216,13 +220,6 @@ impl Sync {
             },
         }
     }
-}
-
-/// A seed is named by half of its hash: it is not for everybody's eyes.
-fn fingerprint(seed: [u64; 2]) -> u64 {
-    let bytes = seed.map(u64::to_be_bytes);
-    let hash = digest::digest(&digest::SHA256, bytes.as_flattened());
-    hash.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
 }
 
 impl Outward {

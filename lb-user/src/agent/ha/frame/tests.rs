@@ -27,8 +27,21 @@ fn any_stamp() -> impl Strategy<Value = Stamp> {
 }
 
 fn any_group() -> impl Strategy<Value = GroupBeat> {
-    (any::<(u64, u64, bool)>(), prop::sample::select(&STANCES[..]))
-        .prop_map(|((id, term, preferred), stance)| GroupBeat { id, term, stance, preferred })
+    let term = 0..=HIGHEST_TERM;
+    (any::<(u64, u64, bool, bool)>(), term, prop::sample::select(&STANCES[..])).prop_map(
+        |((id, digest, preferred, fit), term, stance)| GroupBeat {
+            id,
+            digest,
+            term,
+            stance,
+            preferred,
+            fit,
+        },
+    )
+}
+
+fn any_time() -> impl Strategy<Value = Duration> {
+    (0..=LONGEST.as_micros() as u64).prop_map(Duration::from_micros)
 }
 
 fn any_beat() -> impl Strategy<Value = Beat> {
@@ -36,31 +49,44 @@ fn any_beat() -> impl Strategy<Value = Beat> {
         "[a-zA-Z0-9._-]{1,64}",
         any_stamp(),
         any::<(bool, u8)>(),
-        prop::option::of(any_stamp()),
-        prop::collection::vec(any_stamp(), 0..=CANDIDATES),
+        [any_time(), any_time()],
+        [prop::option::of(any_stamp()), prop::option::of(any_stamp())],
         prop::collection::vec(any_group(), 0..=GROUPS),
     )
-        .prop_map(|(node, stamp, (answer, priority), heard, candidates, groups)| Beat {
-            node,
-            stamp,
-            answer,
-            heard,
-            candidates,
-            priority,
-            groups,
-        })
+        .prop_map(
+            |(node, stamp, (answer, priority), [interval, grant], [heard, echo], groups)| Beat {
+                node,
+                stamp,
+                answer,
+                interval,
+                heard,
+                grant,
+                echo,
+                priority,
+                groups,
+            },
+        )
 }
 
 /// As long as a beat gets.
 fn longest() -> Beat {
     let stamp = Stamp { boot: u64::MAX, sequence: u64::MAX };
-    let group = GroupBeat { id: u64::MAX, term: u64::MAX, stance: Stance::Active, preferred: true };
+    let group = GroupBeat {
+        id: u64::MAX,
+        digest: u64::MAX,
+        term: HIGHEST_TERM,
+        stance: Stance::Active,
+        preferred: true,
+        fit: true,
+    };
     Beat {
         node: "n".repeat(NAME_LENGTH),
         stamp,
         answer: true,
+        interval: LONGEST,
         heard: Some(stamp),
-        candidates: vec![stamp; CANDIDATES],
+        grant: LONGEST,
+        echo: Some(stamp),
         priority: 254,
         groups: vec![group; GROUPS],
     }
@@ -149,31 +175,40 @@ proptest! {
 #[test]
 fn the_longest_beat_fits_a_datagram_that_no_path_cuts() {
     let frame = codec().encode(&longest());
-    assert_eq!((frame.len(), MOST_BYTES), (474, 474));
+    assert_eq!((frame.len(), MOST_BYTES), (561, 561));
     assert_eq!(codec().decode(&frame), Ok(longest()));
 }
 
 /// What is on the wire changes with the version only.
 #[test]
 fn a_frame_is_laid_out_as_stated() {
-    let group = GroupBeat { id: 0x0102, term: 0x0304, stance: Stance::Resigned, preferred: true };
+    let group = GroupBeat {
+        id: 0x0102,
+        digest: 0x1112,
+        term: 0x0304,
+        stance: Stance::Resigned,
+        preferred: true,
+        fit: true,
+    };
     let beat = Beat {
         node: "lb-a".to_owned(),
         stamp: Stamp { boot: 0x0506, sequence: 0x0708 },
         answer: false,
+        interval: Duration::from_millis(50),
         heard: Some(Stamp { boot: 0x090a, sequence: 0x0b0c }),
-        candidates: vec![Stamp { boot: 0x0d0e, sequence: 0x0f10 }],
+        grant: Duration::from_micros(0x0102_0304),
+        echo: Some(Stamp { boot: 0x0d0e, sequence: 0x0f10 }),
         priority: 100,
         groups: vec![group],
     };
     let frame = codec().encode(&beat);
     let expected = [
-        &b"lbHA\x01\x02\x64\x04\x01\x01"[..],
+        &b"lbHA\x01\x06\x64\x04\x01\0\0\xc3\x50\x01\x02\x03\x04"[..],
         b"\0\0\0\0\0\0\x05\x06\0\0\0\0\0\0\x07\x08",
         b"\0\0\0\0\0\0\x09\x0a\0\0\0\0\0\0\x0b\x0c",
-        b"lb-a",
         b"\0\0\0\0\0\0\x0d\x0e\0\0\0\0\0\0\x0f\x10",
-        b"\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x03\x04\x06",
+        b"lb-a",
+        b"\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x11\x12\0\0\0\0\0\0\x03\x04\x0e",
     ]
     .concat();
     assert_eq!(frame[..frame.len() - TAG], expected);
@@ -189,19 +224,23 @@ fn what_a_frame_cannot_say_is_refused() {
         sealed(&body)
     };
     let last = longest.len() - 1;
-    let name = 5 + 2 * STAMP;
+    let name = 12 + 3 * STAMP;
+    // Of the last group; its state follows.
+    let term = last - 8;
     let wrong = [
-        with(0, ANSWER | HEARD | 4),
-        with(0, ANSWER),
+        with(0, ANSWER | HEARD | ECHO | 8),
+        with(0, ANSWER | HEARD),
+        with(0, ANSWER | ECHO),
         with(2, 0),
         with(2, NAME_LENGTH as u8 - 1),
         with(2, NAME_LENGTH as u8 + 1),
-        with(3, CANDIDATES as u8 + 1),
+        with(3, GROUPS as u8 + 1),
         with(3, 0),
-        with(4, GROUPS as u8 + 1),
-        with(4, 0),
+        with(4, 0xff),
+        with(8, 0xff),
         with(name, 0xff),
-        with(last, 8),
+        with(term, 1),
+        with(last, 16),
     ];
     for frame in wrong {
         assert_eq!(codec().decode(&frame), Err(FrameError::Malformed), "{frame:02x?}");

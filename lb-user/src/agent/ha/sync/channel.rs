@@ -115,9 +115,12 @@ pub(super) async fn open(
 fn handshake(key: &[u8; 32], calls: bool) -> Result<HandshakeState, Error> {
     let params = PATTERN.parse().map_err(|_| Error::Key)?;
     let builder = Builder::new(params).prologue(&[VERSION]).and_then(|b| b.psk(0, key));
-    let built = builder.and_then(|builder| {
-        if calls { builder.build_initiator() } else { builder.build_responder() }
-    });
+    let built =
+        builder.and_then(
+            |builder| {
+                if calls { builder.build_initiator() } else { builder.build_responder() }
+            },
+        );
     built.map_err(|_| Error::Key)
 }
 

@@ -10,8 +10,8 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-pub(super) use self::session::State;
 use self::session::Session;
+pub(super) use self::session::State;
 use super::{
     Common, Outward, PATIENCE,
     channel::{self, Error, Incoming},
