@@ -10,25 +10,34 @@ use super::{PATIENCE, Pair, SHARED, VIPS, WEB, web_services};
 /// Connections to each of the six VIPs.
 const EACH: usize = 1700;
 
-/// Opens connections at node 0, then makes sure that the tables of both nodes
-/// would send a third of them elsewhere.
-fn displaced(pair: &Pair) -> Result<Vec<(IpAddr, Flows)>> {
+/// Opens connections at node 0.
+fn open(pair: &Pair) -> Result<Vec<(IpAddr, Flows)>> {
     let vips = VIPS.into_iter().chain(SHARED).map(|(vip, _)| vip);
     let open = |vip: IpAddr| {
         let sources = source_addresses(vip.is_ipv4());
         Ok((vip, Flows::open(&pair.lab.client, &sources, (vip, WEB).into(), EACH)?))
     };
-    let flows: Vec<_> = vips.map(open).collect::<Result<_>>()?;
+    vips.map(open).collect()
+}
+
+/// Has the tables of a node send a third of the connections elsewhere.
+fn displace(pair: &Pair, node: usize, flows: &[(IpAddr, Flows)]) -> Result<()> {
     for service in web_services() {
-        for node in &pair.lab.nodes {
-            node.done(&["backend", "drain", service.name(), "b2"])?;
-            node.done(&["backend", "set", service.name(), "b1", "--weight", "80"])?;
-        }
+        let node = &pair.lab.nodes[node];
+        node.done(&["backend", "drain", service.name(), "b2"])?;
+        node.done(&["backend", "set", service.name(), "b1", "--weight", "80"])?;
     }
     let drained = |flows: &Flows| flows.by_backend().get("b2").copied().unwrap_or_default();
     let all: usize = flows.iter().map(|(_, flows)| drained(flows)).sum();
     assert!(all * 4 > EACH * flows.len(), "{all} connections at b2");
-    Ok(flows)
+    Ok(())
+}
+
+/// Ends a node's data plane; its agent does not run.
+fn detach(pair: &Pair, node: usize) -> Result<()> {
+    let node = &pair.lab.nodes[node];
+    let config = node.path("lb.toml");
+    node.done(&["detach", "--config", &config.to_string_lossy()]).map(drop)
 }
 
 fn assert_none_broke(flows: &mut [(IpAddr, Flows)]) {
@@ -49,8 +58,9 @@ fn no_connection_breaks_when_its_node_dies_nor_when_that_returns() -> Result<()>
     let mut pair = Pair::new(3)?;
     pair.settles("all", 0);
     pair.is_told(1);
-    let mut flows = displaced(&pair)?;
+    let mut flows = open(&pair)?;
     let all = flows.len() * EACH;
+    [0, 1].into_iter().try_for_each(|node| displace(&pair, node, &flows))?;
     assert_none_broke(&mut flows);
     knows_all(&pair, 1, all);
     pair.agent(0).kill()?;
@@ -72,12 +82,14 @@ fn a_node_that_knows_nothing_is_told_everything() -> Result<()> {
     let mut pair = Pair::new(3)?;
     pair.settles("all", 0);
     pair.agent(1).kill()?;
-    let mut flows = displaced(&pair)?;
+    let mut flows = open(&pair)?;
     let all = flows.len() * EACH;
+    displace(&pair, 0, &flows)?;
     // Its data plane goes, too.
-    pair.lab.nodes[1].done(&["detach"])?;
+    detach(&pair, 1)?;
     pair.start(1)?;
     pair.settles("all", 0);
+    displace(&pair, 1, &flows)?;
     pair.is_told(1);
     knows_all(&pair, 1, all);
     assert!(pair.agent(0).terminate()?.success());
@@ -92,8 +104,8 @@ fn who_does_not_know_all_flows_is_given_none() -> Result<()> {
     pair.settles("all", 0);
     pair.is_told(1);
     // Another seed gives flows other backends.
-    pair.agent(1).terminate()?;
-    pair.lab.nodes[1].done(&["detach"])?;
+    assert!(pair.agent(1).terminate()?.success());
+    detach(&pair, 1)?;
     pair.configs[1].hash_seed = Some("f".repeat(32));
     pair.start(1)?;
     pair.settles("all", 0);

@@ -188,7 +188,9 @@ impl Hearing {
         let serving = self.common.serving.borrow().clone();
         let mut news = Inward::default();
         for record in records {
-            let Some(ours) = self.translation.of(record) else {
+            // No flow has key 0: it is that of an empty slot.
+            let ours = self.translation.of(record).filter(|ours| ours.key != 0);
+            let Some(ours) = ours else {
                 news.unknown += 1;
                 continue;
             };
