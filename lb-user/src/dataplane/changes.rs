@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    mem::offset_of,
     ops::Range,
     sync::{Arc, atomic::Ordering},
 };
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::core::plan::BackendId;
 
-/// Marks that are taken at once.
+/// Marks that are taken by one access.
 const WORD: usize = size_of::<u64>();
 
 /// The affinity table and its marks. They may be used by another thread than
@@ -94,36 +93,32 @@ impl Mapped<ChangeLine> {
     /// Takes the marks of these lines, [`BUCKETS`] buckets each: every bucket
     /// that has one, and the higher of its two. A mark is gone when it is given
     /// out, so what is read of the bucket after that is what it was set for, or
-    /// newer.
+    /// newer. Marks of a line go together: who stops amidst loses some.
     pub fn take(&self, lines: Range<u32>) -> impl Iterator<Item = (u32, Mark)> + '_ {
-        let words = (0..size_of::<[u8; BUCKETS as usize]>()).step_by(WORD);
-        lines.flat_map(move |line| words.clone().map(move |at| (line, at))).flat_map(
-            move |(line, at)| {
-                let changed = self.take_word(line, offset_of!(ChangeLine, changed) + at);
-                let exceptions = self.take_word(line, offset_of!(ChangeLine, exceptions) + at);
-                let first = line * BUCKETS + at as u32;
-                let any = changed | exceptions != 0;
-                (0..if any { WORD } else { 0 }).filter_map(move |bucket| {
-                    let has = |marks: u64| marks.to_ne_bytes()[bucket] != 0;
-                    let mark = match (has(changed), has(exceptions)) {
-                        (_, true) => Mark::Exception,
-                        (true, false) => Mark::Changed,
-                        (false, false) => return None,
+        // A line without marks is only read, so it stays shared with packets.
+        let marked = lines.filter(|&line| self.read(line) != ChangeLine::ZERO);
+        marked.flat_map(|line| {
+            let taken = self.take_line(line);
+            (0..BUCKETS).zip(taken.changed.into_iter().zip(taken.exceptions)).filter_map(
+                move |(bucket, marks)| {
+                    let mark = match marks {
+                        (0, 0) => return None,
+                        (_, 0) => Mark::Changed,
+                        _ => Mark::Exception,
                     };
-                    Some((first + bucket as u32, mark))
-                })
-            },
-        )
+                    Some((line * BUCKETS + bucket, mark))
+                },
+            )
+        })
     }
 
-    /// A word without a mark is only read, so its line stays shared with the
-    /// packet path.
-    fn take_word(&self, line: u32, offset: usize) -> u64 {
-        let word = self.word64(line, offset);
-        match word.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => word.swap(0, Ordering::AcqRel),
+    fn take_line(&self, line: u32) -> ChangeLine {
+        let mut taken = ChangeLine::ZERO;
+        let (words, _) = bytemuck::bytes_of_mut(&mut taken).as_chunks_mut::<WORD>();
+        for (word, bytes) in words.iter_mut().enumerate() {
+            *bytes = self.word64(line, word * WORD).swap(0, Ordering::AcqRel).to_ne_bytes();
         }
+        taken
     }
 }
 
