@@ -98,6 +98,16 @@ fn a_node_that_knows_nothing_is_told_everything() -> Result<()> {
     Ok(())
 }
 
+/// The peer may call where nobody else may.
+#[test]
+fn flows_are_told_to_a_host_that_is_protected() -> Result<()> {
+    let pair = Pair::with(1, |config| config.firewall = "host = \"drop\"".into())?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    pair.is_told(0);
+    Ok(())
+}
+
 #[test]
 fn who_does_not_know_all_flows_is_given_none() -> Result<()> {
     let mut pair = Pair::new(1)?;

@@ -109,7 +109,7 @@ impl Node {
     }
 
     fn set_fit(&mut self, fit: bool) {
-        for pair in &mut self.pair {
+        if let Some(pair) = &mut self.pair {
             (0..GROUPS).for_each(|group| pair.set_fit(group, fit));
         }
     }

@@ -23,7 +23,7 @@ use super::{
     tables::Places,
 };
 use crate::core::{
-    model::{self, Affinity, Firewall, Model, OnDown, OnEmpty, Protocol},
+    model::{self, Affinity, Model, OnDown, OnEmpty, Protocol},
     nexthop::Network,
 };
 
@@ -64,7 +64,7 @@ pub fn bank(
         endpoints: table.buckets,
         services,
         addresses,
-        allow: allow(&model.firewall),
+        allow: allow(model),
     })
 }
 
@@ -221,13 +221,18 @@ fn features_of(model: &Model, wanted: &BTreeMap<BackendId, Wanted>) -> u32 {
     .fold(0, |all, (_, feature)| all | feature)
 }
 
-fn allow(firewall: &Firewall) -> Vec<AllowWord> {
+fn allow(model: &Model) -> Vec<AllowWord> {
     let mut words = vec![AllowWord::ZERO; ALLOW_WORDS as usize];
-    for (protocol, ports) in &firewall.allow {
-        for port in ports.clone() {
-            let index = allow_index(0, *protocol == Protocol::Tcp, port);
-            words[index as usize].bits |= 1 << (port % 64);
-        }
+    let mut open = |protocol: Protocol, port: u16| {
+        let index = allow_index(0, protocol == Protocol::Tcp, port);
+        words[index as usize].bits |= 1 << (port % 64);
+    };
+    for (protocol, ports) in &model.firewall.allow {
+        ports.clone().for_each(|port| open(*protocol, port));
+    }
+    // Where the peer calls.
+    for path in model.ha.iter().flat_map(|ha| &ha.paths) {
+        open(Protocol::Tcp, path.listen.port());
     }
     words
 }
