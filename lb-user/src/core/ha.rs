@@ -21,6 +21,8 @@ mod beat;
 mod peer;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -438,7 +440,7 @@ impl Pair {
             (None, Some(_)) => Stance::Resigned,
             (None, None) if self.settings.preempt && self.informed && outranks() => {
                 Stance::Claiming
-            },
+            }
             (None, None) => Stance::Standby,
         }
     }
@@ -537,6 +539,16 @@ impl Pair {
         if group.lease.take().is_some() {
             group.contested = false;
             self.news = true;
+        }
+    }
+
+    /// Gives up everything for now, whether the peer is there to take it or not.
+    /// To be called instead of [`Self::tick`] while this node cannot serve.
+    pub fn stop_all(&mut self, now: Duration) {
+        self.notice_sleep(now);
+        for index in 0..self.groups.len() {
+            self.stop(index);
+            self.groups[index].resigned = Some(now);
         }
     }
 }
