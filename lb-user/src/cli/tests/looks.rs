@@ -116,6 +116,27 @@ pair        role active, peer lb-b
 }
 
 #[test]
+fn a_peer_is_there_or_gone_or_was_never_heard() {
+    let shown_of = |peer: &str, heard: [&str; 2]| {
+        let path = |at: &str, heard: &str| format!(r#"{{"peer":"{at}:4790","heard_ms":{heard}}}"#);
+        let paths = [path("10.0.0.3", heard[0]), path("10.0.1.3", heard[1])].join(",");
+        let told =
+            r#"{"connected":false,"complete":false,"records":0,"lag_ms":null,"trouble":null}"#;
+        let zeros = r#""records":0,"entered":0,"repaired":0,"unknown":0,"no_room":0"#;
+        let heard = format!(r#"{{"connected":false,"complete":false,{zeros}}}"#);
+        let answer = format!(
+            r#"{{"pair":"edge","peer":{peer},"paths":[{paths}],"groups":[],"refused":{{}},"sync":{{"told":{told},"heard":{heard}}}}}"#
+        );
+        let (out, ..) = shown(&answer, "ha status");
+        out.lines().nth(1).expect("a line").to_owned()
+    };
+    let there = r#"{"node":"lb-b","heard_ms":20}"#;
+    assert_eq!(shown_of(there, ["20", "45"]), "peer lb-b: heard 20 ms ago");
+    assert_eq!(shown_of("null", ["6331", "6402"]), "peer: gone (heard 6331 ms ago)");
+    assert_eq!(shown_of("null", ["null", "null"]), "peer: not heard yet");
+}
+
+#[test]
 fn an_agent_of_another_version_is_noted() {
     let answer = json!({
         "node": "lb-a", "version": "9.9.9", "generation": 1, "uptime_s": 0, "interfaces": [],
