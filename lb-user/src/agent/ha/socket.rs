@@ -117,6 +117,8 @@ mod tests {
             let at = peer.local_addr().expect("its address");
             let listen = host.parse().expect("an address");
             let mut way = Way::open(Path { listen, peer: at }).expect("a socket");
+            // Whether a new socket takes anything is known after a moment.
+            way.socket.writable().await.expect("open");
             way.send(b"there");
             let mut buffer = [0; 8];
             let (length, from) = peer.recv_from(&mut buffer).expect("a frame");
