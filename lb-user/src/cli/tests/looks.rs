@@ -91,7 +91,7 @@ fn status_is_a_table() {
         "node": "lb-a", "version": env!("CARGO_PKG_VERSION"), "generation": 12, "uptime_s": 3700,
         "interfaces": [{"name": "eth0", "xdp_mode": "native"}, {"name": "eth1", "xdp_mode": null}],
         "flows": 250, "flow_capacity": 1000, "edits": 1, "confirm_s": 20,
-        "ha": {"role": "active", "peer": "lb-b"},
+        "ha": {"role": "active", "peer": "lb-b", "connected": true},
     });
     let (out, err, request) = shown(&answer.to_string(), "status");
     let version = env!("CARGO_PKG_VERSION");
@@ -108,7 +108,7 @@ interfaces  eth0 (native), eth1 (away)
 flows       250 of 1000 (25.0 %)
 edits       1 edit that the configuration file does not have
 reload      taken back in 20s unless confirmed: `lb reload --confirmed`
-pair        role active, peer lb-b
+pair        active, peer lb-b
 "
         )
     );
