@@ -137,10 +137,11 @@ fn served_by_both(service: &Service, ha: &Ha) -> Option<String> {
 
 fn pair(ha: &Ha) -> impl Iterator<Item = String> + '_ {
     let ends = |path: &Path| (path.listen.ip(), path.peer.ip());
-    let again = ha.paths.iter().enumerate().filter_map(move |(index, path)| {
-        ha.paths[..index].iter().any(|other| ends(other) == ends(path)).then(|| ends(path))
+    let again = ha.paths.iter().enumerate().filter(move |(index, path)| {
+        ha.paths[..*index].iter().any(|other| ends(other) == ends(path))
     });
-    let again = again.map(|(ours, theirs)| {
+    let again = again.map(move |(_, path)| {
+        let (ours, theirs) = ends(path);
         format!(
             "`[ha]` has two paths between `{ours}` and `{theirs}`: what cuts one cuts the other"
         )
