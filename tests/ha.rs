@@ -3,10 +3,12 @@
 mod attack;
 mod crash;
 mod cut;
+mod disk;
 mod flows;
 mod freeze;
 mod handover;
 mod key;
+mod path;
 mod topology;
 
 use std::{net::IpAddr, time::Duration};

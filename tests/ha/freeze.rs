@@ -31,6 +31,19 @@ fn a_frozen_node_never_serves_beside_its_successor() -> Result<()> {
 }
 
 #[test]
+fn a_frozen_peer_is_not_said_to_have_taken_over() -> Result<()> {
+    let pair = Pair::new(1)?;
+    pair.settles("all", 0);
+    let frozen = pair.agents[1].as_ref().expect("it runs");
+    frozen.freeze()?;
+    assert!(pair.lab.nodes[0].done(&["ha", "failover", "--force"]).is_err());
+    pair.serves("all", 0);
+    frozen.thaw()?;
+    pair.settles("all", 0);
+    Ok(())
+}
+
+#[test]
 fn a_frozen_standby_is_of_no_consequence() -> Result<()> {
     let pair = Pair::new(1)?;
     pair.settles("all", 0);

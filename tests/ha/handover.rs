@@ -39,7 +39,11 @@ fn failover_by_command_hands_over_and_back() -> Result<()> {
     for (from, to) in [(0, 1), (1, 0)] {
         let term = pair.lab.nodes[from].groups_by("term")?["all"].as_u64();
         pair.lab.nodes[from].done(&["ha", "failover"])?;
+        // Who is told that it is done finds it done.
+        assert!(pair.is(to, "all", "active"), "{}", pair.words());
         pair.settles("all", to);
+        let log = pair.agents[from].as_ref().expect("it runs").log();
+        assert!(log.contains("this node serves no more"), "{log}");
         assert!(pair.lab.nodes[to].groups_by("term")?["all"].as_u64() > term);
         pair.goes_on(&offered[to]);
         pair.goes_on(&prober);
@@ -50,6 +54,22 @@ fn failover_by_command_hands_over_and_back() -> Result<()> {
     let turns = watch.turns()?;
     assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b", "lb-a"]);
     Ok(())
+}
+
+#[test]
+fn an_agent_says_at_its_end_what_becomes_of_its_groups() -> Result<()> {
+    let mut pair = Pair::new(1)?;
+    pair.settles("all", 0);
+    pair.agent(0).terminate_saying("the agent ends, the peer serves its groups")?;
+    pair.serves("all", 1);
+    let alone = || {
+        let status = pair.lab.nodes[1].json(&["ha", "status"]);
+        status.is_ok_and(|status| status["peer"].is_null())
+    };
+    assert!(eventually(PATIENCE, alone), "{}", pair.words());
+    let shown = pair.lab.nodes[1].done(&["ha", "status"])?.stdout;
+    assert!(shown.contains("peer: gone (heard "), "{shown}");
+    pair.agent(1).terminate_saying("there is no peer: nobody serves its groups")
 }
 
 #[test]

@@ -97,6 +97,15 @@ impl Agent {
         self.process.end(libc::SIGKILL).map(drop)
     }
 
+    /// Asks it to end, and waits until its log has these words.
+    ///
+    /// # Errors
+    /// It ends without them.
+    pub fn terminate_saying(mut self, words: &str) -> Result<()> {
+        self.process.signal(libc::SIGTERM)?;
+        self.process.wait_for(words, PATIENCE, |log| log.contains(words))
+    }
+
     /// Asks it to end, and says how it did.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    task::yield_now,
+    task::{JoinHandle, yield_now},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -167,7 +167,9 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let place_seed = pair.as_ref().map(ha::Candidate::place_seed);
     let beginning = Beginning { source, origin, direction, store, kept: found, place_seed, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
-    state.ha = pair.map(|pair| pair.join(state.flows(), Arc::clone(&state.data_plane.leases)));
+    let joined = pair.map(|pair| pair.join(state.flows(), Arc::clone(&state.data_plane.leases)));
+    let (pair, mut heartbeats) = joined.unzip();
+    state.ha = pair;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");
@@ -227,6 +229,8 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 weighing.report(state.end_drains(unix).await, "cannot change weights");
             }
             () = at(unconfirmed) => state.take_back(&mut network).await,
+            // Whoever starts the agent again has it serve again.
+            () = ended(&mut heartbeats) => return Err(ha::Error::Ended.into()),
             Some(flows) = counts.recv() => state.take_flows(&flows),
             _ = ticks.tick() => {
                 let done = state.look_after_interfaces().await;
@@ -249,10 +253,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         tracing::error!("the reload that was not confirmed is in force until an agent starts");
     }
     match state.ha.take() {
-        Some(pair) => {
-            pair.leave().await;
-            tracing::info!("the agent ends, the peer serves its groups");
-        }
+        Some(pair) => tell_of_leave(pair.leave().await),
         None => tracing::info!("the agent ends, forwarding goes on"),
     }
     Ok(())
@@ -263,6 +264,27 @@ async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of a task, for ever if there is none.
+async fn ended(task: &mut Option<JoinHandle<()>>) {
+    match task {
+        // That it panicked was told where it did.
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_of_leave(left: ha::Left) {
+    match left {
+        ha::Left::Served => tracing::info!("the agent ends, the peer serves its groups"),
+        ha::Left::Unserved => {
+            tracing::warn!("the agent ends, and the peer does not serve all of its groups yet");
+        }
+        ha::Left::Alone => {
+            tracing::warn!("the agent ends, and there is no peer: nobody serves its groups");
+        }
     }
 }
 

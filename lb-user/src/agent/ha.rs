@@ -6,6 +6,7 @@ mod addresses;
 mod driver;
 pub mod frame;
 pub mod key;
+mod socket;
 mod sync;
 mod term;
 
@@ -23,9 +24,9 @@ use ring::{
     rand::{SecureRandom as _, SystemRandom},
 };
 use tokio::{
-    net::UdpSocket,
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    task::JoinHandle,
+    time::{sleep, timeout},
 };
 
 pub use self::sync::Flows;
@@ -34,10 +35,11 @@ use self::{
     driver::Driver,
     frame::Codec,
     key::{Key, KeyError},
+    socket::Way,
     sync::{Exchange, Sync},
-    term::Terms,
+    term::{TermError, Terms},
 };
-use super::{store::StoreError, thread::Thread};
+use super::thread::Thread;
 use crate::{
     api,
     core::{
@@ -54,7 +56,11 @@ use crate::{
 /// Orders that wait for the thread.
 const WAITING: usize = 16;
 /// How long an agent that ends waits for the peer to serve.
-const HANDOVER: Duration = Duration::from_millis(500);
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How long who orders a hand-over waits for the peer to serve.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// How often the peer is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The agent cannot be a node of the pair.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +68,9 @@ pub enum Error {
     /// See [`KeyError`].
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The terms that were used are not known, or cannot be kept.
+    /// See [`TermError`].
     #[error(transparent)]
-    Terms(#[from] StoreError),
+    Terms(#[from] TermError),
     /// See [`address::Error`].
     #[error(transparent)]
     Addresses(#[from] address::Error),
@@ -82,6 +88,9 @@ pub enum Error {
     /// No random number.
     #[error("the kernel gives no random bytes")]
     Random,
+    /// Nobody sends heartbeats and renews leases any more.
+    #[error("the thread of the pair has failed: the leases of this node run out")]
+    Ended,
 }
 
 impl Error {
@@ -92,7 +101,7 @@ impl Error {
             Self::Key(error) => error.hint(),
             Self::Terms(error) => error.hint(),
             Self::Listen { .. } => {
-                Some("`ha.listen` must be this host's own addresses, and the ports free".to_owned())
+                Some("the ports of `ha.listen` must be free, both for UDP and TCP".to_owned())
             }
             _ => None,
         }
@@ -114,9 +123,26 @@ pub enum Failover {
     /// Connections would break.
     #[error("the peer does not know all flows yet")]
     NotTold,
+    /// The peer let the time pass in which it was to take over.
+    #[error("the peer did not take it: this node serves again")]
+    NotTaken,
+    /// Neither node serves.
+    #[error("the peer has not taken it yet")]
+    Pending,
     /// The agent is about to end.
     #[error("the agent is about to end")]
     Gone,
+}
+
+/// What became of the groups of a node that left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The peer serves all.
+    Served,
+    /// The peer is there, and does not serve all.
+    Unserved,
+    /// There is no peer.
+    Alone,
 }
 
 /// What the thread is asked.
@@ -137,7 +163,7 @@ pub struct Candidate {
     /// Latest term that was used.
     used: u64,
     boot: u64,
-    sockets: Vec<Arc<UdpSocket>>,
+    ways: Vec<Way>,
     keeper: Keeper,
     /// What moments are counted from.
     started: Instant,
@@ -192,11 +218,15 @@ impl Candidate {
         let ours = ha.clone();
         // Sockets belong to the runtime that they are opened in.
         let opened = thread.handle().spawn(async move {
-            let sockets = ours.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            Ok::<_, Error>((sockets, Keeper::begin(&ours, started).await?))
+            let open = |&path: &Path| {
+                let failed = |source| Error::Listen { address: path.listen, source };
+                Way::open(path).map_err(failed)
+            };
+            let ways = ours.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, Error>((ways, Keeper::begin(&ours, started).await?))
         });
         let opened = opened.await.map_err(|error| Error::Thread(io::Error::other(error)))?;
-        let ((sockets, keeper), boot, ha) = (opened?, boot()?, ha.clone());
+        let ((ways, keeper), boot, ha) = (opened?, boot()?, ha.clone());
         let place_seed = key.place_seed(&ha.pair);
         let exchange = Exchange::open(node, &ha, &key).await?;
         Ok(Self {
@@ -206,7 +236,7 @@ impl Candidate {
             terms,
             used,
             boot,
-            sockets,
+            ways,
             keeper,
             started,
             thread,
@@ -221,11 +251,14 @@ impl Candidate {
         self.place_seed
     }
 
-    /// Begins to be a node of the pair. The data plane must be ready to serve.
+    /// Begins to be a node of the pair. The data plane must be ready to serve. The
+    /// task goes on as long as the member does: if it ends before, nobody renews
+    /// leases.
     #[must_use]
-    pub fn join(self, flows: Flows, leases: Arc<Leases>) -> Member {
+    pub fn join(self, flows: Flows, leases: Arc<Leases>) -> (Member, JoinHandle<()>) {
         let Self { ha, settings, codec, terms, used, boot, .. } = self;
-        let Self { sockets, keeper, started, thread, exchange, .. } = self;
+        let Self { ways, keeper, started, thread, exchange, .. } = self;
+        let node = settings.node.clone();
         let pair = Pair::new(settings, boot, used, started.elapsed());
         let (orders, queue) = mpsc::channel(WAITING);
         let (told, summary) = watch::channel(api::HaSummary {
@@ -239,10 +272,11 @@ impl Candidate {
         thread.handle().spawn(keeper.run(follows));
         let driver = Driver {
             heard: vec![None; ha.paths.len()],
+            node,
             ha,
             pair,
             codec,
-            sockets,
+            ways,
             leases,
             terms,
             serving,
@@ -250,10 +284,11 @@ impl Candidate {
             sync: sync.clone(),
             started,
             refused: Default::default(),
-            trouble: None,
+            stopped: None,
+            peer: None,
         };
-        thread.handle().spawn(driver.run(queue));
-        Member { orders, summary, sync, _threads: [thread, flow_thread] }
+        let driving = thread.handle().spawn(driver.run(queue));
+        (Member { orders, summary, sync, _threads: [thread, flow_thread] }, driving)
     }
 }
 
@@ -271,23 +306,24 @@ impl Member {
     }
 
     /// Hands everything over, and waits a moment until the peer serves.
-    pub async fn leave(self) {
+    pub async fn leave(self) -> Left {
         self.sync.flush().await;
         let _ = self.orders.send(Order::Leave).await;
         let asking = self.asking();
         let served = async {
-            while let Ok(status) = asking.status().await
-                && status.peer.is_some()
-                && status.groups.iter().any(|group| group.peer_role.as_deref() != Some("active"))
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            loop {
+                match asking.status().await {
+                    Err(_) => return Left::Unserved,
+                    Ok(status) if status.peer.is_none() => return Left::Alone,
+                    Ok(status) if status.groups.iter().all(is_taken) => return Left::Served,
+                    Ok(_) => sleep(LOOK).await,
+                }
             }
         };
-        if timeout(HANDOVER, served).await.is_err() {
-            tracing::warn!("the peer does not serve what this node gave up");
-        }
+        let left = timeout(FAREWELL, served).await.unwrap_or(Left::Unserved);
         // What began meanwhile.
         self.sync.flush().await;
+        left
     }
 }
 
@@ -303,11 +339,11 @@ impl Asking {
         Ok(api::HaStatus { sync: self.sync.status(), ..status })
     }
 
-    /// Gives up a group, or all that this node serves; which those are. Unless
-    /// this is `forced`, the peer must know all flows.
+    /// Gives up a group, or all that this node serves; which those are, once the
+    /// peer serves them. Unless this is `forced`, the peer must know all flows.
     ///
     /// # Errors
-    /// See [`Failover`]; nothing was given up.
+    /// See [`Failover`]; but for the last ones nothing was given up.
     pub async fn fail_over(
         &self,
         group: Option<String>,
@@ -320,10 +356,26 @@ impl Asking {
         let (reply, answer) = oneshot::channel();
         let order = Order::Failover(group, reply);
         self.orders.send(order).await.map_err(|_| Failover::Gone)?;
-        let gone = answer.await.map_err(|_| Failover::Gone)?;
+        let given = answer.await.map_err(|_| Failover::Gone)??;
         // What began meanwhile.
         self.sync.flush().await;
-        gone
+        timeout(HANDOVER, self.taken(&given)).await.unwrap_or(Err(Failover::Pending))?;
+        Ok(given)
+    }
+
+    /// Waits until the peer serves what was given up.
+    async fn taken(&self, given: &[String]) -> Result<(), Failover> {
+        loop {
+            let status = self.status().await?;
+            let mut groups = status.groups.iter().filter(|group| given.contains(&group.name));
+            if groups.clone().all(is_taken) {
+                return Ok(());
+            }
+            if groups.any(|group| group.role == "active") {
+                return Err(Failover::NotTaken);
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Has both nodes tell each other all flows again.
@@ -332,14 +384,9 @@ impl Asking {
     }
 }
 
-/// The socket of a path. It is connected, so only the peer's frames come in,
-/// also where `firewall.host` drops what nobody asked for.
-fn open(path: &Path) -> Result<Arc<UdpSocket>, Error> {
-    let failed = |source| Error::Listen { address: path.listen, source };
-    let socket = std::net::UdpSocket::bind(path.listen).map_err(failed)?;
-    socket.connect(path.peer).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    UdpSocket::from_std(socket).map(Arc::new).map_err(failed)
+/// Whether the peer says that it serves the group.
+fn is_taken(group: &api::HaGroup) -> bool {
+    group.peer_role.as_deref() == Some("active")
 }
 
 /// Part of a SHA-256: equal on both nodes if these bytes are.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::{
     Failure, Session, Status,
     client::Request,
@@ -73,9 +75,18 @@ impl Command {
                     console.say("all flows are told again: `lb ha status` says when that is done")
                 })
             }
-            Order::Keygen { file: None } => lb.console.write(key::generate()?.as_bytes()),
+            Order::Keygen { file: None } => {
+                let key = key::generate()?;
+                if lb.console.looks.json {
+                    return lb.console.json(&json!({ "key": key.trim_end() }).to_string());
+                }
+                lb.console.write(key.as_bytes())
+            }
             Order::Keygen { file: Some(file) } => {
                 key::create(&file)?;
+                if lb.console.looks.json {
+                    return lb.console.json(&json!({ "key_file": file }).to_string());
+                }
                 lb.console.say(format_args!("{}: key written", file.display()))
             }
         }
@@ -88,7 +99,10 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
         Some(peer) => {
             console.say(format_args!("peer {}: heard {} ms ago", peer.node, peer.heard_ms))?;
         }
-        None => console.say("peer: not heard yet")?,
+        None => match status.paths.iter().filter_map(|path| path.heard_ms).min() {
+            Some(ago) => console.say(format_args!("peer: gone (heard {ago} ms ago)"))?,
+            None => console.say("peer: not heard yet")?,
+        },
     }
     for path in &status.paths {
         let heard = path.heard_ms.map(|ago| format!("heard {ago} ms ago"));

@@ -19,7 +19,7 @@ use super::{
     mistake::Mistake,
     read::{Located, Place, Wrong},
 };
-use crate::core::model::{self, Admin, Firewall, Model, Node};
+use crate::core::model::{self, Admin, Firewall, Model, Node, ha::Ha};
 
 /// Where mistakes are collected.
 #[derive(Debug)]
@@ -59,6 +59,11 @@ pub fn check(
     file.services.iter().for_each(|service| service::check(service, report));
     between::check(&file.services, report);
     file.ha.iter().for_each(|ha| ha::check(ha, &file.node, &file.services, report));
+    let claimed = file.ha.as_ref().map(ha::Claimed::from).unwrap_or_default();
+    claimed.check_backends(&file.services, report);
+    for Located { place, value } in file.firewall.deny_sources.iter().flat_map(|list| &list.value) {
+        claimed.check_denied(*value, || place.clone(), report);
+    }
     let node = node(file.node, surroundings, report);
     let firewall = firewall(file.firewall, report);
     let services = file.services.into_iter().map(service::model).collect::<Option<_>>();
@@ -85,15 +90,17 @@ pub fn check_service(
     service::model(service)
 }
 
-/// Checks what services and the firewall, each right by itself, are together:
-/// names, addresses and ports that are for one service only, and how much the
-/// maps have room for. Takes about a millisecond for 10,000 backends.
+/// Checks what services, the firewall and the pair, each right by itself, are
+/// together: names, addresses and ports that are for one service only, what would
+/// keep the nodes of a pair apart, and how much the maps have room for. Takes
+/// about a millisecond for 10,000 backends.
 ///
 /// # Errors
 /// Every mistake; where two services are in each other's way, of the later one.
 pub fn check_together(
     services: &[model::Service],
     firewall: &Firewall,
+    ha: Option<&Ha>,
 ) -> Result<(), Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let report = &mut Report(&mut mistakes);
@@ -101,6 +108,12 @@ pub fn check_together(
     let path = "firewall.deny_sources".to_owned();
     let place = Place { line: None, path, written: None };
     denied(firewall.deny_sources.iter(), &place, report);
+    let claimed = ha.map(ha::Claimed::from).unwrap_or_default();
+    claimed.check_backends(services, report);
+    for net in &firewall.deny_sources {
+        let place = || Place { written: Some(format!("\"{net}\"")), ..place.clone() };
+        claimed.check_denied(*net, place, report);
+    }
     if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
 }
 

@@ -20,6 +20,8 @@ mod peer;
 mod roles;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -446,6 +448,13 @@ impl Pair {
             group.contested = None;
             self.news = true;
         }
+    }
+
+    /// Gives up everything for now, whether the peer is there to take it or not.
+    /// To be called instead of [`Self::tick`] while this node cannot serve.
+    pub fn stop_all(&mut self, now: Duration) {
+        self.notice_sleep(now);
+        (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, now));
     }
 }
 

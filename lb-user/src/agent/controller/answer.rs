@@ -308,9 +308,11 @@ impl From<ha::Failover> for Refused {
     fn from(refusal: ha::Failover) -> Self {
         let status = match refusal {
             ha::Failover::NoGroup => StatusCode::NOT_FOUND,
-            ha::Failover::NotActive | ha::Failover::NoPeer | ha::Failover::NotTold => {
-                StatusCode::CONFLICT
-            }
+            ha::Failover::NotActive
+            | ha::Failover::NoPeer
+            | ha::Failover::NotTold
+            | ha::Failover::NotTaken
+            | ha::Failover::Pending => StatusCode::CONFLICT,
             ha::Failover::Gone => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string()).hint("`lb ha status` shows groups and peer")

@@ -6,12 +6,13 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::future::select_all;
 use tokio::{
-    net::UdpSocket,
     sync::{mpsc, watch},
     time::sleep_until,
 };
@@ -20,6 +21,7 @@ use super::{
     Failover, Order,
     addresses::Serving,
     frame::{Codec, FrameError, MOST_BYTES},
+    socket::Way,
     sync::Sync,
     term::Terms,
 };
@@ -39,10 +41,12 @@ const TELLING: Duration = Duration::from_secs(10);
 
 /// The HA thread's state.
 pub(super) struct Driver {
+    /// Name of this node.
+    pub(super) node: String,
     pub(super) ha: Ha,
     pub(super) pair: Pair,
     pub(super) codec: Codec,
-    pub(super) sockets: Vec<Arc<UdpSocket>>,
+    pub(super) ways: Vec<Way>,
     pub(super) leases: Arc<Leases>,
     pub(super) terms: Terms,
     pub(super) serving: watch::Sender<Vec<Serving>>,
@@ -53,8 +57,10 @@ pub(super) struct Driver {
     pub(super) heard: Vec<Option<Duration>>,
     /// Frames without effect, by reason, and when that was told last.
     pub(super) refused: BTreeMap<&'static str, (u64, Option<Duration>)>,
-    /// The latest trouble with a lease or a term, and when it was told.
-    pub(super) trouble: Option<(String, Duration)>,
+    /// While there is no clock to give leases by: when that was told last.
+    pub(super) stopped: Option<Duration>,
+    /// Name of the latest peer.
+    pub(super) peer: Option<String>,
 }
 
 /// Frames of unknown runs that are nothing to be told.
@@ -91,9 +97,10 @@ impl Driver {
         let mut buffer = [0; MOST_BYTES + 1];
         loop {
             let wake = self.started + self.pair.next_wake(self.now());
+            let before: Vec<_> = self.pair.groups().collect();
             let arrived = tokio::select! {
                 biased;
-                arrived = receive(&self.sockets, &mut buffer) => Some(arrived),
+                arrived = receive(&self.ways, &mut buffer) => Some(arrived),
                 order = orders.recv() => match order {
                     Some(order) => {
                         self.obey(order);
@@ -104,13 +111,12 @@ impl Driver {
                 () = sleep_until(wake.into()) => None,
             };
             // Who was held up hears all that was said meanwhile before it speaks.
-            let before: Vec<_> = self.pair.groups().collect();
-            let mut answers = Answers::new(self.sockets.len());
+            let mut answers = Answers::new(self.ways.len());
             let (mut next, mut left) = (arrived, AT_ONCE);
             while let Some(arrived) = next {
                 self.take(&arrived, &buffer, &mut answers);
                 left -= 1;
-                next = if left > 0 { try_receive(&self.sockets, &mut buffer) } else { None };
+                next = if left > 0 { try_receive(&self.ways, &mut buffer) } else { None };
             }
             self.turn(&before);
             for (path, echo) in answers.all() {
@@ -128,26 +134,55 @@ impl Driver {
         let moment = self.leases.now();
         let now = self.now();
         self.pair.inform(self.sync.is_informed());
-        self.pair.tick(now);
+        let moment = match moment {
+            Ok(moment) => {
+                self.pair.tick(now);
+                self.stopped = None;
+                Some(moment)
+            }
+            Err(error) => {
+                self.pair.stop_all(now);
+                self.tell_of_stop(&error, now);
+                None
+            }
+        };
         for (index, view) in self.pair.groups().enumerate() {
             let left = view.lease.map(|end| end.saturating_sub(now));
-            self.leases.set(index, moment.as_ref().ok().copied().zip(left));
-        }
-        if let Err(error) = moment {
-            tell(&mut self.trouble, now, format!("cannot read the data plane's clock: {error}"));
+            self.leases.set(index, moment.zip(left));
         }
         self.publish(before);
+        self.meet_peer(now);
         if self.pair.is_due(now) {
             self.pair.begin_round(now);
-            for path in 0..self.sockets.len() {
+            for path in 0..self.ways.len() {
                 self.send(path, false, None);
             }
         }
-        if self.terms.are_short(self.pair.term())
-            && let Err(error) = self.terms.reserve(self.pair.term())
-        {
-            tell(&mut self.trouble, now, error.to_string());
+        self.terms.keep_ahead(self.pair.term(), now);
+    }
+
+    /// Tells why this node cannot serve, when that begins and every so often.
+    fn tell_of_stop(&mut self, error: &io::Error, now: Duration) {
+        if self.stopped.is_none_or(|told| now >= told + TELLING) {
+            self.stopped = Some(now);
+            let error = error.to_string();
+            tracing::error!(
+                error,
+                "the data plane's clock cannot be read: this node gives up all groups"
+            );
         }
+    }
+
+    /// Takes note of a peer's name, by which groups may have been given out.
+    fn meet_peer(&mut self, now: Duration) {
+        let Some(peer) = self.pair.peer(now).map(|peer| &peer.node) else { return };
+        if self.peer.as_ref() == Some(peer) {
+            return;
+        }
+        for (group, prefer) in self.ha.preferring_others([&self.node, peer]) {
+            tracing::warn!(group, prefer, %peer, "the group prefers a node that is not of this pair");
+        }
+        self.peer = Some(peer.clone());
     }
 
     /// Has the addresses follow, and says what changed.
@@ -208,8 +243,7 @@ impl Driver {
 
     fn send(&mut self, path: usize, answer: bool, echo: Option<Stamp>) {
         let beat = self.pair.beat(answer, echo, self.now());
-        // A frame that is lost is followed by others.
-        let _ = self.sockets[path].try_send(&self.codec.encode(&beat));
+        self.ways[path].send(&self.codec.encode(&beat));
     }
 
     fn obey(&mut self, order: Order) {
@@ -310,29 +344,16 @@ fn word(error: FrameError) -> &'static str {
     }
 }
 
-/// Tells of trouble when it begins or changes, and every so often.
-fn tell(told: &mut Option<(String, Duration)>, now: Duration, error: String) {
-    let new = told.as_ref().is_none_or(|(old, at)| *old != error || now >= *at + TELLING);
-    if new {
-        tracing::error!(error, "high availability is at risk");
-        *told = Some((error, now));
-    }
-}
-
-async fn receive(sockets: &[Arc<UdpSocket>], buffer: &mut [u8]) -> Arrived {
+async fn receive(ways: &[Way], buffer: &mut [u8]) -> Arrived {
     loop {
-        let ready = sockets.iter().map(|socket| Box::pin(socket.readable()));
-        let _ = futures_util::future::select_all(ready).await;
-        if let Some(arrived) = try_receive(sockets, buffer) {
+        select_all(ways.iter().map(|way| Box::pin(way.readable()))).await;
+        if let Some(arrived) = try_receive(ways, buffer) {
             return arrived;
         }
     }
 }
 
-fn try_receive(sockets: &[Arc<UdpSocket>], buffer: &mut [u8]) -> Option<Arrived> {
-    sockets.iter().enumerate().find_map(|(path, socket)| match socket.try_recv(buffer) {
-        Ok(length) => Some(Arrived { path, length }),
-        // What an earlier frame of ours met on its way.
-        Err(_) => None,
-    })
+fn try_receive(ways: &[Way], buffer: &mut [u8]) -> Option<Arrived> {
+    let mut ways = ways.iter().enumerate();
+    ways.find_map(|(path, way)| Some(Arrived { path, length: way.receive(buffer)? }))
 }

@@ -33,13 +33,19 @@ pub struct Key(hkdf::Prk);
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The kernel refused.
-    #[error("`{}` cannot be {action}: {reason}", path.display())]
-    Io {
+    /// The kernel does not give the key.
+    #[error("`{}` cannot be read: {reason}", path.display())]
+    Read {
         /// The file.
         path: PathBuf,
-        /// What was tried.
-        action: &'static str,
+        /// Why not.
+        reason: io::Error,
+    },
+    /// The kernel does not take the key.
+    #[error("`{}` cannot be written: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
         /// Why not.
         reason: io::Error,
     },
@@ -78,8 +84,14 @@ impl KeyError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { path, reason, .. } => match reason.kind() {
-                ErrorKind::NotFound => Some(made(path)),
+            Self::Read { path, reason } => {
+                (reason.kind() == ErrorKind::NotFound).then(|| made(path))
+            }
+            Self::Write { path, reason } => match reason.kind() {
+                ErrorKind::NotFound => {
+                    let directory = path.parent()?.display();
+                    Some(format!("make its directory first: `mkdir -p {directory}`"))
+                }
                 ErrorKind::AlreadyExists => {
                     Some("a key is never written over: remove it first if no node has it".into())
                 }
@@ -117,7 +129,7 @@ impl Key {
     /// It cannot be read, others than the agent and root may read it, or it
     /// holds no key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let failed = |reason| KeyError::Io { path: path.to_owned(), action: "read", reason };
+        let failed = |reason| KeyError::Read { path: path.to_owned(), reason };
         // A pipe is not waited for: it is refused.
         let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = open.map_err(failed)?;
@@ -192,7 +204,7 @@ pub fn generate() -> Result<String, KeyError> {
 /// The file is there already, or cannot be written: then it is gone again.
 pub fn create(path: &Path) -> Result<(), KeyError> {
     let text = generate()?;
-    let failed = |reason| KeyError::Io { path: path.to_owned(), action: "written", reason };
+    let failed = |reason| KeyError::Write { path: path.to_owned(), reason };
     let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = new.map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {

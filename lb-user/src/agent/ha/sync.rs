@@ -21,7 +21,7 @@ use self::{
     receiver::Receiver,
     sender::{Sender, State},
 };
-use super::{Error, addresses::Serving, fingerprint, key::Key};
+use super::{Error, addresses::Serving, fingerprint, key::Key, socket};
 use crate::{
     agent::thread::Thread,
     api,
@@ -126,7 +126,7 @@ impl Exchange {
             let mut listeners = Vec::new();
             for path in paths {
                 let failed = |source| Error::Listen { address: path.listen, source };
-                listeners.push(TcpListener::bind(path.listen).await.map_err(failed)?);
+                listeners.push(socket::listen(path.listen).map_err(failed)?);
             }
             Ok::<_, Error>(listeners)
         });

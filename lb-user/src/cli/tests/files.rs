@@ -140,3 +140,28 @@ fn a_key_is_made_for_its_owner_alone_and_never_written_over() {
     assert_eq!((printed.status, printed.out.len(), printed.err.as_str()), (0, key.len(), ""));
     assert_ne!(printed.out, key);
 }
+
+#[test]
+fn a_key_is_told_in_json_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pair.key");
+    let json = |words: &[&str]| {
+        let outcome = lb("/nowhere".as_ref(), &[&["--json", "ha", "keygen"], words].concat());
+        assert_eq!((outcome.status, outcome.err.as_str()), (0, ""));
+        serde_json::from_str::<serde_json::Value>(&outcome.out).unwrap()
+    };
+    let name = file.to_str().unwrap();
+    assert_eq!(json(&[name]), serde_json::json!({ "key_file": name }));
+    assert_eq!(json(&[])["key"].as_str().map(str::len), Some(64));
+}
+
+#[test]
+fn a_key_has_a_directory_to_be_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let parent = directory.path().join("none");
+    let file = parent.join("pair.key");
+    let outcome = lb("/nowhere".as_ref(), &["ha", "keygen", file.to_str().unwrap()]);
+    assert_eq!((outcome.status, outcome.out.as_str()), (1, ""));
+    let hint = format!("hint: make its directory first: `mkdir -p {}`", parent.display());
+    assert!(outcome.err.contains(&hint), "{}", outcome.err);
+}

@@ -1,12 +1,21 @@
 //! Rules within `[ha]`, and between it and the rest.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
 
-use super::{Report, service::unicast};
+use ipnet::IpNet;
+
+use super::{
+    Report,
+    between::{Claims, Part},
+    service::unicast,
+};
 use crate::{
     config::{
         file::{Field, Group, GroupAddress, Ha, Node, Service},
-        read::{Located, Wrong},
+        read::{Located, Place, Wrong},
     },
     core::model::{
         self,
@@ -30,6 +39,81 @@ pub(super) fn check(ha: &Ha, node: &Node, services: &[Service], report: &mut Rep
     }
 }
 
+/// Addresses of the pair that others must keep clear of. They hold for edits as
+/// well, so they are of a file or of a model.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    peers: Vec<Located<IpAddr>>,
+    moving: Vec<Located<IpAddr>>,
+}
+
+impl Claimed {
+    /// Reports backends that a node would have itself, but for VIPs, which none may
+    /// have anyway.
+    pub(super) fn check_backends<S: Claims>(&self, services: &[S], report: &mut Report<'_>) {
+        let vips: HashSet<_> = services.iter().filter_map(Claims::vip).collect();
+        let moving = self.moving.iter().filter(|moving| !vips.contains(&moving.value));
+        let moving: HashMap<_, _> =
+            moving.map(|Located { place, value }| (*value, place)).collect();
+        for service in services {
+            for (index, address) in service.addresses().enumerate() {
+                if let Some(place) = address.and_then(|address| moving.get(&address)) {
+                    let wrong = Wrong::new("must not be an address of a group: a node has it");
+                    let wrong = wrong.hint(format!("{place} is this address"));
+                    report.add(&service.place(Part::Address(index)), wrong);
+                }
+            }
+        }
+    }
+
+    /// Reports a denied prefix that would keep heartbeats out.
+    pub(super) fn check_denied(
+        &self,
+        denied: IpNet,
+        place: impl FnOnce() -> Place,
+        report: &mut Report<'_>,
+    ) {
+        if let Some(peer) = self.peers.iter().find(|peer| denied.contains(&peer.value)) {
+            let rule = "must not contain the peer of `[ha]`: nodes that do not hear each other both \
+                        serve";
+            let Located { place: theirs, value } = peer;
+            report.add(&place(), Wrong::new(rule).hint(format!("{theirs} is at `{value}`")));
+        }
+    }
+}
+
+impl From<&Ha> for Claimed {
+    fn from(ha: &Ha) -> Self {
+        let peers = sockets(&ha.peer);
+        let peers = peers.map(|Located { place, value }| (place.clone(), value.ip()));
+        Self { peers: located(peers), moving: moving(ha) }
+    }
+}
+
+impl From<&model::ha::Ha> for Claimed {
+    fn from(ha: &model::ha::Ha) -> Self {
+        let place = |path: String| Place { line: None, path, written: None };
+        let peers = ha.paths.iter().enumerate();
+        let peers = peers.map(|(at, path)| (place(format!("ha.peer[{at}]")), path.peer.ip()));
+        let moving = ha.groups.iter().flat_map(|group| {
+            let at = place(format!("ha.group.{}.addresses", group.name));
+            group.addresses.iter().map(move |one| (at.clone(), one.address.addr()))
+        });
+        Self { peers: located(peers), moving: located(moving) }
+    }
+}
+
+fn located(values: impl Iterator<Item = (Place, IpAddr)>) -> Vec<Located<IpAddr>> {
+    values.map(|(place, value)| Located { place, value }).collect()
+}
+
+/// The addresses of all groups.
+fn moving(ha: &Ha) -> Vec<Located<IpAddr>> {
+    let addresses = ha.groups.iter().flat_map(|group| &group.addresses);
+    let addresses = addresses.filter_map(|address| address.address.as_ref());
+    located(addresses.map(|Located { place, value }| (place.clone(), value.addr())))
+}
+
 /// Those that are not wrong by themselves.
 fn sockets(list: &Field<Vec<Field<SocketAddr>>>) -> impl Iterator<Item = &Located<SocketAddr>> {
     list.iter().flat_map(|list| &list.value).flatten()
@@ -45,6 +129,15 @@ fn paths(ha: &Ha, report: &mut Report<'_>) {
         }
     }
     report.duplicates(sockets(&ha.listen).chain(sockets(&ha.peer)), "must be listed once");
+    for peer in sockets(&ha.peer) {
+        let same = |ours: &&Located<SocketAddr>| {
+            ours.value.ip() == peer.value.ip() && ours.value != peer.value
+        };
+        if let Some(Located { place, .. }) = sockets(&ha.listen).find(same) {
+            let wrong = Wrong::new("must not be an address of this node");
+            report.add(&peer.place, wrong.hint(format!("{place} is the same at another port")));
+        }
+    }
     let (Some(listen), Some(peer)) = (&ha.listen, &ha.peer) else { return };
     let (ours, theirs) = (listen.value.len(), peer.value.len());
     if ours != theirs {
@@ -91,11 +184,7 @@ fn groups(ha: &Ha, report: &mut Report<'_>) {
     }
     let names = ha.groups.iter().filter_map(|group| group.name.as_ref());
     report.duplicates(names, "must be unique among groups");
-    let addresses = ha.groups.iter().flat_map(|group| &group.addresses);
-    let addresses = addresses.filter_map(|address| address.address.as_ref());
-    let addresses: Vec<_> = addresses
-        .map(|Located { place, value }| Located { place: place.clone(), value: value.addr() })
-        .collect();
+    let addresses = moving(ha);
     for Located { place, value } in &addresses {
         if let Err(wrong) = unicast(*value) {
             report.add(place, wrong);

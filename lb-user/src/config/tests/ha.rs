@@ -221,6 +221,11 @@ fn paths_are_pairs_of_addresses() {
         &with("peer", "[\"10.0.0.2:4790\"]"),
         "ha.peer[0]: \"10.0.0.2:4790\": must be listed once\n  hint: `ha.listen[0]` in line 7",
     );
+    refused(
+        &with("peer", "[\"10.0.0.2:4791\"]"),
+        "ha.peer[0]: \"10.0.0.2:4791\": must not be an address of this node\
+         \n  hint: `ha.listen[0]` in line 7 is the same at another port",
+    );
     let many = |node: u8| {
         let address = |path: u8| format!("\"10.0.{path}.{node}:4790\"");
         (1..=5).map(address).collect::<Vec<_>>().join(", ")
@@ -316,6 +321,45 @@ fn groups_are_some_and_have_names_of_their_own() {
         "ha.group[1].name: \"group-0\": must be unique among groups\
          \n  hint: `ha.group[0].name` in line 11 is the same",
     );
+}
+
+#[test]
+fn nothing_keeps_the_nodes_of_a_pair_apart() {
+    let firewall = "[firewall]\ndeny_sources = [\"192.0.2.0/24\", \"10.0.0.0/24\"]\n";
+    refused(
+        &(pair(PAIR, GROUP) + firewall),
+        "14: firewall.deny_sources[1]: \"10.0.0.0/24\": must not contain the peer of `[ha]`: nodes \
+         that do not hear each other both serve\n  hint: `ha.peer[0]` in line 8 is at `10.0.0.3`",
+    );
+    model(&(pair(PAIR, GROUP) + &firewall.replace("10.0.0.0/24", "10.0.0.2")));
+}
+
+#[test]
+fn what_moves_is_no_backends() {
+    let with = |backend: &str, moving: &str| {
+        pair(PAIR, &GROUP.replace("203.0.113.10/32", moving))
+            + &format!(
+                "[[service]]\nname = \"web\"\nvip = \"203.0.113.20\"\nport = 80\n\
+                 [[service.backend]]\nname = \"b\"\naddress = \"{backend}\"\n"
+            )
+    };
+    refused(
+        &with("10.0.1.1", "10.0.1.1/24"),
+        "service[0].backend[0].address: \"10.0.1.1\": must not be an address of a group: a node \
+         has it\n  hint: `ha.group[0].addresses[0].address` in line 12 is this address",
+    );
+    refused(&with("203.0.113.20", "203.0.113.20/32"), "must not be a VIP");
+}
+
+#[test]
+fn groups_that_prefer_neither_node_are_found() {
+    let prefers =
+        |node: &str| GROUP.replace("addresses", &format!("prefer = \"{node}\"\naddresses"));
+    let other = prefers("lb-x").replace("blue", "green").replace("113.10", "113.11");
+    let third = GROUP.replace("blue", "red").replace("113.10", "113.12");
+    let ha = model(&pair(PAIR, &(prefers("lb-a") + &other + &third))).ha.expect("a pair");
+    let found: Vec<_> = ha.preferring_others(["lb-a", "lb-b"]).collect();
+    assert_eq!(found, [("green", "lb-x")]);
 }
 
 #[test]

@@ -68,4 +68,16 @@ impl Ha {
         let has = |group: &Group| group.addresses.iter().any(|one| one.address.addr() == address);
         self.groups.iter().position(has)
     }
+
+    /// The groups that prefer none of these nodes, and whom they prefer.
+    pub fn preferring_others<'h>(
+        &'h self,
+        nodes: [&'h str; 2],
+    ) -> impl Iterator<Item = (&'h str, &'h str)> {
+        let preferring = self.groups.iter().filter_map(|group| {
+            let prefer = group.prefer.as_deref()?;
+            Some((group.name.as_str(), prefer))
+        });
+        preferring.filter(move |(_, prefer)| !nodes.contains(prefer))
+    }
 }
