@@ -1,5 +1,6 @@
 //! Two balancers of which one serves: what goes wrong, and who serves then.
 
+mod addresses;
 mod attack;
 mod crash;
 mod cut;
@@ -13,8 +14,7 @@ use std::{net::IpAddr, time::Duration};
 
 use lb_tests::harness::{
     Agent, Backend, Config, DSR_V4, DSR_V6, Flows, Mode, NAT_V4, NAT_V6, OTHER_NAT_V4,
-    OTHER_NAT_V6, PairLab, Prober, Protocol,
-    Result, Service, Survey, eventually, source_addresses,
+    OTHER_NAT_V6, PairLab, Prober, Protocol, Result, Service, Survey, eventually, source_addresses,
 };
 
 /// A VIP of each mode and family.

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join;
 use ring::{
     digest,
     rand::{SecureRandom as _, SystemRandom},
@@ -26,15 +27,15 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::sync::Flows;
 use self::{
-    addresses::{Keeper, Serving},
+    addresses::{Keeper, Kept, Serving},
     driver::Driver,
     frame::Codec,
     key::{Key, KeyError},
     sync::{Exchange, Sync},
     term::Terms,
 };
-pub use self::sync::Flows;
 use super::{store::StoreError, thread::Thread};
 use crate::{
     api,
@@ -46,12 +47,12 @@ use crate::{
         },
     },
     dataplane::leases::Leases,
-    sys::address,
 };
 
 /// Orders that wait for the thread.
 const WAITING: usize = 16;
-/// How long an agent that ends waits for the peer to serve.
+/// How long an agent that ends waits for the peer to serve, and for the addresses
+/// to be gone.
 const HANDOVER: Duration = Duration::from_millis(500);
 
 /// The agent cannot be a node of the pair.
@@ -63,9 +64,9 @@ pub enum Error {
     /// The terms that were used are not known, or cannot be kept.
     #[error(transparent)]
     Terms(#[from] StoreError),
-    /// See [`address::Error`].
+    /// See [`addresses::Error`].
     #[error(transparent)]
-    Addresses(#[from] address::Error),
+    Addresses(#[from] addresses::Error),
     /// A socket of `ha.listen` cannot be opened.
     #[error("cannot listen at `{address}` for the peer")]
     Listen {
@@ -149,6 +150,7 @@ pub struct Candidate {
 pub struct Member {
     orders: mpsc::Sender<Order>,
     summary: watch::Receiver<api::HaSummary>,
+    kept: watch::Receiver<Vec<Kept>>,
     sync: Sync,
     /// Of heartbeats, and of flows.
     _threads: [Thread; 2],
@@ -229,6 +231,7 @@ impl Candidate {
         let serving = pair.groups().map(|view| Serving { active: false, since: view.since });
         let (serving, follows) = watch::channel(serving.collect());
         let (sync, flow_thread) = exchange.begin(flows, follows.clone());
+        let kept = keeper.kept();
         thread.handle().spawn(keeper.run(follows));
         let driver = Driver {
             heard: vec![None; ha.paths.len()],
@@ -239,6 +242,7 @@ impl Candidate {
             leases,
             terms,
             serving,
+            kept: kept.clone(),
             summary: told,
             sync: sync.clone(),
             started,
@@ -246,7 +250,7 @@ impl Candidate {
             trouble: None,
         };
         thread.handle().spawn(driver.run(queue));
-        Member { orders, summary, sync, _threads: [thread, flow_thread] }
+        Member { orders, summary, kept, sync, _threads: [thread, flow_thread] }
     }
 }
 
@@ -263,8 +267,9 @@ impl Member {
         self.summary.borrow().clone()
     }
 
-    /// Hands everything over, and waits a moment until the peer serves.
-    pub async fn leave(self) {
+    /// Hands everything over, and waits a moment until the peer serves and the
+    /// addresses are gone.
+    pub async fn leave(mut self) {
         self.sync.flush().await;
         let _ = self.orders.send(Order::Leave).await;
         let asking = self.asking();
@@ -276,8 +281,13 @@ impl Member {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if timeout(HANDOVER, served).await.is_err() {
+        let released = self.kept.wait_for(|kept| kept.iter().all(|kept| !kept.held));
+        let (served, released) = join(timeout(HANDOVER, served), timeout(HANDOVER, released)).await;
+        if served.is_err() {
             tracing::warn!("the peer does not serve what this node gave up");
+        }
+        if released.is_err() {
+            tracing::warn!("addresses of groups may still be here: they go by themselves");
         }
         // What began meanwhile.
         self.sync.flush().await;

@@ -10,7 +10,7 @@ use crate::{
     },
     core::model::{
         self,
-        ha::{GROUPS, PATHS, Path},
+        ha::{ADDRESSES, GROUPS, PATHS, Path},
     },
 };
 
@@ -70,8 +70,8 @@ fn paths(ha: &Ha, report: &mut Report<'_>) {
 fn stays(address: IpAddr, ha: &Ha, services: &[Service]) -> Result<(), Wrong> {
     unicast(address)?;
     let mut groups = ha.groups.iter().flat_map(|group| &group.addresses);
-    let of_group = groups
-        .find_map(|moving| moving.address.as_ref().filter(|moving| moving.value.addr() == address));
+    let of_group =
+        groups.find_map(|moving| moving.address.as_ref().filter(|moving| moving.value == address));
     if let Some(Located { place, .. }) = of_group {
         let wrong = Wrong::new("must not be an address of a group: it moves");
         return Err(wrong.hint(format!("{place} is this address")));
@@ -93,15 +93,17 @@ fn groups(ha: &Ha, report: &mut Report<'_>) {
     report.duplicates(names, "must be unique among groups");
     let addresses = ha.groups.iter().flat_map(|group| &group.addresses);
     let addresses = addresses.filter_map(|address| address.address.as_ref());
-    let addresses: Vec<_> = addresses
-        .map(|Located { place, value }| Located { place: place.clone(), value: value.addr() })
-        .collect();
-    for Located { place, value } in &addresses {
+    if let Some(address) = addresses.clone().nth(ADDRESSES) {
+        let wrong = Wrong::new(format!("must be {ADDRESSES} addresses at most in all groups"));
+        let hint = "a node that takes over announces each several times: more would delay it";
+        report.add(&address.place, wrong.hint(hint));
+    }
+    for Located { place, value } in addresses.clone() {
         if let Err(wrong) = unicast(*value) {
             report.add(place, wrong);
         }
     }
-    report.duplicates(&addresses, "must be listed once in all groups");
+    report.duplicates(addresses, "must be listed once in all groups");
 }
 
 /// The model of the pair; `None`: parts of it are wrong.
