@@ -1,5 +1,6 @@
 //! Two balancers of which one serves: what goes wrong, and who serves then.
 
+mod addresses;
 mod attack;
 mod crash;
 mod cut;

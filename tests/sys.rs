@@ -2,6 +2,7 @@
 
 mod address;
 mod announce;
+mod link;
 
 use lb_tests::harness::{Netns, Result};
 

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join;
 use lb_common::addr;
 use ring::{
     digest,
@@ -31,7 +32,7 @@ use tokio::{
 
 pub use self::sync::Flows;
 use self::{
-    addresses::{Keeper, Serving},
+    addresses::{Keeper, Kept, Serving},
     driver::Driver,
     frame::Codec,
     key::{Key, KeyError},
@@ -50,12 +51,12 @@ use crate::{
         },
     },
     dataplane::leases::Leases,
-    sys::address,
 };
 
 /// Orders that wait for the thread.
 const WAITING: usize = 16;
-/// How long an agent that ends waits for the peer to serve.
+/// How long an agent that ends waits for the peer to serve, and for the addresses
+/// to be gone.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How long who orders a hand-over waits for the peer to serve.
 const HANDOVER: Duration = Duration::from_secs(1);
@@ -71,9 +72,9 @@ pub enum Error {
     /// See [`TermError`].
     #[error(transparent)]
     Terms(#[from] TermError),
-    /// See [`address::Error`].
+    /// See [`addresses::Error`].
     #[error(transparent)]
-    Addresses(#[from] address::Error),
+    Addresses(#[from] addresses::Error),
     /// A socket of `ha.listen` cannot be opened.
     #[error("cannot listen at `{address}` for the peer")]
     Listen {
@@ -177,6 +178,7 @@ pub struct Candidate {
 pub struct Member {
     orders: mpsc::Sender<Order>,
     summary: watch::Receiver<api::HaSummary>,
+    kept: watch::Receiver<Vec<Kept>>,
     sync: Sync,
     /// Of heartbeats, and of flows.
     _threads: [Thread; 2],
@@ -269,6 +271,7 @@ impl Candidate {
         let serving = pair.groups().map(|view| Serving { active: false, since: view.since });
         let (serving, follows) = watch::channel(serving.collect());
         let (sync, flow_thread) = exchange.begin(flows, follows.clone());
+        let kept = keeper.kept();
         thread.handle().spawn(keeper.run(follows));
         let driver = Driver {
             heard: vec![None; ha.paths.len()],
@@ -280,6 +283,7 @@ impl Candidate {
             leases,
             terms,
             serving,
+            kept: kept.clone(),
             summary: told,
             sync: sync.clone(),
             started,
@@ -288,7 +292,7 @@ impl Candidate {
             peer: None,
         };
         let driving = thread.handle().spawn(driver.run(queue));
-        (Member { orders, summary, sync, _threads: [thread, flow_thread] }, driving)
+        (Member { orders, summary, kept, sync, _threads: [thread, flow_thread] }, driving)
     }
 }
 
@@ -305,8 +309,9 @@ impl Member {
         self.summary.borrow().clone()
     }
 
-    /// Hands everything over, and waits a moment until the peer serves.
-    pub async fn leave(self) -> Left {
+    /// Hands everything over, and waits a moment until the peer serves and the
+    /// addresses are gone.
+    pub async fn leave(mut self) -> Left {
         self.sync.flush().await;
         let _ = self.orders.send(Order::Leave).await;
         let asking = self.asking();
@@ -320,7 +325,12 @@ impl Member {
                 }
             }
         };
-        let left = timeout(FAREWELL, served).await.unwrap_or(Left::Unserved);
+        let released = self.kept.wait_for(|kept| kept.iter().all(|kept| !kept.held));
+        let (left, released) = join(timeout(FAREWELL, served), timeout(FAREWELL, released)).await;
+        let left = left.unwrap_or(Left::Unserved);
+        if released.is_err() {
+            tracing::warn!("addresses of groups may still be here: they go by themselves");
+        }
         // What began meanwhile.
         self.sync.flush().await;
         left
@@ -398,7 +408,7 @@ fn fingerprint<'b>(parts: impl IntoIterator<Item = &'b [u8]>) -> u64 {
 
 /// See [`GroupBeat::digest`](crate::core::ha::GroupBeat).
 fn digest(group: &Group, seed: [u64; 2]) -> u64 {
-    let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address.addr()));
+    let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address));
     let addresses: BTreeSet<_> = addresses.collect();
     let seed = seed.map(u64::to_be_bytes);
     let parts = addresses.iter().map(AsRef::as_ref);

@@ -109,6 +109,8 @@ pub struct HaGroup {
     pub peer_role: Option<String>,
     /// Milliseconds for which this node may serve without a new lease.
     pub lease_ms: Option<u64>,
+    /// What is wrong with its addresses here, or with their interfaces.
+    pub trouble: Option<String>,
 }
 
 /// `lb ha failover`.

@@ -126,6 +126,11 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
         ]);
     }
     console.table(&table)?;
+    for group in &status.groups {
+        if let Some(trouble) = &group.trouble {
+            console.say(format_args!("group {}: {trouble}", group.name))?;
+        }
+    }
     show_sync(console, &status.sync)?;
     for (reason, count) in &status.refused {
         console.say(format_args!("frames refused, {reason}: {count}"))?;

@@ -152,7 +152,6 @@ fn pair(ha: &Ha) -> impl Iterator<Item = String> + '_ {
         .flat_map(|group| group.addresses.iter().map(move |address| (&group.name, address)));
     let silent = moving.filter(|(_, address)| address.interface == LOOPBACK);
     let silent = silent.map(|(group, GroupAddress { address, .. })| {
-        let address = address.addr();
         format!(
             "group `{group}`: `{address}` is at `{LOOPBACK}`, where nobody hears that it has moved"
         )

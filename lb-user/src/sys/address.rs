@@ -1,7 +1,11 @@
 //! Addresses that the host has for a time: the kernel takes back what is not
 //! held anew, whatever becomes of the agent.
+//!
+//! They are held by themselves, without their network. With one, the kernel might
+//! take the host's own address in that network for secondary to one that is held,
+//! and remove it along with that.
 
-use std::{collections::HashSet, io, net::IpAddr, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::{
@@ -10,7 +14,7 @@ use rtnetlink::packet_route::{
 };
 
 use super::{
-    link,
+    link::{self, Interface},
     route::{self, OUR_PROTOCOL, Requests},
 };
 
@@ -23,9 +27,6 @@ pub enum Error {
     /// No netlink socket.
     #[error("cannot open a netlink socket for addresses")]
     Open(#[source] io::Error),
-    /// The interface is not there, or the kernel does not tell about it.
-    #[error(transparent)]
-    Interface(#[from] link::Error),
     /// The host's addresses cannot be read.
     #[error("cannot read the host's addresses")]
     Read(#[source] io::Error),
@@ -37,37 +38,76 @@ pub enum Error {
     Foreign {
         /// The address, as it is configured.
         address: IpNet,
-        /// Where.
+        /// Where; a number if it has gone meanwhile.
         interface: String,
     },
     /// The kernel does not add the address.
     #[error("cannot give interface `{interface}` the address `{address}`")]
     Hold {
         /// Which.
-        address: IpNet,
+        address: IpAddr,
         /// Where.
         interface: String,
         /// What the kernel said.
         source: io::Error,
     },
     /// The kernel does not remove the address.
-    #[error("cannot take the address `{address}` from interface `{interface}`")]
+    #[error("cannot take the address `{address}` from interface number {ifindex}")]
     Release {
         /// Which.
-        address: IpNet,
+        address: IpAddr,
         /// Where.
-        interface: String,
+        ifindex: u32,
         /// What the kernel said.
         source: io::Error,
     },
 }
 
-/// Addresses that the host holds for a time.
+/// An address at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    ifindex: u32,
+    net: IpNet,
+    ours: bool,
+}
+
+/// The addresses that the host had at a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Present(HashMap<IpAddr, Vec<Entry>>);
+
+impl Present {
+    fn of(messages: &[AddressMessage]) -> Self {
+        let mut all = HashMap::<_, Vec<_>>::new();
+        for message in messages {
+            if let Some((ifindex, net)) = own(message) {
+                let entry = Entry { ifindex, net, ours: is_ours(message) };
+                all.entry(net.addr()).or_default().push(entry);
+            }
+        }
+        Self(all)
+    }
+
+    /// Whether an address is held at this interface.
+    #[must_use]
+    pub fn is_held(&self, interface: &Interface, address: IpAddr) -> bool {
+        self.entries(address).any(|entry| entry.ours && entry.ifindex == interface.index)
+    }
+
+    /// Whether an address is held anywhere.
+    #[must_use]
+    pub fn has_held(&self, address: IpAddr) -> bool {
+        self.entries(address).any(|entry| entry.ours)
+    }
+
+    fn entries(&self, address: IpAddr) -> impl Iterator<Item = &Entry> {
+        self.0.get(&address).into_iter().flatten()
+    }
+}
+
+/// Has the kernel add and remove addresses.
 #[derive(Debug)]
 pub struct Addresses {
     requests: Requests,
-    /// Known to be ours, with the indices of their interfaces.
-    held: HashSet<(u32, IpNet)>,
 }
 
 impl Addresses {
@@ -77,88 +117,77 @@ impl Addresses {
     /// # Errors
     /// If there is no netlink socket.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { requests: Requests::open().map_err(Error::Open)?, held: HashSet::new() })
+        Ok(Self { requests: Requests::open().map_err(Error::Open)? })
     }
 
-    /// Makes sure that nobody else gave the host one of `addresses`, at any
-    /// interface: the kernel answers for an address at all of them, so both
-    /// nodes would. Other people's addresses are those without a lifetime, or
-    /// with the mark of another.
+    /// The addresses that the host has now.
     ///
     /// # Errors
-    /// [`Error::Foreign`] names the first.
-    pub async fn refuse_foreign(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let requests = self.requests()?;
-        let messages = requests.address_messages().await.map_err(Error::Read)?;
-        let foreign = messages
-            .iter()
-            .filter(|message| !is_ours(message))
-            .find_map(|message| own(message).filter(|(_, own)| addresses.contains(&own.addr())));
-        let Some((index, address)) = foreign else { return Ok(()) };
-        let interface = link::numbered(requests, index).await?.name;
-        Err(Error::Foreign { address, interface })
+    /// If the kernel does not tell.
+    pub async fn present(&mut self) -> Result<Present, Error> {
+        let messages = self.requests()?.address_messages().await.map_err(Error::Read)?;
+        Ok(Present::of(&messages))
+    }
+
+    /// Makes sure that nobody else gave the host this address, at any interface:
+    /// the kernel answers for an address at all of them, so both nodes would.
+    /// Other people's addresses are those without a lifetime, or with the mark
+    /// of another, or with a network.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`].
+    pub async fn refuse_foreign(
+        &mut self,
+        present: &Present,
+        address: IpAddr,
+    ) -> Result<(), Error> {
+        let Some(entry) = present.entries(address).find(|entry| !entry.ours) else {
+            return Ok(());
+        };
+        let found = link::numbered(self.requests()?, entry.ifindex).await;
+        let interface = found.map_or_else(|_| entry.ifindex.to_string(), |found| found.name);
+        Err(Error::Foreign { address: entry.net, interface })
     }
 
     /// Gives `interface` an address, or holds it for longer: for `valid`,
-    /// rounded up to seconds, which the kernel measures by a second or so.
+    /// rounded up to seconds, which the kernel measures by a second or so. If
+    /// somebody else gave the interface that address, it becomes one that is
+    /// held: see [`Self::refuse_foreign`] first.
     ///
     /// An IPv6 address can be used at once, without duplicate address detection
     /// (RFC 4862, section 5.4), and is deprecated from the start, so that the
     /// host does not choose it for connections of its own, which would end when
-    /// it moves (RFC 6724, section 5, rule 3). The kernel makes a route to the
-    /// prefix, if that is more than the address.
-    ///
-    /// # Errors
-    /// The interface does not exist, [`Self::refuse_foreign`], or the kernel's
-    /// answer.
-    pub async fn hold(
-        &mut self,
-        interface: &str,
-        address: IpNet,
-        valid: Duration,
-    ) -> Result<(), Error> {
-        // It may be another interface than the last time.
-        let index = link::named(self.requests()?, interface).await?.index;
-        if !self.held.contains(&(index, address)) {
-            self.refuse_foreign(&[address.addr()]).await?;
-        }
-        let order = self.requests.set_address(held_for(index, address, valid));
-        let failed = |source| Error::Hold { address, interface: interface.to_owned(), source };
-        order.await.map_err(failed)?;
-        self.held.insert((index, address));
-        Ok(())
-    }
-
-    /// Takes an address that was held from `interface`, by an earlier run of
-    /// the agent, too. Not an error: the address or the interface is not there
-    /// (any more), or somebody else configured the address.
+    /// it moves (RFC 6724, section 5, rule 3).
     ///
     /// # Errors
     /// The kernel's answer.
-    pub async fn release(&mut self, interface: &str, address: IpNet) -> Result<(), Error> {
-        let index = match link::named(self.requests()?, interface).await {
-            Err(link::Error::NoSuchName(_)) => return Ok(()),
-            found => found?.index,
-        };
-        if !self.held.contains(&(index, address)) && !self.finds(index, address).await? {
-            return Ok(());
-        }
-        match self.requests.delete_address(message(index, address)).await {
-            Err(error) if !is_gone(&error) => {
-                let interface = interface.to_owned();
-                return Err(Error::Release { address, interface, source: error });
-            }
-            _ => self.held.remove(&(index, address)),
-        };
-        Ok(())
+    pub async fn hold(
+        &mut self,
+        interface: &Interface,
+        address: IpAddr,
+        valid: Duration,
+    ) -> Result<(), Error> {
+        let order = self.requests()?.set_address(held_for(interface.index, address, valid));
+        let failed = |source| Error::Hold { address, interface: interface.name.clone(), source };
+        order.await.map_err(failed)
     }
 
-    /// Whether the kernel has this address as ours.
-    async fn finds(&self, index: u32, address: IpNet) -> Result<bool, Error> {
-        let messages = self.requests.address_messages().await.map_err(Error::Read)?;
-        Ok(messages
-            .iter()
-            .any(|message| is_ours(message) && own(message) == Some((index, address))))
+    /// Takes an address from all interfaces where it is held, by an earlier run
+    /// of the agent, too. Not an error: it or the interface is not there (any
+    /// more).
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn release(&mut self, present: &Present, address: IpAddr) -> Result<(), Error> {
+        for &Entry { ifindex, .. } in present.entries(address).filter(|entry| entry.ours) {
+            match self.requests()?.delete_address(message(ifindex, address)).await {
+                Err(source) if !is_gone(&source) => {
+                    return Err(Error::Release { address, ifindex, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The socket, a new one if the kernel has ended the connection.
@@ -194,33 +223,30 @@ fn is_ours(message: &AddressMessage) -> bool {
             _ => {}
         }
     }
-    ends
+    ends && own(message).is_some_and(|(_, net)| net.prefix_len() == net.max_prefix_len())
 }
 
 /// Names an address at an interface.
-fn message(index: u32, address: IpNet) -> AddressMessage {
+fn message(index: u32, address: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
-    message.header.prefix_len = address.prefix_len();
-    message.header.family = match address {
-        IpNet::V4(_) => AddressFamily::Inet,
-        IpNet::V6(_) => AddressFamily::Inet6,
+    (message.header.family, message.header.prefix_len) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
-    message.attributes =
-        vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     message
 }
 
 /// [`message`] with all that makes an address ours.
-fn held_for(index: u32, address: IpNet, valid: Duration) -> AddressMessage {
-    let mut flags = AddressFlags::empty();
-    // The kernel would make one to the address itself, in vain.
-    flags.set(AddressFlags::Noprefixroute, address.prefix_len() == address.max_prefix_len());
-    flags.set(AddressFlags::Nodad, address.addr().is_ipv6());
+fn held_for(index: u32, address: IpAddr, valid: Duration) -> AddressMessage {
+    // The kernel would make a route to the address itself, in vain.
+    let mut flags = AddressFlags::Noprefixroute;
+    flags.set(AddressFlags::Nodad, address.is_ipv6());
     let mut lifetimes = CacheInfo::default();
     lifetimes.ifa_valid = seconds(valid);
     // The kernel does not look at this when it chooses an IPv4 address.
-    lifetimes.ifa_preferred = if address.addr().is_ipv4() { lifetimes.ifa_valid } else { 0 };
+    lifetimes.ifa_preferred = if address.is_ipv4() { lifetimes.ifa_valid } else { 0 };
     let mut message = message(index, address);
     message.attributes.extend([
         AddressAttribute::Flags(flags),
@@ -241,7 +267,7 @@ mod tests {
     use super::*;
 
     fn with(attributes: &[AddressAttribute]) -> AddressMessage {
-        let mut message = message(7, "192.0.2.1/24".parse().unwrap());
+        let mut message = message(7, "192.0.2.1".parse().unwrap());
         message.attributes.extend_from_slice(attributes);
         message
     }
@@ -262,11 +288,11 @@ mod tests {
 
     #[test]
     fn what_is_held_is_recognised() {
-        for address in ["192.0.2.1/32", "192.0.2.1/24", "2001:db8::1/128", "2001:db8::1/64"] {
-            let address = address.parse().unwrap();
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            let address: IpAddr = address.parse().unwrap();
             let message = held_for(7, address, Duration::from_secs(3));
             assert!(is_ours(&message), "{address}");
-            assert_eq!(own(&message), Some((7, address)));
+            assert_eq!(own(&message), Some((7, address.into())));
         }
     }
 
@@ -279,5 +305,9 @@ mod tests {
         // From a router's advertisement.
         assert!(!is_ours(&with(&[valid(3600), by(2)])));
         assert!(is_ours(&with(&[valid(3600)])));
+        // In a network, as from a DHCP server.
+        let mut leased = with(&[valid(3600)]);
+        leased.header.prefix_len = 24;
+        assert!(!is_ours(&leased));
     }
 }

@@ -7,14 +7,11 @@ use std::{io, net::IpAddr};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
-use super::{forwarding, link};
+use super::{forwarding, link::Interface};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The interface is not there, or the kernel does not tell about it.
-    #[error(transparent)]
-    Interface(#[from] link::Error),
     /// Whether the host is a router there is not known.
     #[error("cannot read whether IPv6 is forwarded from interface `{interface}`")]
     Router {
@@ -52,14 +49,14 @@ pub enum Error {
 /// # Errors
 /// The first thing that went wrong; one address that cannot be announced keeps
 /// no other back.
-pub async fn announce(interface: &str, addresses: &[IpAddr]) -> Result<(), Error> {
-    let link = link::by_name(interface).await?;
-    let Some(mac) = link.mac else { return Ok(()) };
-    let name = || interface.to_owned();
+pub fn announce(interface: &Interface, addresses: &[IpAddr]) -> Result<(), Error> {
+    let Some(mac) = interface.mac else { return Ok(()) };
+    let name = || interface.name.clone();
     let router = addresses.iter().any(IpAddr::is_ipv6)
-        && forwarding::is_router(interface)
+        && forwarding::is_router(&interface.name)
             .map_err(|source| Error::Router { interface: name(), source })?;
-    let socket = open(link.index).map_err(|source| Error::Open { interface: name(), source })?;
+    let socket =
+        open(interface.index).map_err(|source| Error::Open { interface: name(), source })?;
     let send =
         |&address: &IpAddr| {
             let mut frames = frame::announcements(address, mac, router).into_iter();

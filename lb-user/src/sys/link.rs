@@ -1,9 +1,12 @@
 //! Interfaces, and the host's settings that the data plane needs.
 
+mod monitor;
+
 use std::{fmt, fs, io, ops::RangeInclusive};
 
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
 
+pub use self::monitor::Monitor;
 use super::route::{Requests, Which, mac};
 
 /// Where the kernel keeps the ports of outgoing connections.
@@ -99,6 +102,10 @@ pub struct Interface {
     pub mtu: u32,
     /// Set up, with carrier or not.
     pub up: bool,
+    /// Set up, and connected to something that is, too.
+    pub carrier: bool,
+    /// How often it has got carrier.
+    pub carrier_ups: u32,
     /// The XDP program attached, if any.
     pub xdp: Option<Attached>,
 }
@@ -158,12 +165,15 @@ fn interface_of(message: &LinkMessage) -> Interface {
         mac: mac(message),
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        carrier_ups: 0,
         xdp: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::CarrierUpCount(count) => interface.carrier_ups = *count,
             LinkAttribute::Xdp(xdp) => interface.xdp = attached(xdp),
             _ => {}
         }

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Failover, Order,
-    addresses::Serving,
+    addresses::{Kept, Serving},
     frame::{Codec, FrameError, MOST_BYTES},
     socket::Way,
     sync::Sync,
@@ -50,6 +50,7 @@ pub(super) struct Driver {
     pub(super) leases: Arc<Leases>,
     pub(super) terms: Terms,
     pub(super) serving: watch::Sender<Vec<Serving>>,
+    pub(super) kept: watch::Receiver<Vec<Kept>>,
     pub(super) summary: watch::Sender<api::HaSummary>,
     pub(super) sync: Sync,
     pub(super) started: Instant,
@@ -108,6 +109,7 @@ impl Driver {
                     }
                     None => return,
                 },
+                Ok(()) = self.kept.changed() => None,
                 () = sleep_until(wake.into()) => None,
             };
             // Who was held up hears all that was said meanwhile before it speaks.
@@ -296,6 +298,7 @@ impl Driver {
         let ago = |then: Duration| now.saturating_sub(then).as_millis() as u64;
         let peer = self.pair.peer(now);
         let groups = self.ha.groups.iter().zip(self.pair.groups()).enumerate();
+        let kept = self.kept.borrow();
         api::HaStatus {
             pair: self.ha.pair.clone(),
             peer: peer
@@ -314,6 +317,7 @@ impl Driver {
                     term: view.term,
                     peer_role: self.pair.said_of(index, now).map(role).map(str::to_owned),
                     lease_ms: view.lease.map(|end| end.saturating_sub(now).as_millis() as u64),
+                    trouble: kept[index].trouble.clone(),
                 })
                 .collect(),
             refused: self

@@ -19,7 +19,7 @@ use crate::{
     },
     core::model::{
         self,
-        ha::{GROUPS, PATHS, Path},
+        ha::{ADDRESSES, GROUPS, PATHS, Path},
     },
 };
 
@@ -97,7 +97,7 @@ impl From<&model::ha::Ha> for Claimed {
         let peers = peers.map(|(at, path)| (place(format!("ha.peer[{at}]")), path.peer.ip()));
         let moving = ha.groups.iter().flat_map(|group| {
             let at = place(format!("ha.group.{}.addresses", group.name));
-            group.addresses.iter().map(move |one| (at.clone(), one.address.addr()))
+            group.addresses.iter().map(move |one| (at.clone(), one.address))
         });
         Self { peers: located(peers), moving: located(moving) }
     }
@@ -111,7 +111,7 @@ fn located(values: impl Iterator<Item = (Place, IpAddr)>) -> Vec<Located<IpAddr>
 fn moving(ha: &Ha) -> Vec<Located<IpAddr>> {
     let addresses = ha.groups.iter().flat_map(|group| &group.addresses);
     let addresses = addresses.filter_map(|address| address.address.as_ref());
-    located(addresses.map(|Located { place, value }| (place.clone(), value.addr())))
+    located(addresses.map(|Located { place, value }| (place.clone(), *value)))
 }
 
 /// Those that are not wrong by themselves.
@@ -163,8 +163,8 @@ fn paths(ha: &Ha, report: &mut Report<'_>) {
 fn stays(address: IpAddr, ha: &Ha, services: &[Service]) -> Result<(), Wrong> {
     unicast(address)?;
     let mut groups = ha.groups.iter().flat_map(|group| &group.addresses);
-    let of_group = groups
-        .find_map(|moving| moving.address.as_ref().filter(|moving| moving.value.addr() == address));
+    let of_group =
+        groups.find_map(|moving| moving.address.as_ref().filter(|moving| moving.value == address));
     if let Some(Located { place, .. }) = of_group {
         let wrong = Wrong::new("must not be an address of a group: it moves");
         return Err(wrong.hint(format!("{place} is this address")));
@@ -185,6 +185,11 @@ fn groups(ha: &Ha, report: &mut Report<'_>) {
     let names = ha.groups.iter().filter_map(|group| group.name.as_ref());
     report.duplicates(names, "must be unique among groups");
     let addresses = moving(ha);
+    if let Some(address) = addresses.get(ADDRESSES) {
+        let wrong = Wrong::new(format!("must be {ADDRESSES} addresses at most in all groups"));
+        let hint = "a node that takes over announces each several times: more would delay it";
+        report.add(&address.place, wrong.hint(hint));
+    }
     for Located { place, value } in &addresses {
         if let Err(wrong) = unicast(*value) {
             report.add(place, wrong);

@@ -1,8 +1,12 @@
 //! Mirror of `[ha]` and its groups.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
-use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::Field;
@@ -10,7 +14,7 @@ use crate::config::{
     read::{Place, Section, Wrong},
     value::{
         duration, flag,
-        ha::{interface_address, socket_address},
+        ha::{moving_address, socket_address},
         interface, name, number, path, time, word,
     },
 };
@@ -65,7 +69,7 @@ pub struct Group {
 #[derive(Debug)]
 pub struct GroupAddress {
     /// `address`.
-    pub address: Field<IpNet>,
+    pub address: Field<IpAddr>,
     /// `interface`.
     pub interface: Field<String>,
 }
@@ -121,7 +125,7 @@ fn group(mut table: Section<'_>) -> Group {
 
 fn group_address(mut table: Section<'_>) -> GroupAddress {
     let address = GroupAddress {
-        address: table.required("address", "such as \"203.0.113.10/32\"", interface_address),
+        address: table.required("address", "such as \"203.0.113.10/32\"", moving_address),
         interface: table.required("interface", "the interface that has it", interface),
     };
     table.finish();

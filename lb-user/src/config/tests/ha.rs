@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{mistakes, model};
-use crate::core::model::ha::{GROUPS, Group, GroupAddress, Ha};
+use crate::core::model::ha::{ADDRESSES, GROUPS, Group, GroupAddress, Ha};
 
 /// What every pair has to say, but for its groups.
 const PAIR: &str = "[ha]
@@ -72,7 +72,7 @@ name = \"blue\"
 prefer = \"lb-a\"
 addresses = [
   { address = \"203.0.113.10/32\", interface = \"eth0\" },
-  { address = \"10.0.1.1/24\", interface = \"eth1\" },
+  { address = \"10.0.1.1\", interface = \"eth1\" },
 ]
 [[ha.group]]
 name = \"green\"
@@ -100,12 +100,12 @@ addresses = [{ address = \"2001:db8::10/128\", interface = \"eth0\" }]
             Group {
                 name: "blue".to_owned(),
                 prefer: Some("lb-a".to_owned()),
-                addresses: vec![moving("203.0.113.10/32", "eth0"), moving("10.0.1.1/24", "eth1")],
+                addresses: vec![moving("203.0.113.10", "eth0"), moving("10.0.1.1", "eth1")],
             },
             Group {
                 name: "green".to_owned(),
                 prefer: None,
-                addresses: vec![moving("2001:db8::10/128", "eth0")],
+                addresses: vec![moving("2001:db8::10", "eth0")],
             },
         ],
     };
@@ -132,8 +132,8 @@ heartbeat = \"5ms\"
 witnes = \"10.0.0.1\"
 [[ha.group]]
 addresses = [
-  { address = \"203.0.113.10\" },
-  { address = \"10.0.0.2/24\", interface = \"eth0\" },
+  { address = \"203.0.113\" },
+  { address = \"10.0.0.2/32\", interface = \"eth0\" },
 ]
 [[ha.group]]
 name = \"blue\"
@@ -166,9 +166,8 @@ addresses = []
   hint: did you mean `witness`?
 10: ha.group[0].name: missing, must be set
   hint: any unique name, such as \"blue\"
-12: ha.group[0].addresses[0].address: \"203.0.113.10\": must be an address and the length of its \
-         network's prefix
-  hint: write \"203.0.113.10/32\"
+12: ha.group[0].addresses[0].address: \"203.0.113\": must be an address
+  hint: such as \"203.0.113.10/32\" or \"2001:db8::10/128\"
 12: ha.group[0].addresses[0].interface: missing, must be set
   hint: the interface that has it
 15: ha.group[1].addresses: missing, must be set
@@ -269,33 +268,52 @@ fn heartbeats_go_between_addresses_that_stay() {
 #[test]
 fn addresses_of_groups_are_of_hosts_and_move_with_one_group() {
     let address = |address: &str| format!("{{ address = \"{address}\", interface = \"eth0\" }}");
-    for good in ["10.0.1.0/31", "10.0.1.1/32", "10.0.0.255/23", "2001:db8::/127"] {
+    for good in ["10.0.1.1", "10.0.1.1/32", "2001:db8::1", "2001:db8::1/128"] {
         model(&moving(&address(good)));
     }
     for (wrong, expected) in [
-        ("10.0.1.0/24", "must be the address of one host\n  hint: this is the network itself"),
-        ("10.0.1.255/24", "hint: this is the network's broadcast address"),
-        ("2001:db8::/64", "hint: this is the network itself"),
-        ("2001:db8::1", "network's prefix\n  hint: write \"2001:db8::1/128\""),
-        ("10.0.1.1/33", "hint: such as \"203.0.113.10/32\" or \"10.0.0.1/24\""),
+        ("10.0.1.1/24", "must be an address without its network\n  hint: write \"10.0.1.1/32\": "),
+        ("2001:db8::1/64", "hint: write \"2001:db8::1/128\": the network stays"),
+        ("10.0.1.1/33", "must be an address\n  hint: such as \"203.0.113.10/32\""),
         ("::ffff:10.0.1.1/128", "must not be IPv4 written as IPv6"),
-        ("127.0.0.1/8", "hint: this is a loopback address"),
+        ("127.0.0.1/32", "hint: this is a loopback address"),
     ] {
         refused(&moving(&address(wrong)), expected);
     }
     refused(
-        &moving(&address("10.0.1.1/24").replace("eth0", "eth/0")),
+        &moving(&address("10.0.1.1").replace("eth0", "eth/0")),
         "ha.group[0].addresses[0].interface: \"eth/0\": must be the name of an interface",
     );
     refused(
         &moving("\"203.0.113.10/32\""),
         "ha.group[0].addresses[0]: \"203.0.113.10/32\": must be an array of tables",
     );
-    let other = GROUP.replace("blue", "green").replace("/32", "/24");
+    let other = GROUP.replace("blue", "green").replace("/32", "");
     refused(
         &pair(PAIR, &(GROUP.to_owned() + &other)),
-        "ha.group[1].addresses[0].address: \"203.0.113.10/24\": must be listed once in all groups\
+        "ha.group[1].addresses[0].address: \"203.0.113.10\": must be listed once in all groups\
          \n  hint: `ha.group[0].addresses[0].address` in line 12 is the same",
+    );
+}
+
+#[test]
+fn addresses_of_all_groups_are_limited() {
+    let addresses = |count: usize| {
+        let address = |number: usize| {
+            format!(
+                "{{ address = \"10.9.{}.{}\", interface = \"eth0\" }}",
+                number / 100,
+                number % 100
+            )
+        };
+        (0..count).map(address).collect::<Vec<_>>().join(", ")
+    };
+    let has = |count| model(&moving(&addresses(count))).ha.map(|ha| ha.groups[0].addresses.len());
+    assert_eq!(has(ADDRESSES), Some(ADDRESSES));
+    refused(
+        &moving(&addresses(ADDRESSES + 1)),
+        "ha.group[0].addresses[256].address: \"10.9.2.56\": must be 256 addresses at most in all \
+         groups\n  hint: a node that takes over announces each",
     );
 }
 
@@ -309,7 +327,7 @@ fn groups_are_some_and_have_names_of_their_own() {
     let groups = |count: usize| {
         let mut text = String::new();
         for index in 0..count {
-            let group = GROUP.replace("113.10", &format!("113.{index}")).replace("/32", "/31");
+            let group = GROUP.replace("113.10", &format!("113.{index}"));
             text += &group.replace("blue", &format!("group-{index}"));
         }
         pair(PAIR, &text)

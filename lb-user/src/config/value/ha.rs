@@ -30,28 +30,24 @@ pub fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
     }
 }
 
-/// The address of an interface, with the length of its network's prefix.
-pub fn interface_address(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+/// An address that moves: by itself, or with the length of a prefix that has
+/// nothing else in it.
+pub fn moving_address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
     let text = text(value)?;
-    let wrong = || Wrong::new("must be an address and the length of its network's prefix");
-    let net: IpNet = text.parse().map_err(|_| match text.parse::<IpAddr>() {
-        Ok(alone) => wrong().hint(format!("write \"{}\"", IpNet::from(alone))),
-        Err(_) => wrong().hint("such as \"203.0.113.10/32\" or \"10.0.0.1/24\""),
+    let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        Wrong::new("must be an address").hint("such as \"203.0.113.10/32\" or \"2001:db8::10/128\"")
     })?;
-    if let IpNet::V6(v6) = net
-        && v6.addr().to_ipv4_mapped().is_some()
+    let address = net.addr();
+    if let IpAddr::V6(v6) = address
+        && v6.to_ipv4_mapped().is_some()
     {
         return Err(Wrong::new("must not be IPv4 written as IPv6"));
     }
-    let address = net.addr();
-    // Two addresses or one are hosts all (RFC 3021, RFC 6164).
-    let has_special = net.max_prefix_len() - net.prefix_len() > 1;
-    let kind = if has_special && address == net.network() {
-        "the network itself"
-    } else if has_special && address.is_ipv4() && address == net.broadcast() {
-        "the network's broadcast address"
-    } else {
-        return Ok(net);
-    };
-    Err(Wrong::new("must be the address of one host").hint(format!("this is {kind}")))
+    if net.prefix_len() != net.max_prefix_len() {
+        let alone = IpNet::from(address);
+        let hint =
+            format!("write \"{alone}\": the network stays with an address that does not move");
+        return Err(Wrong::new("must be an address without its network").hint(hint));
+    }
+    Ok(address)
 }

@@ -1,15 +1,22 @@
 //! When a node tells its neighbours that an address is now at its interface.
 //!
 //! An announcement may be lost, or come while a switch has not noticed yet:
-//! hence several, and some later. Who missed them all, or learnt otherwise
-//! from a node that was cut off, learns by the regular ones.
+//! hence several, and some later. A node that died with its addresses, or is
+//! frozen, answers for them until they go by themselves: until then there is one
+//! every second. Who missed them all, or learnt otherwise from a node that was
+//! cut off, learns by the regular ones.
 
 use std::time::Duration;
 
+/// How long an address stays at a node whose agent does not hold it anew.
+pub const VALID: Duration = Duration::from_secs(3);
+
 /// Announcements at once, when an address has come.
 const BURST: u32 = 5;
-/// After this they are repeated.
+/// After this there is another, until [`LAST`].
 const REPEAT: Duration = Duration::from_secs(1);
+/// Until when the other node may answer: the kernel may be a second late.
+const LAST: Duration = VALID.saturating_add(Duration::from_secs(1));
 /// From then on there is one each time this has passed.
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -19,7 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 pub fn next(since: Duration, last: Option<Duration>) -> Duration {
     match last.filter(|last| *last >= since) {
         None => since,
-        Some(last) if last < since + REPEAT => since + REPEAT,
+        Some(last) if last < since + LAST => last + REPEAT,
         Some(last) => last + INTERVAL,
     }
 }
@@ -30,7 +37,7 @@ pub fn due(since: Duration, last: Option<Duration>, now: Duration) -> u32 {
     let next = next(since, last);
     if now < next {
         0
-    } else if next <= since + REPEAT {
+    } else if next == since {
         BURST
     } else {
         1
@@ -55,10 +62,10 @@ mod tests {
     }
 
     #[test]
-    fn five_are_due_at_once_and_after_a_second_then_one_a_minute() {
+    fn five_are_due_at_once_then_one_a_second_while_the_other_may_answer_then_one_a_minute() {
         let tenths = |number| Duration::from_millis(100) * number;
         let found = announced(tenths(3), (0..1300).map(tenths));
-        let expected = [(3, 5), (13, 5), (613, 1), (1213, 1)];
+        let expected = [(3, 5), (13, 1), (23, 1), (33, 1), (43, 1), (643, 1), (1243, 1)];
         assert_eq!(found, expected.map(|(at, number)| (tenths(at), number)));
     }
 
@@ -66,8 +73,8 @@ mod tests {
     fn an_address_that_came_back_is_announced_anew() {
         let seconds = Duration::from_secs;
         assert_eq!(due(seconds(20), Some(seconds(19)), seconds(20)), BURST);
-        assert_eq!(due(seconds(20), Some(seconds(20)), seconds(21)), BURST);
-        assert_eq!(due(seconds(20), Some(seconds(21)), seconds(22)), 0);
+        assert_eq!(due(seconds(20), Some(seconds(20)), seconds(21)), 1);
+        assert_eq!(due(seconds(20), Some(seconds(24)), seconds(26)), 0);
     }
 
     proptest! {

@@ -6,12 +6,15 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
-
 /// Most ways between the nodes.
 pub const PATHS: usize = 4;
 /// Most groups of a pair.
 pub const GROUPS: usize = lb_common::limits::GROUPS as usize;
+
+/// Most addresses of all groups. Each is held anew every second, and announced
+/// several times when it comes: with more, that would delay the takeover that it
+/// serves.
+pub const ADDRESSES: usize = 256;
 
 /// `[ha]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub struct Ha {
     pub heartbeat: Duration,
     /// Whether a node takes its groups back when it returns.
     pub preempt: bool,
-    /// One to [`GROUPS`], names unique, no address in two.
+    /// One to [`GROUPS`], names unique, no address in two, [`ADDRESSES`] in all.
     pub groups: Vec<Group>,
 }
 
@@ -55,8 +58,8 @@ pub struct Group {
 /// An address that moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupAddress {
-    /// The address and the length of its network's prefix.
-    pub address: IpNet,
+    /// The address.
+    pub address: IpAddr,
     /// The interface that has it.
     pub interface: String,
 }
@@ -65,7 +68,7 @@ impl Ha {
     /// Position of the group that has this address.
     #[must_use]
     pub fn group_of(&self, address: IpAddr) -> Option<usize> {
-        let has = |group: &Group| group.addresses.iter().any(|one| one.address.addr() == address);
+        let has = |group: &Group| group.addresses.iter().any(|one| one.address == address);
         self.groups.iter().position(has)
     }
 

@@ -24,7 +24,7 @@ pub(in crate::sys) const OUR_PROTOCOL: u8 = 76;
 
 /// What a message from the kernel says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(in crate::sys) enum Event {
     /// An interface is like this now; `None`: it is gone.
     Link(u32, Option<Link>),
     /// An interface has an address, or has it no more.
