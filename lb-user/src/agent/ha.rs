@@ -119,7 +119,7 @@ pub enum Failover {
     #[error("this node does not serve it: ask the peer")]
     NotActive,
     /// Nobody would take over.
-    #[error("the peer is not there to take over")]
+    #[error("the peer is not there to take over, or has no such group")]
     NoPeer,
     /// Connections would break.
     #[error("the peer does not know all flows yet")]
@@ -275,6 +275,7 @@ impl Candidate {
         thread.handle().spawn(keeper.run(follows));
         let driver = Driver {
             heard: vec![None; ha.paths.len()],
+            differing: vec![false; ha.groups.len()],
             node,
             ha,
             pair,

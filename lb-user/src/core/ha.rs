@@ -244,6 +244,15 @@ impl Pair {
         self.peer(now)?.group(self.groups[index].settings.id)
     }
 
+    /// Whether the peer's configuration of a group is another, or it has no such
+    /// group; `false` while the peer is not there.
+    #[must_use]
+    pub fn differs(&self, index: usize, now: Duration) -> bool {
+        let ours = self.groups[index].settings.digest;
+        let there = self.peer(now).is_some();
+        there && self.said_of(index, now).is_none_or(|theirs| theirs.digest != ours)
+    }
+
     /// Tells it whether a group could be served here: if not, it is left to a
     /// peer that is able to.
     pub fn set_fit(&mut self, index: usize, fit: bool) {

@@ -62,7 +62,13 @@ pub(super) struct Driver {
     pub(super) stopped: Option<Duration>,
     /// Name of the latest peer.
     pub(super) peer: Option<String>,
+    /// Which groups the peer knows otherwise.
+    pub(super) differing: Vec<bool>,
 }
+
+/// What is wrong with a group that the peer knows otherwise.
+const DIFFERS: &str = "the peer has no such group, other addresses in it, or another \
+                       `node.hash_seed`: it must be configured alike on both nodes";
 
 /// Frames of unknown runs that are nothing to be told.
 const USUAL: u64 = 16;
@@ -136,6 +142,9 @@ impl Driver {
         let moment = self.leases.now();
         let now = self.now();
         self.pair.inform(self.sync.is_informed());
+        for (index, kept) in self.kept.borrow().iter().enumerate() {
+            self.pair.set_fit(index, kept.fit);
+        }
         let moment = match moment {
             Ok(moment) => {
                 self.pair.tick(now);
@@ -154,6 +163,7 @@ impl Driver {
         }
         self.publish(before);
         self.meet_peer(now);
+        self.compare(now);
         if self.pair.is_due(now) {
             self.pair.begin_round(now);
             for path in 0..self.ways.len() {
@@ -172,6 +182,18 @@ impl Driver {
                 error,
                 "the data plane's clock cannot be read: this node gives up all groups"
             );
+        }
+    }
+
+    /// Says which groups the peer knows otherwise, or not at all.
+    fn compare(&mut self, now: Duration) {
+        for (index, group) in self.ha.groups.iter().enumerate() {
+            let differs = self.pair.differs(index, now);
+            if differs && !self.differing[index] {
+                let group = &group.name;
+                tracing::error!(group, "{DIFFERS}");
+            }
+            self.differing[index] = differs;
         }
     }
 
@@ -317,7 +339,10 @@ impl Driver {
                     term: view.term,
                     peer_role: self.pair.said_of(index, now).map(role).map(str::to_owned),
                     lease_ms: view.lease.map(|end| end.saturating_sub(now).as_millis() as u64),
-                    trouble: kept[index].trouble.clone(),
+                    trouble: kept[index]
+                        .trouble
+                        .clone()
+                        .or_else(|| self.differing[index].then(|| DIFFERS.to_owned())),
                 })
                 .collect(),
             refused: self

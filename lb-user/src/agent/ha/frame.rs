@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use ring::hmac;
 
-use super::key::Key;
+use super::{key::Key, term::HIGHEST};
 use crate::{
     config::value::NAME_LENGTH,
     core::{
@@ -59,9 +59,6 @@ const ECHO: u8 = 1 << 2;
 
 /// Longest time in a frame: who has the key has the right to no more.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Terms beyond this are damage: a pair that changes a thousand times a second
-/// does not get there in a lifetime.
-pub const HIGHEST_TERM: u64 = 1 << 48;
 
 /// In the order of their numbers.
 const STANCES: [Stance; 4] = [Stance::Standby, Stance::Claiming, Stance::Resigned, Stance::Active];
@@ -201,7 +198,7 @@ impl<'f> Rest<'f> {
         let stance = *STANCES.get(usize::from(state & !(PREFERRED | FIT)))?;
         let (preferred, fit) = (state & PREFERRED != 0, state & FIT != 0);
         let group = GroupBeat { id, digest, term, stance, preferred, fit };
-        (term <= HIGHEST_TERM).then_some(group)
+        (term <= HIGHEST).then_some(group)
     }
 }
 

@@ -27,7 +27,7 @@ fn any_stamp() -> impl Strategy<Value = Stamp> {
 }
 
 fn any_group() -> impl Strategy<Value = GroupBeat> {
-    let term = 0..=HIGHEST_TERM;
+    let term = 0..=HIGHEST;
     (any::<(u64, u64, bool, bool)>(), term, prop::sample::select(&STANCES[..])).prop_map(
         |((id, digest, preferred, fit), term, stance)| GroupBeat {
             id,
@@ -74,7 +74,7 @@ fn longest() -> Beat {
     let group = GroupBeat {
         id: u64::MAX,
         digest: u64::MAX,
-        term: HIGHEST_TERM,
+        term: HIGHEST,
         stance: Stance::Active,
         preferred: true,
         fit: true,
