@@ -364,14 +364,25 @@ impl Asking {
             return Err(Failover::NotTold);
         }
         self.sync.flush().await;
-        let (reply, answer) = oneshot::channel();
-        let order = Order::Failover(group, reply);
-        self.orders.send(order).await.map_err(|_| Failover::Gone)?;
-        let given = answer.await.map_err(|_| Failover::Gone)??;
+        let until = Instant::now() + FAREWELL;
+        let given = loop {
+            match self.give_up(group.clone()).await {
+                // A frame may be late.
+                Err(Failover::NoPeer) if Instant::now() < until => sleep(LOOK).await,
+                given => break given?,
+            }
+        };
         // What began meanwhile.
         self.sync.flush().await;
         timeout(HANDOVER, self.taken(&given)).await.unwrap_or(Err(Failover::Pending))?;
         Ok(given)
+    }
+
+    async fn give_up(&self, group: Option<String>) -> Result<Vec<String>, Failover> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Failover(group, reply);
+        self.orders.send(order).await.map_err(|_| Failover::Gone)?;
+        answer.await.map_err(|_| Failover::Gone)?
     }
 
     /// Waits until the peer serves what was given up.

@@ -189,8 +189,14 @@ impl Session {
         }
         let serving: Vec<_> =
             self.common.serving.borrow().iter().map(|group| group.active).collect();
-        let mut groups = serving.iter().enumerate();
-        if groups.any(|(index, now)| *now && self.serving.get(index) != Some(&true)) {
+        let had = |index| self.serving.get(index) == Some(&true);
+        let gained = serving.iter().enumerate().any(|(index, has)| *has && !had(index));
+        let lost = serving.iter().enumerate().any(|(index, has)| !has && had(index));
+        if lost {
+            // What changed just before.
+            self.tell_changes().await?;
+        }
+        if gained {
             self.begin_anew();
         }
         self.serving = serving;
