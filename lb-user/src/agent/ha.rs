@@ -69,10 +69,10 @@ pub enum Error {
     /// See [`KeyError`].
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// See [`TermError`].
+    /// The terms that were used are not known.
     #[error(transparent)]
     Terms(#[from] TermError),
-    /// See [`addresses::Error`].
+    /// Nobody can keep the addresses of the groups.
     #[error(transparent)]
     Addresses(#[from] addresses::Error),
     /// A socket of `ha.listen` cannot be opened.

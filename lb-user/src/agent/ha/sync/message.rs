@@ -185,6 +185,17 @@ mod tests {
 
     #[test]
     fn full_messages_fit() {
-        assert!(1 + NAME * MOST_NAMES <= MOST_BYTES && 10 + RECORD * MOST_RECORDS <= MOST_BYTES);
+        let identity = BackendIdentity::from_bytes(&[1; 40]).unwrap();
+        let (exact, state) = (true, FlowState::Closing);
+        let record = Record { key: 1, exact, backend: 1, state, left: 1 };
+        let records = vec![record; MOST_RECORDS];
+        let full = [
+            Message::Names(vec![(1, identity); MOST_NAMES]),
+            Message::Flows { sequence: 1, pass: true, records },
+        ];
+        for message in full {
+            let bytes = message.encode();
+            assert!(bytes.len() <= MOST_BYTES, "{} bytes", bytes.len());
+        }
     }
 }
