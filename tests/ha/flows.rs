@@ -63,6 +63,7 @@ fn no_connection_breaks_when_its_node_dies_nor_when_that_returns() -> Result<()>
     [0, 1].into_iter().try_for_each(|node| displace(&pair, node, &flows))?;
     assert_none_broke(&mut flows);
     knows_all(&pair, 1, all);
+    println!("{all} flows: {}", pair.lab.nodes[0].json(&["ha", "status"])?["sync"]["told"]);
     pair.agent(0).kill()?;
     pair.lab.unplug(0)?;
     pair.serves("all", 1);

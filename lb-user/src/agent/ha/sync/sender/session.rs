@@ -32,6 +32,8 @@ const ALIVE: Duration = Duration::from_secs(1);
 const WINDOW: usize = 64;
 /// Marked buckets, or buckets of a first pass, that one turn tells at most.
 const BUCKETS: u32 = 16_384;
+/// Lines of marks that one turn looks at most: four megabytes.
+const LINES: u32 = 1 << 16;
 /// How long a later pass takes, unless flows live for less than two of them.
 const PASS: Duration = Duration::from_secs(15);
 
@@ -149,7 +151,7 @@ impl Session {
         }
         if self.unconfirmed.len() < WINDOW {
             self.tell_changes().await?;
-            self.tell_more().await?;
+            self.go_on().await?;
         }
         if self.said.elapsed() >= ALIVE {
             self.tell(&[], false, None).await?;
@@ -210,6 +212,9 @@ impl Session {
     /// Tells the flows of marked buckets, those first that the peer's tables
     /// would give another backend.
     async fn tell_changes(&mut self) -> Result<(), Error> {
+        if !self.serving.contains(&true) {
+            return Ok(());
+        }
         let changes = Arc::clone(&self.common.changes);
         let now = changes.second()?;
         if self.marks.next == 0 {
@@ -217,7 +222,8 @@ impl Session {
         }
         let (mut exceptions, mut others) = (Vec::new(), Vec::new());
         let (lines, mut marked) = (changes.marks.entries(), 0);
-        while self.marks.next < lines && marked < BUCKETS {
+        let end = lines.min(self.marks.next.saturating_add(LINES));
+        while self.marks.next < end && marked < BUCKETS {
             for (bucket, mark) in changes.marks.take(self.marks.next..self.marks.next + 1) {
                 let exception = mark == Mark::Exception;
                 let records = if exception { &mut exceptions } else { &mut others };
@@ -234,15 +240,17 @@ impl Session {
         self.tell_all(&exceptions, false, Some(since)).await
     }
 
-    /// Goes on with the pass.
-    async fn tell_more(&mut self) -> Result<(), Error> {
-        let (now, buckets) = (self.common.changes.second()?, self.common.changes.flows.entries());
+    /// Goes on with the pass, which is over at once where there is nothing to
+    /// tell.
+    async fn go_on(&mut self) -> Result<(), Error> {
+        let (now, all) = (self.common.changes.second()?, self.common.changes.flows.entries());
+        let buckets = if self.serving.contains(&true) { all } else { 0 };
         let end = buckets.min(self.pass.next.saturating_add(self.pace(buckets)));
         let mut records = Vec::new();
         (self.pass.next..end).for_each(|bucket| self.read(bucket, now, false, &mut records));
         self.pass.next = end;
         self.tell_all(&records, true, None).await?;
-        if end == buckets {
+        if end >= buckets {
             self.pass.next = 0;
             if self.pass.kind == Kind::First {
                 self.sequence += 1;
