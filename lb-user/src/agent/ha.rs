@@ -119,7 +119,7 @@ pub enum Failover {
     #[error("this node does not serve it: ask the peer")]
     NotActive,
     /// Nobody would take over.
-    #[error("the peer is not there to take over, or has no such group")]
+    #[error("the peer is not there to take over, or is not able to")]
     NoPeer,
     /// Connections would break.
     #[error("the peer does not know all flows yet")]
@@ -360,10 +360,10 @@ impl Asking {
         group: Option<String>,
         forced: bool,
     ) -> Result<Vec<String>, Failover> {
-        if !forced && self.status().await?.peer.is_some() && !self.sync.is_told() {
+        let is_told = self.sync.flush().await && self.sync.is_told();
+        if !is_told && !forced && self.status().await?.peer.is_some() {
             return Err(Failover::NotTold);
         }
-        self.sync.flush().await;
         let until = Instant::now() + FAREWELL;
         let given = loop {
             match self.give_up(group.clone()).await {

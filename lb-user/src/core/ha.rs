@@ -35,7 +35,7 @@ pub use self::{
 /// near.
 const TAKEOVER: u32 = 3;
 /// Heartbeats that distance adds to that at most.
-const FAR: u32 = 12;
+const FAR: u32 = 18;
 /// Quarters of a heartbeat that a lease ends before the peer takes over.
 const MARGIN_QUARTERS: u32 = 1;
 /// Quarters of heartbeats after which a peer that heard us so far is taken for
@@ -361,15 +361,19 @@ impl Pair {
         self.weigh(now);
     }
 
-    /// Gives a group up, by order, if the peer is there and has it: whether it
-    /// is.
-    pub fn resign(&mut self, index: usize, now: Duration) -> bool {
-        let there = self.hears_peer(now) && self.said_of(index, now).is_some();
-        if there && self.groups[index].lease.is_some() {
+    /// Whether the peer is there to take a group, and would.
+    #[must_use]
+    pub fn can_resign(&self, index: usize, now: Duration) -> bool {
+        let theirs = self.said_of(index, now).filter(|_| self.hears_peer(now));
+        theirs.is_some_and(|theirs| theirs.fit || !self.groups[index].fit)
+    }
+
+    /// Gives a group up, by order, if [`Self::can_resign`].
+    pub fn resign(&mut self, index: usize, now: Duration) {
+        if self.can_resign(index, now) && self.groups[index].lease.is_some() {
             self.leave_to_peer(index, now);
             self.groups[index].yielded = true;
         }
-        there
     }
 
     fn leave_to_peer(&mut self, index: usize, now: Duration) {

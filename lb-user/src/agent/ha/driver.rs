@@ -291,14 +291,11 @@ impl Driver {
         if mine.is_empty() {
             return Err(Failover::NotActive);
         }
-        let mut gone = Vec::new();
-        for (index, group) in mine {
-            if !self.pair.resign(index, now) {
-                return Err(Failover::NoPeer);
-            }
-            gone.push(group.name.clone());
+        if !mine.iter().all(|(index, _)| self.pair.can_resign(*index, now)) {
+            return Err(Failover::NoPeer);
         }
-        Ok(gone)
+        mine.iter().for_each(|(index, _)| self.pair.resign(*index, now));
+        Ok(mine.into_iter().map(|(_, group)| group.name.clone()).collect())
     }
 
     pub(super) fn summary(&self) -> api::HaSummary {

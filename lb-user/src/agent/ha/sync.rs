@@ -82,6 +82,8 @@ struct Inward {
     repaired: u64,
     /// Flows to backends that this node does not have.
     unknown: u64,
+    /// Whether there were any since the peer began to tell all.
+    lacks: bool,
     /// Flows for which the affinity table has no room.
     no_room: u64,
 }
@@ -175,22 +177,22 @@ impl Exchange {
 impl Sync {
     /// Whether the peer knows all flows of this node's groups.
     pub(super) fn is_told(&self) -> bool {
-        self.outward.borrow().complete
+        // A sender that is gone tells nothing.
+        self.outward.has_changed().is_ok() && self.outward.borrow().complete
     }
 
     /// Whether this node knows all of the peer's flows, while it is there to
     /// tell them.
     pub(super) fn is_informed(&self) -> bool {
         let inward = self.inward.borrow();
-        inward.connected && inward.complete
+        self.inward.has_changed().is_ok() && inward.connected && inward.complete
     }
 
-    /// Waits until the peer knows what changed until now, for a moment.
-    pub(super) async fn flush(&self) {
+    /// Waits until the peer knows what changed until now, for a moment: whether
+    /// it does.
+    pub(super) async fn flush(&self) -> bool {
         let (waits, done) = oneshot::channel();
-        if self.flushes.try_send(waits).is_ok() {
-            let _ = timeout(FLUSH, done).await;
-        }
+        self.flushes.try_send(waits).is_ok() && matches!(timeout(FLUSH, done).await, Ok(Ok(())))
     }
 
     /// Has both nodes tell each other everything again.
@@ -239,6 +241,7 @@ impl Inward {
         self.entered += news.entered;
         self.repaired += if pass && self.complete { news.entered } else { 0 };
         self.unknown += news.unknown;
+        self.lacks |= news.unknown > 0;
         self.no_room += news.no_room;
     }
 }

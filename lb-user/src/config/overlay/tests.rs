@@ -216,7 +216,7 @@ fn paired() -> String {
     format!(
         "[node]\nhash_seed = \"{}\"\n[ha]\npair = \"edge\"\nlisten = [\"10.9.0.2:4790\"]\n\
          peer = [\"10.9.0.3:4790\"]\nconfig = \"independent\"\n[[ha.group]]\nname = \"blue\"\n\
-         addresses = [{{ address = \"10.9.1.1/24\", interface = \"eth0\" }}]\n{FILE}",
+         addresses = [{{ address = \"10.9.1.1/32\", interface = \"eth0\" }}]\n{FILE}",
         "0".repeat(32)
     )
 }

@@ -362,7 +362,7 @@ fn what_moves_is_no_backends() {
             )
     };
     refused(
-        &with("10.0.1.1", "10.0.1.1/24"),
+        &with("10.0.1.1", "10.0.1.1/32"),
         "service[0].backend[0].address: \"10.0.1.1\": must not be an address of a group: a node \
          has it\n  hint: `ha.group[0].addresses[0].address` in line 12 is this address",
     );

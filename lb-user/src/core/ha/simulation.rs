@@ -331,7 +331,7 @@ fn any_faults() -> impl Strategy<Value = Vec<(u32, u32, Fault)>> {
 }
 
 fn any_conditions() -> impl Strategy<Value = Conditions> {
-    let far = prop_oneof![Just((0, 8)), (0..60_u64, 0..8_u64)];
+    let far = prop_oneof![Just((0, 8)), (0..100_u64, 0..8_u64)];
     let heartbeats = prop::sample::select(vec![HEARTBEAT, HEARTBEAT / 2, HEARTBEAT * 4]);
     let replays = prop::sample::select(vec![0, 0, 0, 8]);
     (any::<bool>(), heartbeats, any::<bool>(), far, replays).prop_map(

@@ -37,8 +37,7 @@ pub(crate) fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> Backen
     Backend { name, address, port, weight, zone: None, group: None, backup: false }
 }
 
-/// A node of a pair with groups of these addresses (with the lengths of their
-/// networks' prefixes).
+/// A node of a pair with groups of these addresses.
 pub(crate) fn ha(groups: &[&[&str]]) -> Ha {
     let address =
         |text: &&str| GroupAddress { address: text.parse().unwrap(), interface: "eth0".into() };

@@ -21,7 +21,7 @@ use crate::{
 
 /// The VIPs of other tests in groups, if any: both orders, one alone.
 pub(super) fn any_ha() -> impl Strategy<Value = Option<Ha>> {
-    let (v4, v6) = ("192.0.2.1/32", "2001:db8::1/128");
+    let (v4, v6) = ("192.0.2.1", "2001:db8::1");
     let groups: [&[&[&str]]; 4] = [&[&[v4], &[v6]], &[&[v6], &[v4]], &[&[v4, v6]], &[&[v6]]];
     prop::option::of(prop::sample::select(groups.map(ha).to_vec()))
 }
@@ -54,9 +54,9 @@ fn vips_have_the_groups_of_their_addresses_and_the_host_has_none() {
     let (first, second) = (lease::group(0), lease::group(1));
     let steps: [(Option<&[&[&str]]>, _); 5] = [
         (None, [0, 0, 0]),
-        (Some(&[&["192.0.2.1/32"], &["192.0.2.2/24", "192.0.2.3/24"]]), [first, second, 0]),
-        (Some(&[&["192.0.2.2/24"], &["192.0.2.1/32"]]), [second, first, 0]),
-        (Some(&[&["192.0.2.2/24"]]), [0, first, 0]),
+        (Some(&[&["192.0.2.1"], &["192.0.2.2", "192.0.2.3"]]), [first, second, 0]),
+        (Some(&[&["192.0.2.2"], &["192.0.2.1"]]), [second, first, 0]),
+        (Some(&[&["192.0.2.2"]]), [0, first, 0]),
         (None, [0, 0, 0]),
     ];
     for (groups, expected) in steps {
@@ -67,14 +67,14 @@ fn vips_have_the_groups_of_their_addresses_and_the_host_has_none() {
 
 #[test]
 fn another_group_is_another_shape() {
-    let before = two_vips(Some(&[&["192.0.2.1/32"], &["192.0.2.2/32"]]));
+    let before = two_vips(Some(&[&["192.0.2.1"], &["192.0.2.2"]]));
     let named = |name: &str| {
         let mut model = before.clone();
         model.ha.as_mut().unwrap().groups[0].name = name.to_owned();
         model
     };
     assert!(before.has_shape_of(&named("blue")));
-    for groups in [None, Some(&[&["192.0.2.2/32"] as &[_], &["192.0.2.1/32"]] as &[_])] {
+    for groups in [None, Some(&[&["192.0.2.2"] as &[_], &["192.0.2.1"]] as &[_])] {
         assert!(!before.has_shape_of(&two_vips(groups)));
         assert!(!two_vips(groups).has_shape_of(&before));
     }

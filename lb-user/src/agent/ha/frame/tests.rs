@@ -252,8 +252,8 @@ fn a_datagram_of_another_kind_says_what_it_is_not() {
     let cases: [(&[u8], &str); 5] = [
         (b"", "no heartbeat"),
         (b"lbH", "no heartbeat"),
-        (b"lbHA", "4 bytes, expected 59 to 474"),
-        (b"lbHA\x01", "5 bytes, expected 59 to 474"),
+        (b"lbHA", "4 bytes, expected 66 to 561"),
+        (b"lbHA\x01", "5 bytes, expected 66 to 561"),
         (b"lbHA\x02", "version 2, expected 1"),
     ];
     for (datagram, expected) in cases {

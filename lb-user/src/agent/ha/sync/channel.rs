@@ -46,6 +46,9 @@ pub(super) enum Error {
     /// It is the peer, and yet not understood.
     #[error("it said what cannot be understood")]
     Malformed,
+    /// What was told so far was not understood.
+    #[error("it is to tell everything again")]
+    Anew,
     /// The peer does not want to listen.
     #[error("it refuses: {0}")]
     Refused(String),

@@ -1,6 +1,6 @@
 //! Hears of the peer's flows, and enters them in this node's affinity table.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::select_all;
 use lb_common::lease;
@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -21,8 +21,11 @@ use crate::{
     dataplane::flows::Entered,
 };
 
-/// Callers that may be about to prove who they are.
+/// Callers that may be about to prove who they are, and how long that may take.
 const CALLERS: usize = 4;
+const GREETING: Duration = Duration::from_millis(500);
+/// After which calls are taken again where that failed.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The receiver.
 pub(super) struct Receiver {
@@ -62,7 +65,9 @@ impl Receiver {
                 // The peer calls again, and tells everything to who knows nothing.
                 Ok(()) = self.resyncs.changed() => session.abort_all(),
                 Some(ended) = session.join_next() => {
-                    self.inward.send_modify(|inward| inward.connected = false);
+                    self.inward.send_modify(|inward| {
+                        (inward.connected, inward.complete) = (false, false);
+                    });
                     if let Ok(error) = ended {
                         complain(&mut told, &error);
                     }
@@ -85,7 +90,11 @@ fn complain(told: &mut Option<String>, error: &Error) {
 async fn accept(listeners: &[TcpListener], common: &Common) -> TcpStream {
     loop {
         let calls = listeners.iter().map(|listener| Box::pin(listener.accept()));
-        let (Ok((stream, from)), ..) = select_all(calls).await else { continue };
+        let (Ok((stream, from)), ..) = select_all(calls).await else {
+            // There may be no descriptor left.
+            sleep(AGAIN).await;
+            continue;
+        };
         if common.paths.iter().any(|path| path.peer.ip() == from.ip()) {
             return stream;
         }
@@ -118,7 +127,7 @@ async fn greet(common: Common, stream: TcpStream) -> Result<Caller, Error> {
         say.say(&Message::Welcome { node: common.node.clone() }).await?;
         Ok(Caller { node, say, hear })
     };
-    timeout(PATIENCE, greeted).await.unwrap_or_else(|_| Err(Error::late()))
+    timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(Error::late()))
 }
 
 /// A connection that is listened to.
@@ -149,6 +158,11 @@ impl Hearing {
                     Err(_) => Err(Error::late()),
                 },
                 Ok(()) = self.common.names.changed() => {
+                    if self.inward.borrow().lacks {
+                        // The backends may be here now: the peer is to tell
+                        // everything again.
+                        return Error::Anew;
+                    }
                     let names = Arc::clone(&self.common.names.borrow_and_update());
                     self.translation.renew(&names);
                     Ok(())
@@ -168,7 +182,7 @@ impl Hearing {
                 Ok(())
             }
             Message::Begin => {
-                self.inward.send_modify(|inward| inward.complete = false);
+                self.inward.send_modify(|inward| (inward.complete, inward.lacks) = (false, false));
                 Ok(())
             }
             Message::Flows { sequence, pass, records } => {

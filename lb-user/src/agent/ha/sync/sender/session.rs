@@ -162,7 +162,7 @@ impl Session {
     /// Tells all changes until now; who waits learns when the peer has them.
     pub(super) async fn flush(&mut self, waits: oneshot::Sender<()>) -> Result<(), Error> {
         self.follow().await?;
-        self.tell_changes().await?;
+        self.tell_all_changes().await?;
         self.flushes.push((self.sequence, waits));
         self.answer_flushes();
         Ok(())
@@ -196,7 +196,7 @@ impl Session {
         let lost = serving.iter().enumerate().any(|(index, has)| !has && had(index));
         if lost {
             // What changed just before.
-            self.tell_changes().await?;
+            self.tell_all_changes().await?;
         }
         if gained {
             self.begin_anew();
@@ -207,6 +207,17 @@ impl Session {
             self.pass.kind = Kind::First;
         }
         Ok(())
+    }
+
+    /// Tells all that changed until now.
+    async fn tell_all_changes(&mut self) -> Result<(), Error> {
+        self.marks.next = 0;
+        loop {
+            self.tell_changes().await?;
+            if self.marks.next == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Tells the flows of marked buckets, those first that the peer's tables
@@ -243,13 +254,15 @@ impl Session {
     /// Goes on with the pass, which is over at once where there is nothing to
     /// tell.
     async fn go_on(&mut self) -> Result<(), Error> {
-        let (now, all) = (self.common.changes.second()?, self.common.changes.flows.entries());
-        let buckets = if self.serving.contains(&true) { all } else { 0 };
+        let serves = self.serving.contains(&true);
+        let buckets = if serves { self.common.changes.flows.entries() } else { 0 };
         let end = buckets.min(self.pass.next.saturating_add(self.pace(buckets)));
-        let mut records = Vec::new();
-        (self.pass.next..end).for_each(|bucket| self.read(bucket, now, false, &mut records));
+        if self.pass.next < end {
+            let (now, mut records) = (self.common.changes.second()?, Vec::new());
+            (self.pass.next..end).for_each(|bucket| self.read(bucket, now, false, &mut records));
+            self.tell_all(&records, true, None).await?;
+        }
         self.pass.next = end;
-        self.tell_all(&records, true, None).await?;
         if end >= buckets {
             self.pass.next = 0;
             if self.pass.kind == Kind::First {
@@ -261,26 +274,32 @@ impl Session {
         Ok(())
     }
 
+    /// How long a later pass takes.
+    fn length(&self) -> Duration {
+        let life = self.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
+        PASS.min(life.unwrap_or(PASS)).max(TICK)
+    }
+
     /// Buckets of the pass in one turn.
     fn pace(&self, buckets: u32) -> u32 {
         if self.pass.kind == Kind::First {
             return BUCKETS;
         }
-        let life = self.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
-        let length = PASS.min(life.unwrap_or(PASS)).max(TICK);
-        (f64::from(buckets) * TICK.div_duration_f64(length)).ceil() as u32
+        (f64::from(buckets) * TICK.div_duration_f64(self.length())).ceil() as u32
     }
 
     /// Adds the flows in a bucket that are to be told. Embryonic ones only where
     /// the tables differ: elsewhere the peer would do the same with them, and a
-    /// flood of them is not worth to be told.
+    /// flood of them is not worth to be told. Each is given two passes more than it
+    /// has left: packets prolong it meanwhile, and that is told by a pass only.
     fn read(&self, bucket: u32, now: u16, embryonic: bool, records: &mut Vec<Record>) {
+        let more = 2 * self.length().as_secs() as u16 + 1;
         for entry in self.common.changes.live(bucket, now) {
             let value = entry.value;
             if value.state() == FlowState::Embryonic as u8 && !embryonic {
                 continue;
             }
-            let left = value.left(now).unsigned_abs();
+            let left = value.left(now).unsigned_abs().saturating_add(more);
             let told = self.names.tell(entry.key, value.backend(), value.state(), left);
             let serves = |group| self.serving.get(lease::index(group) as usize) == Some(&true);
             records.extend(told.filter(|(_, group)| serves(*group)).map(|(record, _)| record));
