@@ -11,6 +11,7 @@ mod input;
 mod look;
 mod mmdb;
 mod pages;
+mod pair;
 mod refusal;
 mod reload;
 mod shared;

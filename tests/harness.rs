@@ -7,6 +7,7 @@
 
 mod agent;
 mod ask;
+mod capture;
 mod command;
 mod config;
 mod echo;
@@ -14,25 +15,31 @@ mod error;
 mod fleet;
 mod flows;
 mod http;
+mod keepalived;
 mod lab;
 mod line;
 mod mount;
 mod netns;
 mod nginx;
+mod node;
 mod owner;
+mod pair;
 mod pass;
 mod pins;
+mod probe;
 mod process;
 mod wait;
 
 pub use agent::{Agent, lb_binary};
+pub use capture::{Capture, Mac, Seen};
 pub use command::{Output, finish, run, tool};
-pub use config::{Config, Mode, Protocol, Service};
+pub use config::{Config, Group, Ha, Mode, Protocol, Service};
 pub use echo::{Echo, answers_udp, ask_udp, spread_udp};
 pub use error::{Error, Result};
 pub use fleet::{crowd, fleet};
 pub use flows::{Flows, Survey};
 pub use http::{Load, LoadReport, RunningLoad, curl, spread};
+pub use keepalived::Keepalived;
 pub use lab::{
     Backend, CLIENT_V4, CLIENT_V6, DSR_V4, DSR_V6, Lab, NAT_V4, NAT_V6, OTHER_NAT_V4, OTHER_NAT_V6,
     source_addresses,
@@ -41,8 +48,11 @@ pub use line::LineServer;
 pub use mount::Mount;
 pub use netns::Netns;
 pub use nginx::Nginx;
+pub use node::Node;
 pub use owner::sweep;
+pub use pair::{GATEWAY_V4, GATEWAY_V6, Network, PairLab, Turn, Watch};
 pub use pass::{TcPass, XdpPass};
 pub use pins::{Pins, Traffic};
+pub use probe::{Prober, Probes};
 pub use process::Process;
 pub use wait::eventually;

@@ -8,6 +8,7 @@
 mod affinity;
 mod attack;
 mod case;
+mod changes;
 mod check;
 mod client;
 mod damage;
@@ -19,6 +20,7 @@ mod handshake;
 mod headers;
 mod host;
 mod icmp;
+mod lease;
 mod network;
 mod next_hop;
 mod policy;

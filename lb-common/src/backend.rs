@@ -34,10 +34,11 @@ map_type! {
         42 => pub l4_delta: u16,
         /// The service it belongs to.
         44 => pub service: u16,
+        46 => pub _pad: u16,
         /// Where several services share this address, port and protocol, and
-        /// replies need an exact entry: `SHARED_BIT | id` of the endpoint; else 0.
-        46 => pub shared_endpoint: u16,
-        48 => pub _pad2: [u64; 2],
+        /// replies need an exact entry: [`crate::hash::shared_salt`]; else 0.
+        48 => pub shared_salt: u64,
+        56 => pub _pad2: u64,
     }
 }
 
@@ -53,7 +54,3 @@ pub mod flags {
     /// It is configured. Clear: the id is retired. Only the agent looks at it.
     pub const IN_USE: u32 = 1 << 3;
 }
-
-/// Set in the "service" part of an affinity key that is a reply entry for a
-/// shared endpoint, so that it can equal no service's id.
-pub const SHARED_BIT: u16 = 0x8000;

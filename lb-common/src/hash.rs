@@ -4,7 +4,12 @@
 //! Two independent uses, two seeds: *placing* a flow in the affinity table is
 //! keyed by a secret, so nobody outside can aim at a bucket; *picking a slot*
 //! of the Maglev table is keyed by the seed that all balancers of a VIP share.
+//! The nodes of a pair share the secret, too, and name services in keys by
+//! *salts*, so that a key means the same on both: what makes keys, salts and
+//! places is part of what they tell each other, and must not change unnoticed.
 //! Multiplications and shifts only: the BPF machine has no 128-bit product.
+
+use crate::addr::AddrBytes;
 
 /// Odd constants with well spread bits (from the golden ratio, and from
 /// J.-S. Wang's and P. Evensen's published mixers).
@@ -35,22 +40,35 @@ pub const fn flow_key_v4(source: u32, source_port: u16, service: u16) -> u64 {
     source as u64 | (source_port as u64) << 32 | (service as u64) << 48
 }
 
+/// What an exact key says of the flow but for its service, of which nodes have
+/// numbers of their own.
+#[must_use]
+pub const fn without_service(key: u64) -> u64 {
+    key & 0xffff_ffff_ffff
+}
+
+/// The exact key of a flow of another service's number.
+#[must_use]
+pub const fn with_service(key: u64, service: u16) -> u64 {
+    without_service(key) | (service as u64) << 48
+}
+
 /// Affinity key where the exact one does not fit 64 bits (IPv6, services with
-/// more than one port): a hash keyed by `seed`, never 0. For IPv4, `source` is
-/// the address and 0.
+/// more than one port): a hash keyed by `seed`, never 0. `salt` is the
+/// [`service_salt`]. For IPv4, `source` is the address and 0.
 #[inline(always)]
 #[must_use]
-pub const fn flow_key_hashed(source: [u64; 2], ports: u32, service: u16, seed: [u64; 2]) -> u64 {
+pub const fn flow_key_hashed(source: [u64; 2], ports: u32, salt: u64, seed: [u64; 2]) -> u64 {
     // Each word goes through a bijection that depends on the secret before
     // they are added, so no difference of addresses cancels out by design.
     let a = (source[0] ^ seed[0]).wrapping_mul(K0);
     let b = (source[1] ^ seed[1]).wrapping_mul(K1);
     let sum = (a ^ (a >> 32)).wrapping_add(b ^ (b >> 29));
-    finish((sum ^ (ports as u64 | (service as u64) << 32)).wrapping_mul(K3)) | 1
+    finish((sum ^ ports as u64 ^ salt).wrapping_mul(K3)) | 1
 }
 
-/// Affinity key of a reply entry: of a hashed `key` whose "service" is an
-/// endpoint that services share. Never 0, and told from flows by [`is_reply_key`].
+/// Affinity key of a reply entry: of a hashed `key` whose salt is a
+/// [`shared_salt`]. Never 0, and told from flows by [`is_reply_key`].
 #[inline(always)]
 #[must_use]
 pub const fn reply_key(key: u64) -> u64 {
@@ -62,6 +80,33 @@ pub const fn reply_key(key: u64) -> u64 {
 #[must_use]
 pub const fn is_reply_key(key: u64) -> bool {
     key & 1 == 0
+}
+
+/// Names a service in hashed keys: a hash of its VIP, protocol and ports (host
+/// byte order), the same on every machine and in every version. Never 0.
+#[must_use]
+pub const fn service_salt(vip: AddrBytes, proto: u8, first: u16, last: u16) -> u64 {
+    salt(vip, (first as u64) << 32 | (last as u64) << 16 | (proto as u64) << 8 | OF_SERVICE)
+}
+
+/// Names an address at which services share backends in hashed keys of replies,
+/// likewise: the port is in the key beside it. Never 0.
+#[must_use]
+pub const fn shared_salt(addr: AddrBytes, proto: u8) -> u64 {
+    salt(addr, (proto as u64) << 8 | OF_SHARED)
+}
+
+/// What a salt is of: no service's salt is that of a shared address by design.
+const OF_SERVICE: u64 = 1;
+/// See [`OF_SERVICE`].
+const OF_SHARED: u64 = 2;
+
+/// Salts are no secret, so they need none.
+const fn salt(addr: AddrBytes, rest: u64) -> u64 {
+    let addr = u128::from_be_bytes(addr);
+    let a = ((addr >> 64) as u64 ^ rest).wrapping_mul(K0);
+    let b = (addr as u64 ^ (a ^ (a >> 32))).wrapping_mul(K1);
+    finish((b ^ (b >> 29)).wrapping_add(rest).wrapping_mul(K3)) | 1
 }
 
 /// Where a key lives in the affinity table.
@@ -145,15 +190,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::addr::to_bytes;
 
     const SEED: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfeed_face_cafe_beef];
 
     proptest! {
         #[test]
         fn reply_keys_are_told_from_flows(
-            source: [u64; 2], ports: u32, service: u16, seed: [u64; 2],
+            source: [u64; 2], ports: u32, salt: u64, seed: [u64; 2],
         ) {
-            let flow = flow_key_hashed(source, ports, service, seed);
+            let flow = flow_key_hashed(source, ports, salt, seed);
             let reply = reply_key(flow);
             prop_assert!(flow != 0 && !is_reply_key(flow));
             prop_assert!(reply != 0 && is_reply_key(reply));
@@ -175,17 +221,36 @@ mod tests {
         }
 
         #[test]
-        fn flipping_any_bit_changes_a_hashed_key(s: [u64; 2], ports: u32, svc: u16, bit in 0u32..176) {
-            let key = flow_key_hashed(s, ports, svc, SEED);
-            let (mut s2, mut p2, mut v2) = (s, ports, svc);
+        fn flipping_any_bit_changes_a_hashed_key(s: [u64; 2], ports: u32, salt: u64, bit in 0u32..224) {
+            let key = flow_key_hashed(s, ports, salt, SEED);
+            let (mut s2, mut p2, mut salt2) = (s, ports, salt);
             match bit {
                 0..64 => s2[0] ^= 1 << bit,
                 64..128 => s2[1] ^= 1 << (bit - 64),
                 128..160 => p2 ^= 1 << (bit - 128),
-                _ => v2 ^= 1 << (bit - 160),
+                _ => salt2 ^= 1 << (bit - 160),
             }
             prop_assert_ne!(key, 0);
-            prop_assert_ne!(key, flow_key_hashed(s2, p2, v2, SEED));
+            prop_assert_ne!(key, flow_key_hashed(s2, p2, salt2, SEED));
+        }
+
+        #[test]
+        fn flipping_any_bit_of_an_identity_changes_its_salt(
+            addr: AddrBytes, proto: u8, first: u16, last: u16, bit in 0u32..168,
+        ) {
+            let (mut addr2, mut proto2, mut first2, mut last2) = (addr, proto, first, last);
+            match bit {
+                0..128 => addr2[bit as usize / 8] ^= 1 << (bit % 8),
+                128..136 => proto2 ^= 1 << (bit - 128),
+                136..152 => first2 ^= 1 << (bit - 136),
+                _ => last2 ^= 1 << (bit - 152),
+            }
+            let salts = [service_salt(addr, proto, first, last), shared_salt(addr, proto)];
+            let others = [service_salt(addr2, proto2, first2, last2), shared_salt(addr2, proto2)];
+            prop_assert_ne!(salts[0], others[0]);
+            prop_assert_eq!(salts[1] == others[1], bit >= 136);
+            prop_assert_ne!(salts[0], salts[1]);
+            prop_assert!(!salts.contains(&0));
         }
     }
 
@@ -222,6 +287,16 @@ mod tests {
         spreads(|i| {
             place(flow_key_hashed([1, u64::from(i) << 40], 5, 6, SEED), SEED, u32::MAX).primary
         });
+    }
+
+    /// Two nodes of other versions must not disagree.
+    #[test]
+    fn salts_are_what_they_always_were() {
+        let bytes = |text: &str| to_bytes(text.parse().unwrap());
+        let web = service_salt(bytes("192.0.2.1"), 6, 80, 80);
+        let range = service_salt(bytes("2001:db8::1"), 17, 8000, 8100);
+        assert_eq!([web, range], [0x2fff_a127_0a4b_d2ed, 0x5347_898e_5982_a9f3]);
+        assert_eq!(shared_salt(bytes("10.0.0.7"), 6), 0x3d37_ca4e_6716_7e1f);
     }
 
     #[test]

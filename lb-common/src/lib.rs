@@ -10,12 +10,14 @@ mod pod;
 
 pub mod addr;
 pub mod backend;
+pub mod change;
 pub mod config;
 pub mod csum;
 pub mod firewall;
 pub mod flow;
 pub mod handshake;
 pub mod hash;
+pub mod lease;
 pub mod limits;
 pub mod maps;
 pub mod nexthop;

@@ -1,7 +1,7 @@
 //! Sizes, with the memory they cost. All are entries of preallocated maps.
 
 /// Layout of the maps; a data plane with another number cannot be adopted.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 5;
 
 /// Services at most, ids 1 to this - 1 (two generations of 64 B: 512 KiB).
 pub const SERVICES: u32 = 4096;
@@ -30,6 +30,8 @@ pub const PROBES: u32 = 4096;
 /// Prefixes of `service.route` of all services, old and new sets together
 /// (kernel trie, grows with use: up to 200 B each).
 pub const ROUTE_PREFIXES: u32 = 1 << 20;
+/// Groups of addresses of a pair at most (8 B: 128 B).
+pub const GROUPS: u32 = 16;
 /// Bytes of the ring that asks the agent to resolve a neighbour.
 pub const UNRESOLVED_BYTES: u32 = 1 << 14;
 
@@ -43,4 +45,11 @@ pub const MAX_FLOWS: u32 = 1 << 25;
 #[must_use]
 pub const fn flow_buckets(flows: u32) -> u32 {
     flows.next_power_of_two()
+}
+
+/// Lines of marks for the buckets of the affinity table (64 B for 32 buckets: a
+/// thirty-second of its memory).
+#[must_use]
+pub const fn change_lines(buckets: u32) -> u32 {
+    buckets.div_ceil(crate::change::BUCKETS)
 }

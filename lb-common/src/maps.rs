@@ -16,6 +16,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const TABLES: &str = "TABLES";
 /// [`crate::flow::Bucket`], the affinity table.
 pub const FLOWS: &str = "FLOWS";
+/// [`crate::change::ChangeLine`]: what changed in [`FLOWS`].
+pub const CHANGES: &str = "CHANGES";
 /// Interfaces to redirect to, a device map keyed by interface index.
 pub const PORTS: &str = "PORTS";
 /// Denied IPv4 sources, a longest-prefix-match trie.
@@ -40,11 +42,14 @@ pub const REFUSALS: &str = "REFUSALS";
 /// [`crate::handshake::Begun`] as a word; private to the packet path.
 pub const HANDSHAKES: &str = "HANDSHAKES";
 
+/// Ends of leases by position of the group, see [`crate::lease`].
+pub const LEASES: &str = "LEASES";
+
 /// [`crate::trace::Record`], one entry.
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 19] = [
+pub const PINNED: [&str; 21] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -53,6 +58,7 @@ pub const PINNED: [&str; 19] = [
     BACKENDS,
     TABLES,
     FLOWS,
+    CHANGES,
     PORTS,
     DENY_V4,
     DENY_V6,
@@ -63,6 +69,7 @@ pub const PINNED: [&str; 19] = [
     UNRESOLVED,
     REFUSALS,
     HANDSHAKES,
+    LEASES,
     TRACE,
 ];
 

@@ -92,8 +92,11 @@ map_type! {
         42 => pub established_timeout: u16,
         /// Seconds a flow is kept after FIN or RST.
         44 => pub closing_timeout: u16,
-        46 => pub _pad: u16,
-        48 => pub _pad2: [u64; 2],
+        /// The VIP's group, see [`crate::lease::group`]; 0: none.
+        46 => pub group: u16,
+        /// [`crate::hash::service_salt`] of its identity.
+        48 => pub salt: u64,
+        56 => pub _pad2: u64,
     }
 }
 
@@ -122,7 +125,9 @@ map_type! {
         16 => pub flags: u32,
         /// How many of `ranges` are in use.
         20 => pub range_count: u32,
-        24 => pub _pad: u64,
+        /// Of a VIP its group, as in [`Service::group`]; else 0.
+        24 => pub group: u16,
+        26 => pub _pad: [u16; 3],
         /// Services of this VIP with more than one port, narrowest first.
         32 => pub ranges: [PortRange; RANGES],
     }

@@ -116,6 +116,8 @@ counters! {
     BadSource = 30 => "bad_source",
     /// a packet to be answered with a reset or an ICMP error, but too many were of late
     RefusalLimited = 31 => "refusal_limited",
+    /// for an address of a group that this node does not serve: its peer is to
+    NotActive = 32 => "not_active",
 }
 
 /// Entries of `COUNTERS`.

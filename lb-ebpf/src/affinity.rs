@@ -20,6 +20,14 @@ pub(crate) struct Position {
     pub place: Place,
 }
 
+impl Position {
+    /// Its primary bucket in the low half of a word, the alternate in the high one.
+    #[inline(always)]
+    pub(crate) fn buckets(&self) -> u64 {
+        u64::from(self.place.primary) | u64::from(self.place.alternate) << 32
+    }
+}
+
 /// A slot that has the key looked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
@@ -29,15 +37,18 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Notes a packet: a longer life, and perhaps another state. The line stays
-    /// clean where nothing changed, so within a second CPUs share it.
+    /// Notes a packet: a longer life, and perhaps another state; whether it is
+    /// another. The line stays clean where nothing changed, so within a second
+    /// CPUs share it.
     #[inline(always)]
-    pub(crate) fn touch(&self, now: u16, state: u8, timeouts: Timeouts) {
+    pub(crate) fn touch(&self, now: u16, state: u8, timeouts: Timeouts) -> bool {
         let new = self.flow.touched(now.wrapping_add(timeouts.of(state)), state);
-        if new != self.flow {
-            // SAFETY: a map element; aligned words are written whole.
-            unsafe { write_volatile(self.value, new.0) };
+        if new == self.flow {
+            return false;
         }
+        // SAFETY: a map element; aligned words are written whole.
+        unsafe { write_volatile(self.value, new.0) };
+        state != self.flow.state()
     }
 
     /// Ends the flow: a slot whose time is up is free.
@@ -94,6 +105,13 @@ pub(crate) fn find(at: &Position, now: u16) -> Known {
     if live { Known::Live(entry) } else { Known::Stale(entry) }
 }
 
+/// Which of two buckets (see [`Position::buckets`]) has a key that one has.
+#[inline(always)]
+pub(crate) fn bucket_of(key: u64, buckets: u64) -> u32 {
+    let (primary, alternate) = (buckets as u32, (buckets >> 32) as u32);
+    if key_in(primary, key).is_some() { primary } else { alternate }
+}
+
 /// The value beside `key` in a bucket.
 #[inline(always)]
 fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
@@ -134,10 +152,7 @@ pub(crate) fn record(
         unsafe { write_volatile(entry.value, value.0) };
         return true;
     }
-    displace(at, value, now) || {
-        let buckets = u64::from(at.place.primary) | u64::from(at.place.alternate) << 32;
-        lb_record(at.key, buckets, value.0, u64::from(now)) != 0
-    }
+    displace(at, value, now) || lb_record(at.key, at.buckets(), value.0, u64::from(now)) != 0
 }
 
 /// Enters a flow where all slots of its primary bucket are in use and one,

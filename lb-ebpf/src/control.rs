@@ -10,7 +10,7 @@ use crate::{
     family::Family,
     firewall,
     forward::nat,
-    icmp,
+    icmp, lease,
     packet::Frame,
     parse::{self, FIRST_FRAGMENT, Packet},
     service,
@@ -53,6 +53,9 @@ fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
         return Verdict::drop(Counter::SourceDenied);
     }
     let address = service::address::<F>(env, packet.destination);
+    if address.is_some_and(|address| !lease::permits_address(address)) {
+        return Verdict::drop(Counter::NotActive);
+    }
     if packet.obstacle > FIRST_FRAGMENT {
         return firewall::portless(env, address, packet.obstacle);
     }

@@ -43,13 +43,11 @@ pub(crate) trait Family: Copy {
     fn from_bytes(bytes: &AddrBytes) -> Self::Addr;
     /// Whether `bytes` is this address.
     fn equals(addr: Self::Addr, bytes: &AddrBytes) -> bool;
-    /// Whether endpoint keys are exact, so that a hit needs no comparison.
+    /// Whether keys are exact: an endpoint's, so that a hit needs no comparison,
+    /// and a flow's where its service implies the destination port.
     const EXACT: bool;
     /// Key into the endpoint table.
     fn endpoint_key(kind: EndpointKind, addr: Self::Addr, port: u16, proto: u8, salt: u64) -> u64;
-    /// Key into the affinity table; `exact`: the owner implies the destination
-    /// port, so that an IPv4 flow fits the key as it is.
-    fn flow_key(source: Self::Addr, ports: u32, owner: u16, exact: bool, seed: [u64; 2]) -> u64;
     /// Slot hash of a flow.
     fn slot_hash(
         source: Self::Addr,
@@ -149,14 +147,6 @@ impl Family for V4 {
     #[inline(always)]
     fn endpoint_key(kind: EndpointKind, addr: u32, port: u16, proto: u8, _salt: u64) -> u64 {
         service::endpoint_key_v4(kind, addr, port, proto)
-    }
-    #[inline(always)]
-    fn flow_key(source: u32, ports: u32, owner: u16, exact: bool, seed: [u64; 2]) -> u64 {
-        if exact {
-            hash::flow_key_v4(source, ports as u16, owner)
-        } else {
-            hash::flow_key_hashed([u64::from(source), 0], ports, owner, seed)
-        }
     }
     #[inline(always)]
     fn slot_hash(source: u32, destination: u32, ports: u32, proto: u8, seed: [u64; 2]) -> u32 {
@@ -273,10 +263,6 @@ impl Family for V6 {
     #[inline(always)]
     fn endpoint_key(kind: EndpointKind, addr: [u64; 2], port: u16, proto: u8, salt: u64) -> u64 {
         service::endpoint_key_v6(kind, addr, port, proto, salt)
-    }
-    #[inline(always)]
-    fn flow_key(source: [u64; 2], ports: u32, owner: u16, _exact: bool, seed: [u64; 2]) -> u64 {
-        hash::flow_key_hashed(source, ports, owner, seed)
     }
     #[inline(always)]
     fn slot_hash(

@@ -20,7 +20,7 @@ pub(crate) fn to_backend<F: Family>(
 ) -> Verdict {
     let backend = chosen.backend;
     let nat = backend.flags & flags::NAT != 0;
-    if nat && backend.shared_endpoint != 0 && !nat::bind_reply(env, packet, chosen, found) {
+    if nat && backend.shared_salt != 0 && !nat::bind_reply(env, packet, chosen, found) {
         return Verdict::drop(Counter::NatConflict);
     }
     // A router's duty (RFC 1812, section 5.3.1; RFC 8200, section 3), and

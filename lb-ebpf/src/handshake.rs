@@ -27,7 +27,7 @@ use crate::{
 pub(crate) fn begin<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) {
     if is_timed(env, packet, found.service) && tcp::opens(packet.tcp_flags) {
         let [high, low] = F::words(packet.source);
-        lb_begin_handshake(high, low, flow(packet.ports, found.id));
+        lb_begin_handshake(high, low, packet.ports.into(), found.service.salt);
     }
 }
 
@@ -39,8 +39,7 @@ pub(crate) fn end<F: Family>(env: &Env, packet: &Packet<F>, owner: &Chosen, serv
         // As the client sees them.
         let port = if service.port != 0 { service.port } else { packet.source_port() };
         let ports = hash::ports(packet.destination_port(), port);
-        let flow = flow(ports, owner.backend.service);
-        lb_end_handshake(high, low, flow, owner.id.into());
+        lb_end_handshake(high, low, ports.into(), service.salt, owner.id.into());
     }
 }
 
@@ -49,17 +48,12 @@ fn is_timed<F: Family>(env: &Env, packet: &Packet<F>, service: &Service) -> bool
     packet.proto == TCP && service.flags & flags::TIMED != 0 && !env.explains
 }
 
-/// Ports, as the client sees them, and service in one word.
-#[inline(always)]
-fn flow(ports: u32, service: u16) -> u64 {
-    u64::from(ports) | u64::from(service) << 32
-}
-
-/// `high` and `low` are the client's address.
+/// `high` and `low` are the client's address; ports are as the client sees them;
+/// `salt` is the service's.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_begin_handshake(high: u64, low: u64, flow: u64) -> u64 {
-    let Some((key, place)) = find(high, low, flow) else { return 0 };
+extern "C" fn lb_begin_handshake(high: u64, low: u64, ports: u64, salt: u64) -> u64 {
+    let Some((key, place)) = find([high, low], ports as u32, salt) else { return 0 };
     // SAFETY: a map element; aligned words are read and written whole.
     unsafe {
         if !Begun(read_volatile(place)).is_of(key) {
@@ -69,11 +63,11 @@ extern "C" fn lb_begin_handshake(high: u64, low: u64, flow: u64) -> u64 {
     0
 }
 
-/// The same client; `backend` is who answers.
+/// The same flow; `backend` is who answers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_end_handshake(high: u64, low: u64, flow: u64, backend: u64) -> u64 {
-    let Some((key, place)) = find(high, low, flow) else { return 0 };
+extern "C" fn lb_end_handshake(high: u64, low: u64, ports: u64, salt: u64, backend: u64) -> u64 {
+    let Some((key, place)) = find([high, low], ports as u32, salt) else { return 0 };
     // SAFETY: a map element; aligned words are read and written whole.
     let begun = Begun(unsafe { read_volatile(place) });
     if begun.is_of(key) {
@@ -88,9 +82,8 @@ extern "C" fn lb_end_handshake(high: u64, low: u64, flow: u64, backend: u64) -> 
 
 /// A flow's key and the place of its entry.
 #[inline(always)]
-fn find(high: u64, low: u64, flow: u64) -> Option<(u64, *mut u64)> {
-    let seed = CONFIG.get(0)?.place_seed;
-    let key = hash::flow_key_hashed([high, low], flow as u32, (flow >> 32) as u16, seed);
+fn find(client: [u64; 2], ports: u32, salt: u64) -> Option<(u64, *mut u64)> {
+    let key = hash::flow_key_hashed(client, ports, salt, CONFIG.get(0)?.place_seed);
     Some((key, HANDSHAKES.get_ptr_mut(handshake::index(key))?))
 }
 

@@ -21,6 +21,7 @@ use crate::{
     family::Family,
     firewall,
     forward::{self, nat},
+    lease,
     nexthop::{self, Way},
     packet::{Frame, load, store, turn_around},
     parse::{self, Packet, TCP, UDP},
@@ -122,10 +123,11 @@ fn message<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     if firewall::denied(env, packet) {
         return Verdict::drop(Counter::SourceDenied);
     }
-    let flags = match service::address::<F>(env, packet.destination) {
-        Some(address) => address.flags,
-        None => 0,
-    };
+    let address = service::address::<F>(env, packet.destination);
+    if address.is_some_and(|address| !lease::permits_address(address)) {
+        return Verdict::drop(Counter::NotActive);
+    }
+    let flags = address.map_or(0, |address| address.flags);
     if flags & address_flags::VIP != 0 {
         return match kind {
             Kind::Echo => answer_echo(packet),
@@ -265,12 +267,11 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     let Some(mut owner) = nat::owner::<F>(env, quote.destination, port, proto) else {
         return PASS;
     };
-    let shared = owner.backend.shared_endpoint;
-    if shared != 0 {
-        // As the quoted packet has them: the client's, the backend's.
-        if let Some(exact) = nat::bound::<F>(env, quote.source, quote.ports, shared) {
-            owner = exact;
-        }
+    // As the quoted packet has the ports: the client's, the backend's.
+    if owner.backend.shared_salt != 0
+        && let Some(exact) = nat::bound::<F>(env, quote.source, quote.ports, owner.backend)
+    {
+        owner = exact;
     }
     let backend = owner.backend;
     let Some(service) = service::entry(env, backend.service) else {

@@ -10,6 +10,7 @@
 #![no_main]
 
 mod affinity;
+mod changes;
 mod control;
 mod count;
 mod env;
@@ -19,6 +20,7 @@ mod firewall;
 mod forward;
 mod handshake;
 mod icmp;
+mod lease;
 mod log;
 mod maps;
 mod nexthop;
@@ -94,9 +96,14 @@ fn lb_explain(ctx: XdpContext) -> u32 {
     }
 }
 
-/// The data plane's clock, run by the agent: never attached.
+/// The data plane's clock, run by the agent: never attached. It returns the
+/// second, and leaves the tick (`jiffies64`) in the frame's first 8 bytes.
 #[xdp]
 fn lb_clock(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    if frame.holds(frame.start, size_of::<u64>()) {
+        packet::store(frame.start, env::jiffies());
+    }
     match Env::new(&ctx, false) {
         Some(env) => u32::from(env.now()),
         None => u32::MAX,
@@ -159,6 +166,10 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
         Some(found) => found,
         None => other(env, packet)?,
     };
+    if !lease::permits(found.service) {
+        env.note(|record| record.service = found.id);
+        return Err(Verdict::drop(Counter::NotActive));
+    }
     handshake::begin(env, packet, &found);
     let chosen = select::select(env, packet, &found)?;
     Ok(forward::to_backend(env, packet, &found, &chosen))

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     backend::Backend,
+    change::ChangeLine,
     config::Config,
     firewall::{ALLOW_WORDS, AllowWord, Unresolved},
     flow::Bucket,
@@ -68,6 +69,11 @@ pub(crate) static TABLES: Array<Line, { limits::TABLE_LINES as usize }, MMAPABLE
 #[btf_map]
 pub(crate) static FLOWS: Array<Bucket, 1024, MMAPABLE> = Array::new();
 
+/// Marks of buckets of `FLOWS`, a line for each 32, set at load. Written by
+/// packets; taken by the agent.
+#[btf_map]
+pub(crate) static CHANGES: Array<ChangeLine, 32, MMAPABLE> = Array::new();
+
 /// Interface index -> interface. Written by the agent.
 #[btf_map]
 pub(crate) static PORTS: DevMapHash<{ limits::PORTS as usize }> = DevMapHash::new();
@@ -115,6 +121,11 @@ pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// and read by packets only.
 #[btf_map]
 pub(crate) static HANDSHAKES: Array<u64, { limits::HANDSHAKES as usize }> = Array::new();
+
+/// Ends of leases by position of the group, see [`lb_common::lease`]. Written by
+/// the agent.
+#[btf_map]
+pub(crate) static LEASES: Array<u64, { limits::GROUPS as usize }, MMAPABLE> = Array::new();
 
 /// One entry: what a run that only explains found. Written by `lb_explain`,
 /// cleared and read by the agent.

@@ -10,6 +10,7 @@ use core::ptr::read_volatile;
 
 use lb_common::{
     backend::{Backend, flags},
+    change::Mark,
     flow::{FlowState, Timeouts},
     hash,
     route::{self, Blocks},
@@ -22,7 +23,7 @@ use lb_common::{
 
 use crate::{
     affinity::{self, Known, Position},
-    count,
+    changes, count,
     env::Env,
     family::Family,
     maps::{BACKENDS, CONFIG, ROUTES, SERVICES, TABLES, TrieKey},
@@ -82,8 +83,8 @@ pub(crate) fn select<F: Family>(
         && let Some(state) = next_state(packet.proto, flags_for(packet, found), entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
-        if !env.explains {
-            entry.touch(now, state, timeouts(found));
+        if !env.explains && entry.touch(now, state, timeouts(found)) && found.in_group() {
+            changes::mark(&at, Mark::Changed);
         }
         return Ok(chosen);
     }
@@ -95,8 +96,12 @@ pub(crate) fn select<F: Family>(
 #[inline(always)]
 pub(crate) fn position<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Position {
     let ports = if found.by_client() { 0 } else { packet.ports };
-    let seed = env.config.place_seed;
-    let key = F::flow_key(packet.source, ports, found.id, found.one_port(), seed);
+    let source = F::words(packet.source);
+    let key = if F::EXACT && found.one_port() {
+        hash::flow_key_v4(source[0] as u32, ports as u16, found.id)
+    } else {
+        hash::flow_key_hashed(source, ports, found.service.salt, env.config.place_seed)
+    };
     affinity::position(env.config, key)
 }
 
@@ -179,6 +184,9 @@ fn new_flow<F: Family>(
         }
         if affinity::record(at, slot, chosen.id, now, timeouts) {
             count::flow(env, chosen.id);
+            if choice.disagree && found.in_group() {
+                changes::mark(at, Mark::Exception);
+            }
         } else {
             count::event(Counter::Unrecorded as u32);
             // What follows this SYN will be taken for a flow of the previous

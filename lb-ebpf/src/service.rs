@@ -28,6 +28,12 @@ impl Found {
         self.service.flags & flags::RANGE == 0
     }
 
+    /// Whether the other node of a pair may come to serve it.
+    #[inline(always)]
+    pub(crate) fn in_group(&self) -> bool {
+        self.service.group != 0
+    }
+
     /// Whether all flows of a client stay together.
     #[inline(always)]
     pub(crate) fn by_client(&self) -> bool {

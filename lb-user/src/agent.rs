@@ -3,6 +3,8 @@
 pub mod admin;
 mod aside;
 pub mod controller;
+pub mod ha;
 pub mod log;
 pub mod probe;
 pub mod store;
+pub mod thread;

@@ -26,16 +26,23 @@
 //! | `POST /v1/reload` | [`Reload`] | [`Done`] |
 //! | `POST /v1/reload/confirm` | | [`Done`] |
 //! | `POST /v1/explain` | [`Question`] | [`Explanation`] |
+//! | `GET /v1/ha` | | [`HaStatus`] |
+//! | `POST /v1/ha/failover` | [`FailoverOrder`] | [`FailedOver`] |
 //! | `GET /v1/openapi.json` | | the OpenAPI document |
 //!
 //! Whatever is refused is answered with a status of 4xx or 5xx and a
 //! [`Refusal`]; nothing was changed then.
 
 mod explain;
+mod ha;
 
 use std::net::IpAddr;
 
 pub use explain::{Explanation, Question, Step};
+pub use ha::{
+    FailedOver, FailoverOrder, HaGroup, HaHeard, HaPath, HaPeer, HaStatus, HaSummary, HaSync,
+    HaTold,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -87,8 +94,7 @@ pub struct Status {
     /// Seconds until an unconfirmed reload is taken back.
     pub confirm_s: Option<u64>,
     /// The pair; `None`: a single balancer.
-    #[schema(value_type = Option<Object>)]
-    pub ha: Option<serde_json::Value>,
+    pub ha: Option<HaSummary>,
 }
 
 /// An interface attached to.

@@ -11,6 +11,7 @@ mod detach;
 mod explain;
 mod firewall;
 mod flow;
+mod ha;
 mod keys;
 mod man;
 mod plan;
@@ -95,6 +96,7 @@ enum Command {
     Backend(backend::Command),
     Firewall(firewall::Command),
     Flow(flow::Command),
+    Ha(ha::Command),
     Plan(plan::Plan),
     Reload(reload::Reload),
     Check(check::Check),
@@ -142,6 +144,7 @@ impl Cli {
             Command::Backend(backend) => backend.run(&mut lb),
             Command::Firewall(firewall) => firewall.run(&mut lb),
             Command::Flow(flow) => flow.run(&mut lb),
+            Command::Ha(ha) => ha.run(&mut lb),
             Command::Plan(plan) => plan.run(&mut lb),
             Command::Reload(reload) => reload.run(&mut lb),
             Command::Check(check) => check.run(&mut lb.console),

@@ -2,6 +2,7 @@
 
 pub mod edit;
 pub mod fleet;
+pub mod ha;
 pub mod handshake;
 pub mod health;
 pub mod maglev;
@@ -10,4 +11,5 @@ pub mod nexthop;
 pub mod plan;
 pub mod route;
 pub mod split;
+pub mod sync;
 pub mod weight;

@@ -2,11 +2,14 @@
 //! out, decides nothing.
 
 pub mod attach;
+pub mod changes;
+pub mod clock;
 pub mod explain;
 #[cfg(test)]
 pub mod fake;
 pub mod flows;
 pub mod kernel;
+pub mod leases;
 pub mod load;
 pub mod mmap;
 pub mod pins;

@@ -1,6 +1,8 @@
-//! The kernel's other interfaces: links, routes, neighbours, capabilities, limits,
-//! memory, peers.
+//! The kernel's other interfaces: links, addresses, routes, neighbours,
+//! capabilities, limits, memory, peers.
 
+pub mod address;
+pub mod announce;
 pub mod capability;
 pub mod descriptors;
 pub mod forwarding;

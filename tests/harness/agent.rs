@@ -73,12 +73,37 @@ impl Agent {
         self.process.signal(libc::SIGHUP)
     }
 
+    /// Makes it stand still; the forwarding does not.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.signal(libc::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.signal(libc::SIGCONT)
+    }
+
     /// Kills it without a chance to say farewell.
     ///
     /// # Errors
     /// It has ended already.
     pub fn kill(self) -> Result<()> {
         self.process.end(libc::SIGKILL).map(drop)
+    }
+
+    /// Asks it to end, and waits until its log has these words.
+    ///
+    /// # Errors
+    /// It ends without them.
+    pub fn terminate_saying(mut self, words: &str) -> Result<()> {
+        self.process.signal(libc::SIGTERM)?;
+        self.process.wait_for(words, PATIENCE, |log| log.contains(words))
     }
 
     /// Asks it to end, and says how it did.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 
-use super::{Error, Lab, Output, Result, finish, run};
+use super::{Error, Lab, Node, Output, Result, finish, run};
 
 /// How long an answer of the agent may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -48,11 +48,7 @@ impl Lab {
     pub fn json(&self, words: &[&str]) -> Result<Value> {
         let mut all = vec!["--json"];
         all.extend(words);
-        let output = self.ask(&all)?;
-        serde_json::from_str(&output.stdout).map_err(|error| Error::Unexpected {
-            what: format!("`lb {}`: {error}", words.join(" ")),
-            found: output.stdout + &output.stderr,
-        })
+        parse(words, self.ask(&all)?)
     }
 
     /// Number of the generation in force.
@@ -71,11 +67,49 @@ impl Lab {
     /// # Errors
     /// Those of [`Self::json`]; there is no list.
     pub fn backends_by(&self, service: &str, field: &str) -> Result<BTreeMap<String, Value>> {
-        let list = self.json(&["backend", "list", service])?;
-        let unexpected = || Error::Unexpected { what: "backends".into(), found: list.to_string() };
-        let all = list.as_array().ok_or_else(unexpected)?.iter();
-        let named =
-            |backend: &Value| Some((backend["name"].as_str()?.to_owned(), backend[field].clone()));
-        Ok(all.filter_map(named).collect())
+        by_name(&self.json(&["backend", "list", service])?, field)
     }
+}
+
+impl Node {
+    /// What a command prints that does what it is asked.
+    ///
+    /// # Errors
+    /// Those of [`Lab::done`].
+    pub fn done(&self, words: &[&str]) -> Result<Output> {
+        run(self.lb().arg("--socket").arg(self.socket()).args(words), ANSWER)
+    }
+
+    /// The JSON that a command prints.
+    ///
+    /// # Errors
+    /// Those of [`Lab::json`].
+    pub fn json(&self, words: &[&str]) -> Result<Value> {
+        let mut command = self.lb();
+        command.arg("--socket").arg(self.socket()).arg("--json").args(words);
+        parse(words, finish(&mut command, ANSWER)?)
+    }
+
+    /// A field of every group of its pair, by the group's name.
+    ///
+    /// # Errors
+    /// Those of [`Self::json`]; there is no list.
+    pub fn groups_by(&self, field: &str) -> Result<BTreeMap<String, Value>> {
+        by_name(&self.json(&["ha", "status"])?["groups"], field)
+    }
+}
+
+fn parse(words: &[&str], output: Output) -> Result<Value> {
+    serde_json::from_str(&output.stdout).map_err(|error| Error::Unexpected {
+        what: format!("`lb {}`: {error}", words.join(" ")),
+        found: output.stdout + &output.stderr,
+    })
+}
+
+/// A field of every object of a list, by the object's name.
+fn by_name(list: &Value, field: &str) -> Result<BTreeMap<String, Value>> {
+    let unexpected = || Error::Unexpected { what: "list".into(), found: list.to_string() };
+    let all = list.as_array().ok_or_else(unexpected)?.iter();
+    let named = |one: &Value| Some((one["name"].as_str()?.to_owned(), one[field].clone()));
+    Ok(all.filter_map(named).collect())
 }

@@ -1,5 +1,7 @@
 //! Configurations as an operator writes them.
 
+mod ha;
+
 use std::{
     fmt::{self, Display, Write as _},
     net::IpAddr,
@@ -7,6 +9,8 @@ use std::{
 };
 
 use super::Backend;
+
+pub use ha::{Group, Ha};
 
 /// How packets reach the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,10 @@ struct Member {
 /// A configuration; its `Display` is the file.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `node.name`.
+    pub name: String,
+    /// `node.hash_seed`, if it is not to be made up.
+    pub hash_seed: Option<String>,
     /// `node.interfaces`.
     pub interfaces: Vec<String>,
     /// `node.pin_dir`.
@@ -66,6 +74,8 @@ pub struct Config {
     pub flows: u32,
     /// Lines of `[firewall]`.
     pub firewall: String,
+    /// `[ha]`, if it is one of a pair.
+    pub ha: Option<Ha>,
     /// The services.
     pub services: Vec<Service>,
 }
@@ -151,7 +161,10 @@ impl Display for Protocol {
 
 impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "[node]\nname = \"lab\"")?;
+        writeln!(f, "[node]\nname = {:?}", self.name)?;
+        if let Some(seed) = &self.hash_seed {
+            writeln!(f, "hash_seed = {seed:?}")?;
+        }
         writeln!(f, "interfaces = {:?}\nxdp_mode = \"native\"", self.interfaces)?;
         writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
         writeln!(f, "state_dir = {:?}\n\n[admin]\nsocket = {:?}", self.state_dir, self.socket)?;
@@ -160,6 +173,9 @@ impl Display for Config {
         }
         if !self.firewall.is_empty() {
             writeln!(f, "\n[firewall]\n{}", self.firewall)?;
+        }
+        if let Some(ha) = &self.ha {
+            write!(f, "\n{ha}")?;
         }
         self.services.iter().try_for_each(|service| service.fmt(f))
     }

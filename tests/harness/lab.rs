@@ -105,11 +105,7 @@ impl Lab {
     pub fn new(backends: usize) -> Result<Self> {
         allow_files()?;
         let claim = Claim::new()?;
-        let netns = |role: &str| -> Result<Netns> {
-            let netns = Netns::create(format!("{}-{role}", claim.name))?;
-            netns.sysctl(&EVERYWHERE)?;
-            Ok(netns)
-        };
+        let netns = |role| make_netns(&claim, role);
         let (client, balancer, switch) = (netns("client")?, netns("balancer")?, netns("sw")?);
         make_switch(&switch)?;
         plug(&balancer, "l1", &switch, "balancer")?;
@@ -118,31 +114,8 @@ impl Lab {
         make_balancer(&balancer)?;
         make_client(&client)?;
         let links = [XdpPass::attach(&client, "c0")?, XdpPass::attach(&switch, "balancer")?];
-        let made: Result<Vec<_>> = thread::scope(|scope| {
-            let numbers = 1..=backends;
-            let makers: Vec<_> = numbers
-                .map(|number| {
-                    let (switch, claim, netns) = (&switch, &claim, &netns);
-                    scope.spawn(move || {
-                        let name = format!("b{number}");
-                        Backend::make(netns(&name)?, name, number, switch, claim)
-                    })
-                })
-                .collect();
-            let join = |maker: thread::ScopedJoinHandle<'_, _>| {
-                maker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            makers.into_iter().map(join).collect()
-        });
-        Ok(Self {
-            _links: links,
-            backends: made?,
-            client,
-            balancer,
-            switch,
-            binary: lb_binary(),
-            claim,
-        })
+        let backends = Backend::make_all(backends, &switch, &claim)?;
+        Ok(Self { _links: links, backends, client, balancer, switch, binary: lb_binary(), claim })
     }
 
     /// Another `lb` than [`lb_binary`]'s.
@@ -179,6 +152,8 @@ impl Lab {
     #[must_use]
     pub fn config(&self, services: impl IntoIterator<Item = Service>) -> Config {
         Config {
+            name: "lab".into(),
+            hash_seed: None,
             interfaces: vec!["l0".into(), "l1".into()],
             pin_dir: self.claim.pin_dir.clone(),
             state_dir: self.claim.dir.join(STATE),
@@ -186,6 +161,7 @@ impl Lab {
             group: None,
             flows: 65_536,
             firewall: String::new(),
+            ha: None,
             services: services.into_iter().collect(),
         }
     }
@@ -231,6 +207,24 @@ impl Backend {
         if v4 { self.v4.into() } else { self.v6.into() }
     }
 
+    /// Makes `count` backends, at ports of the switch that are named like them.
+    pub(super) fn make_all(count: usize, switch: &Netns, claim: &Claim) -> Result<Vec<Self>> {
+        thread::scope(|scope| {
+            let makers: Vec<_> = (1..=count)
+                .map(|number| {
+                    scope.spawn(move || {
+                        let name = format!("b{number}");
+                        Self::make(make_netns(claim, &name)?, name, number, switch, claim)
+                    })
+                })
+                .collect();
+            let join = |maker: thread::ScopedJoinHandle<'_, _>| {
+                maker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            makers.into_iter().map(join).collect()
+        })
+    }
+
     fn make(
         netns: Netns,
         name: String,
@@ -272,9 +266,16 @@ impl Backend {
     }
 }
 
+/// Makes the namespace of one part of a lab.
+pub(super) fn make_netns(claim: &Claim, role: &str) -> Result<Netns> {
+    let netns = Netns::create(format!("{}-{role}", claim.name))?;
+    netns.sysctl(&EVERYWHERE)?;
+    Ok(netns)
+}
+
 /// Lets us and the servers open as many files as the system allows: tests hold
 /// thousands of connections.
-fn allow_files() -> Result<()> {
+pub(super) fn allow_files() -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let failed = || Error::io("raise the limit of open files");
     // SAFETY: `limit` is a valid place for the answer.
@@ -304,7 +305,7 @@ pub fn source_addresses(v4: bool) -> Vec<IpAddr> {
 }
 
 /// Joins interface `here` of one namespace and `there` of another.
-fn link(netns: &Netns, here: &str, peer: &Netns, there: &str) -> Result<()> {
+pub(super) fn link(netns: &Netns, here: &str, peer: &Netns, there: &str) -> Result<()> {
     netns.ip(&format!(
         "link add {here} {QUEUES} type veth peer name {there} {QUEUES} netns {}
          link set {here} up",
@@ -314,7 +315,7 @@ fn link(netns: &Netns, here: &str, peer: &Netns, there: &str) -> Result<()> {
 }
 
 /// Joins interface `here` of a namespace and a new port of the switch.
-fn plug(netns: &Netns, here: &str, switch: &Netns, port: &str) -> Result<()> {
+pub(super) fn plug(netns: &Netns, here: &str, switch: &Netns, port: &str) -> Result<()> {
     link(netns, here, switch, port)?;
     switch.ip(&format!("link set {port} master br0"))?;
     // A veth leaves checksums to whoever receives the frame, and a program that
@@ -322,7 +323,7 @@ fn plug(netns: &Netns, here: &str, switch: &Netns, port: &str) -> Result<()> {
     netns.offload(here, &["tx", "off"])
 }
 
-fn make_switch(switch: &Netns) -> Result<()> {
+pub(super) fn make_switch(switch: &Netns) -> Result<()> {
     switch.ip("link add br0 type bridge
          link set br0 up")?;
     // The filter of bridged packets drops what is malformed, which some tests
@@ -345,7 +346,7 @@ fn make_balancer(balancer: &Netns) -> Result<()> {
          addr add fd00:2::1/64 dev l1 nodad")
 }
 
-fn make_client(client: &Netns) -> Result<()> {
+pub(super) fn make_client(client: &Netns) -> Result<()> {
     client.sysctl(&[("ipv4/ip_local_port_range", "1024 65535")])?;
     client.offload("c0", &["tx", "off", "gro", "on"])?;
     let mut lines = format!(

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use lb_common::{
     config::Config,
+    flow::Bucket,
     maps,
     stats::{BackendStats, Counter},
 };
@@ -85,10 +86,32 @@ impl Pins {
     /// # Errors
     /// The map is not pinned.
     pub fn generation(&self) -> Result<u64> {
-        let config = self.open(maps::CONFIG, |data| {
-            Array::<_, Config>::try_from(Map::Array(data))?.get(&0, 0)
-        })?;
+        let config = self.config()?;
         Ok(config.generations[config.active as usize & 1].number)
+    }
+
+    /// The secret that places flows in the affinity table.
+    ///
+    /// # Errors
+    /// The map is not pinned.
+    pub fn place_seed(&self) -> Result<[u64; 2]> {
+        Ok(self.config()?.place_seed)
+    }
+
+    /// Entries of the affinity table, live or not.
+    ///
+    /// # Errors
+    /// The map is not pinned.
+    pub fn recorded(&self) -> Result<usize> {
+        let buckets = self.open(maps::FLOWS, |data| {
+            let map = Array::<_, Bucket>::try_from(Map::Array(data))?;
+            map.iter().collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(buckets.iter().flat_map(|bucket| bucket.keys).filter(|&key| key != 0).count())
+    }
+
+    fn config(&self) -> Result<Config> {
+        self.open(maps::CONFIG, |data| Array::<_, Config>::try_from(Map::Array(data))?.get(&0, 0))
     }
 
     fn open<T>(&self, name: &str, read: impl Fn(MapData) -> Result<T, MapError>) -> Result<T> {

@@ -103,6 +103,19 @@ impl Process {
         }
     }
 
+    /// Kills it and its children, none of which gets to see another end.
+    ///
+    /// # Errors
+    /// It has ended already, or does not end.
+    pub fn kill_all(self) -> Result<()> {
+        // SAFETY: takes two numbers; the group is the process's own and named
+        // after it, see `start`, and `signal` says why it is nobody else's.
+        match unsafe { libc::kill(-self.child.id().cast_signed(), libc::SIGKILL) } {
+            0 => self.end(libc::SIGKILL).map(drop),
+            _ => Err(Error::io(format!("kill {}", self.name))(std::io::Error::last_os_error())),
+        }
+    }
+
     /// Sends a signal and waits for the end.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use super::{
 const ESTABLISHED: u8 = FlowState::Established as u8;
 const PORTS: std::ops::Range<u16> = 2000..2020;
 
-fn sticky(backends: &[u8]) -> Setup {
+pub(super) fn sticky(backends: &[u8]) -> Setup {
     let mut setup = spread(backends);
     for service in &mut setup.services {
         *service = service.clone().line("affinity = \"client\"");

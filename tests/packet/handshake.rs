@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::{
     handshake::{Begun, LONGEST},
-    limits,
+    limits, maps,
 };
 use lb_tests::harness::{Mode, Protocol, Result};
 
@@ -20,7 +20,7 @@ use super::{
 impl Subject<'_> {
     /// SYNs that wait for an answer, by place.
     fn pending(&self) -> Vec<(u32, Begun)> {
-        let moments = self.moments();
+        let moments = self.writable::<u64>(maps::HANDSHAKES);
         let entry = |index| Begun(moments.get(&index, 0).expect("an entry of HANDSHAKES"));
         let all = (0..limits::HANDSHAKES).map(|index| (index, entry(index)));
         all.filter(|(_, begun)| *begun != Begun::EMPTY).collect()
@@ -31,7 +31,7 @@ impl Subject<'_> {
         for (index, Begun(word)) in self.pending() {
             let moment = (word as u32).wrapping_sub(us);
             let word = word & !u64::from(u32::MAX) | u64::from(moment);
-            self.moments().set(index, word, 0).expect("an entry of HANDSHAKES");
+            self.writable(maps::HANDSHAKES).set(index, word, 0).expect("an entry of HANDSHAKES");
         }
     }
 

@@ -144,7 +144,7 @@ fn an_error_of_a_router_behind_the_balancer_reaches_the_client_as_the_routers() 
 
 /// Errors from `from` about what the balancer sent to backend 1 arrive at the
 /// client as from `seen`, quoting what the client sent.
-fn errors_to_client(subject: &Subject<'_>, case: Case, from: IpAddr, seen: IpAddr) {
+pub(super) fn errors_to_client(subject: &Subject<'_>, case: Case, from: IpAddr, seen: IpAddr) {
     let requests = quotable(&case.request().packet);
     for (kind, code, rest) in errors(case.v4) {
         for (length, request) in

@@ -18,7 +18,7 @@ use super::{
 const ESTABLISHED: u8 = FlowState::Established as u8;
 
 /// Requests of flows that nobody has seen, for which the tables differ.
-fn disputed(subject: &Subject<'_>, case: Case, port: u16, count: usize) -> Vec<Frame> {
+pub(super) fn disputed(subject: &Subject<'_>, case: Case, port: u16, count: usize) -> Vec<Frame> {
     let requests = (0..).map(|number| case.request_from(client_number(case.v4, number), port));
     let differs = |request: &Frame| {
         let choice = subject.choice(request);

@@ -5,9 +5,15 @@ use std::{
     fmt::{self, Display, Write as _},
     net::IpAddr,
     path::PathBuf,
+    time::Duration,
 };
 
-use lb_tests::harness::{Mode, Protocol};
+use lb_tests::harness::{Group, Ha, Mode, Protocol};
+
+use super::network::{BACKENDS, backend};
+
+/// Port of heartbeats.
+const HEARTBEATS: u16 = 4790;
 
 /// A configuration; its `Display` is the file.
 #[derive(Clone, Debug)]
@@ -16,6 +22,8 @@ pub(crate) struct Setup {
     pub(crate) flows: u32,
     /// Lines of `[firewall]`.
     pub(crate) firewall: String,
+    /// `[ha]`, if it is one of a pair; its key is the lab's.
+    pub(crate) ha: Option<Ha>,
     pub(crate) services: Vec<Service>,
     /// `node.pin_dir`, set by the lab.
     pub(crate) pin_dir: PathBuf,
@@ -54,6 +62,7 @@ impl Setup {
         Self {
             flows: 65_536,
             firewall: String::new(),
+            ha: None,
             services: services.into_iter().collect(),
             pin_dir: PathBuf::new(),
             state_dir: PathBuf::new(),
@@ -70,6 +79,27 @@ impl Setup {
         self.firewall += line;
         self.firewall.push('\n');
         self
+    }
+
+    /// Makes it one of a pair with these groups of addresses. Its peer is not
+    /// there, and is waited for much longer than a balancer takes to start.
+    pub(crate) fn pair(self, groups: &[&[IpAddr]]) -> Self {
+        let group = |(number, addresses): (usize, &&[IpAddr])| Group {
+            name: format!("g{number}"),
+            prefer: None,
+            addresses: addresses.iter().map(|address| (*address, "l0")).collect(),
+        };
+        let ha = Ha {
+            pair: "lab".into(),
+            peer: vec![(backend(true, BACKENDS), HEARTBEATS).into()],
+            listen: vec![([10, 2, 0, 1], HEARTBEATS).into()],
+            key_file: PathBuf::new(),
+            priority: 100,
+            heartbeat: Duration::from_secs(1),
+            preempt: false,
+            groups: groups.iter().enumerate().map(group).collect(),
+        };
+        Self { ha: Some(ha), ..self }
     }
 }
 
@@ -100,8 +130,14 @@ impl Display for Setup {
             "[node]\nname = \"lab\"\ninterfaces = [\"l0\", \"l1\"]\nxdp_mode = \"native\""
         )?;
         writeln!(f, "pin_dir = {:?}\nstate_dir = {:?}", self.pin_dir, self.state_dir)?;
+        if self.ha.is_some() {
+            writeln!(f, "hash_seed = \"000102030405060708090a0b0c0d0e0f\"")?;
+        }
         writeln!(f, "flows = {}\n\n[admin]\nsocket = {:?}", self.flows, self.socket)?;
         writeln!(f, "\n[firewall]\n{}", self.firewall)?;
+        if let Some(ha) = &self.ha {
+            write!(f, "{ha}")?;
+        }
         let mut services = self.services.iter().enumerate();
         services.try_for_each(|(number, service)| service.write(f, number))
     }

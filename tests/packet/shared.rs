@@ -23,7 +23,7 @@ fn other_vip(case: Case) -> IpAddr {
 }
 
 /// For every case of mode `nat` its service and another one.
-fn setup() -> Setup {
+pub(super) fn setup() -> Setup {
     Setup::new(Case::nat().into_iter().flat_map(|case| {
         let other = Service::new(Mode::Nat, other_vip(case), case.protocol, OTHER_PORT);
         let other = other.to(backend(case.v4, 1), Some(case.backend_port()));

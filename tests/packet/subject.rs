@@ -2,12 +2,14 @@
 //! balancer, and the program that the agent pinned.
 
 mod expect;
+mod leases;
 mod pinned;
 
 use std::{
     collections::BTreeMap,
     fs,
     net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -29,7 +31,7 @@ use lb_common::{
     table::Line,
     trace::Record,
 };
-use lb_tests::harness::{self, Agent, Lab, Pins, Result, lb_binary};
+use lb_tests::harness::{self, Agent, Ha, Lab, Pins, Result, lb_binary};
 
 use self::pinned::{array, data, per_cpu, program};
 use super::{
@@ -53,7 +55,7 @@ pub(crate) enum Action {
 }
 
 /// What a frame came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) action: Action,
     pub(crate) frame: Vec<u8>,
@@ -76,7 +78,8 @@ pub(crate) struct Traffic {
 /// The running balancer. Its methods are called in the balancer's namespace.
 pub(crate) struct Subject<'a> {
     pub(crate) lab: &'a Lab,
-    agent: Agent,
+    /// `None`: the data plane is alone.
+    agent: Option<Agent>,
     path: PathBuf,
     program: Xdp,
     clock: Xdp,
@@ -96,12 +99,17 @@ pub(crate) struct Subject<'a> {
 impl Subject<'_> {
     /// Starts a balancer with `setup` and runs `test` in its namespace.
     pub(crate) fn with(setup: &Setup, test: impl FnOnce(&Subject<'_>) + Send) -> Result<()> {
+        Self::with_own(setup, |subject| test(&subject))
+    }
+
+    /// The same for a test that does without the agent, or starts another.
+    pub(crate) fn with_own(setup: &Setup, test: impl FnOnce(Subject<'_>) + Send) -> Result<()> {
         let lab = Lab::new(0)?;
         let ingress = quiet(&lab)?;
         let path = lab.write(&lab.config([]))?;
         lab.balancer.within(|| {
             let subject = Subject::start(&lab, path, ingress, setup)?;
-            test(&subject);
+            test(subject);
             Ok(())
         })?
     }
@@ -114,7 +122,7 @@ impl<'a> Subject<'a> {
         let pins = pin_dir(lab);
         let subject = Self {
             lab,
-            agent,
+            agent: Some(agent),
             path,
             program: program(&pins, maps::PROGRAM),
             clock: program(&pins, maps::CLOCK_PROGRAM),
@@ -137,10 +145,14 @@ impl<'a> Subject<'a> {
     pub(crate) fn reload(&self, setup: &Setup) {
         let before = self.generation();
         write(self.lab, &self.path, setup);
-        self.agent.reload().expect("the agent lives");
+        self.agent().reload().expect("the agent lives");
         let done = eventually(|| self.generation() != before);
-        assert!(done, "no new generation: {}", self.agent.log());
+        assert!(done, "no new generation: {}", self.agent().log());
         self.wait_for_next_hops();
+    }
+
+    fn agent(&self) -> &Agent {
+        self.agent.as_ref().expect("the agent runs")
     }
 
     fn generation(&self) -> u64 {
@@ -158,7 +170,7 @@ impl<'a> Subject<'a> {
             entries.filter(|(_, entry)| entry.flags & flags::SERVING != 0)
         };
         let done = eventually(|| entries().all(|(_, entry)| has_hop(&entry)));
-        assert!(done, "a backend has no next hop: {}", self.agent.log());
+        assert!(done, "a backend has no next hop: {}", self.agent().log());
         let highest = entries().map(|(id, _)| id).max().unwrap_or_default();
         assert!(highest + 1 < IDS, "more backends than are looked for");
         self.ids.store(highest + 1, Ordering::Relaxed);
@@ -257,20 +269,15 @@ impl<'a> Subject<'a> {
         per_cpu(&pin_dir(self.lab), maps::REFUSALS)
     }
 
-    /// Moments of SYNs, to be written to.
-    pub(super) fn moments(&self) -> Array<MapData, u64> {
-        array(&pin_dir(self.lab), maps::HANDSHAKES)
-    }
-
     /// Routes by source.
     pub(super) fn routes(&self) -> LpmTrie<MapData, [u32; 5], Blocks> {
         let data = data(&pin_dir(self.lab), maps::ROUTES);
         LpmTrie::try_from(Map::LpmTrie(data)).expect("a trie of this type")
     }
 
-    /// The affinity table, to be written to.
-    pub(super) fn writable_flows(&self) -> Array<MapData, Bucket> {
-        array(&pin_dir(self.lab), maps::FLOWS)
+    /// An array by its name, to be written to.
+    pub(super) fn writable<T: aya::Pod>(&self, name: &str) -> Array<MapData, T> {
+        array(&pin_dir(self.lab), name)
     }
 
     /// The backend's address.
@@ -302,8 +309,18 @@ fn pin_dir(lab: &Lab) -> PathBuf {
 
 fn write(lab: &Lab, path: &Path, setup: &Setup) {
     let harness::Config { pin_dir, state_dir, socket, .. } = lab.config([]);
-    let setup = Setup { pin_dir, state_dir, socket, ..setup.clone() };
+    let ha = setup.ha.clone().map(|ha| Ha { key_file: key_file(lab), ..ha });
+    let setup = Setup { ha, pin_dir, state_dir, socket, ..setup.clone() };
     fs::write(path, setup.to_string()).expect("the lab's directory can be written");
+}
+
+/// Makes the pair's key.
+fn key_file(lab: &Lab) -> PathBuf {
+    let path = lab.path("pair.key");
+    fs::write(&path, "5a".repeat(32)).expect("the lab's directory can be written");
+    let private = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(&path, private).expect("the file is there");
+    path
 }
 
 fn sum(values: &PerCpuValues<u64>) -> u64 {

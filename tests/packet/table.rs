@@ -8,7 +8,7 @@ use lb_common::{
     config::Config,
     flow::{Bucket, FlowValue, Timeouts},
     hash::{self, Place},
-    limits,
+    limits, maps,
     route::{self, SET_BITS},
     service::{Service, flags},
     table::{LINE_SLOTS, TableRef, slot},
@@ -41,12 +41,12 @@ pub(crate) struct Entry {
 }
 
 impl Subject<'_> {
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         self.config.get(&0, 0).expect("the entry of CONFIG")
     }
 
     /// Id and entry of the service that a request is for.
-    fn service_of(&self, request: &Frame) -> (u16, Service) {
+    pub(super) fn service_of(&self, request: &Frame) -> (u16, Service) {
         let (_, proto, _, destination) = flow(request);
         let first = (self.config().active & 1) * limits::SERVICES;
         let entries = (1..SERVICES).map(|id| {
@@ -116,15 +116,17 @@ impl Subject<'_> {
             (true, true) => hash::flow_key_v4(v4_of(source), source_port.to_be(), id),
             (true, false) => {
                 let source = [u64::from(v4_of(source)), 0];
-                hash::flow_key_hashed(source, ports, id, config.place_seed)
+                hash::flow_key_hashed(source, ports, service.salt, config.place_seed)
             }
-            (false, _) => hash::flow_key_hashed(words(source), ports, id, config.place_seed),
+            (false, _) => {
+                hash::flow_key_hashed(words(source), ports, service.salt, config.place_seed)
+            }
         };
         (key, hash::place(key, config.place_seed, config.flow_mask))
     }
 
     /// Bucket and slot of a request's flow.
-    fn slot_of(&self, request: &Frame) -> Option<(u32, usize)> {
+    pub(super) fn slot_of(&self, request: &Frame) -> Option<(u32, usize)> {
         let (key, place) = self.place(request);
         [place.primary, place.alternate].into_iter().find_map(|index| {
             let slot = self.bucket(index).keys.iter().position(|&found| found == key)?;
@@ -148,7 +150,7 @@ impl Subject<'_> {
         let (index, slot) = self.slot_of(request).expect("the flow is recorded");
         let mut bucket = self.bucket(index);
         bucket.values[slot] = change(FlowValue(bucket.values[slot])).0;
-        self.writable_flows().set(index, bucket, 0).expect("a bucket of FLOWS");
+        self.writable(maps::FLOWS).set(index, bucket, 0).expect("a bucket of FLOWS");
     }
 
     /// How long flows of a request's service live.

@@ -31,6 +31,7 @@ const TEST_PACKAGES: &[&str] = &[
     "haproxy",
     "iperf3",
     "iputils-ping",
+    "keepalived",
     "nftables",
     "openssl",
     "python3-maxminddb",

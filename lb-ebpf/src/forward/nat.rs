@@ -4,10 +4,11 @@
 //!
 //! Replies need no state: address, port and protocol of a backend name its
 //! service. Only where services share a backend and port does each flow get
-//! an exact entry, kept in the affinity table under the shared endpoint's number.
+//! an exact entry, kept in the affinity table under the shared address.
 
 use lb_common::{
     backend::{Backend, flags},
+    change::Mark,
     config::features,
     csum,
     flow::{FlowState, Timeouts},
@@ -19,7 +20,7 @@ use lb_common::{
 
 use crate::{
     affinity::{self, Known},
-    count,
+    changes, count,
     env::{self, Env},
     family::Family,
     handshake,
@@ -113,11 +114,10 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
     if service::is_host::<F>(env, packet.destination) {
         return None;
     }
-    if owner.backend.shared_endpoint != 0 {
+    if owner.backend.shared_salt != 0 {
         let ports = hash::ports(packet.destination_port(), packet.source_port());
-        let shared = owner.backend.shared_endpoint;
         // A flow that is older than the sharing is the first owner's.
-        if let Some(exact) = bound::<F>(env, packet.destination, ports, shared) {
+        if let Some(exact) = bound::<F>(env, packet.destination, ports, owner.backend) {
             owner = exact;
         }
     }
@@ -149,20 +149,26 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
     })
 }
 
-/// The backend that a client's flow has bound at a shared endpoint. `ports`:
-/// the client's in the low, the backend's in the high half.
+/// The backend that a client's flow has bound at the shared address of another.
+/// `ports`: the client's in the low, the backend's in the high half.
 #[inline(always)]
 pub(crate) fn bound<F: Family>(
     env: &Env,
     client: F::Addr,
     ports: u32,
-    shared_endpoint: u16,
+    shared: &Backend,
 ) -> Option<Chosen> {
-    let key = F::flow_key(client, ports, shared_endpoint, false, env.config.place_seed);
-    let id = lb_bound(hash::reply_key(key));
+    let id = lb_bound(reply_key::<F>(env, client, ports, shared));
     let backend = BACKENDS.get(id as u32)?;
-    let serves = backend.flags & flags::SERVING != 0 && backend.shared_endpoint == shared_endpoint;
+    let serves = backend.flags & flags::SERVING != 0 && backend.shared_salt == shared.shared_salt;
     serves.then_some(Chosen { id: id as u16, backend })
+}
+
+/// Key of a client's flow at the shared address of a backend.
+#[inline(always)]
+fn reply_key<F: Family>(env: &Env, client: F::Addr, ports: u32, shared: &Backend) -> u64 {
+    let (client, seed) = (F::words(client), env.config.place_seed);
+    hash::reply_key(hash::flow_key_hashed(client, ports, shared.shared_salt, seed))
 }
 
 /// Id of the backend bound under `key`, 0 for none.
@@ -179,8 +185,8 @@ extern "C" fn lb_bound(key: u64) -> u64 {
     }
 }
 
-/// Notes which service a client's flow to a shared endpoint belongs to.
-/// `false`: the same client port holds the endpoint for another service's
+/// Notes which service a client's flow to a shared address belongs to.
+/// `false`: the same client port holds the backend's port for another service's
 /// flow, so replies could not be told apart.
 #[inline(always)]
 pub(crate) fn bind_reply<F: Family>(
@@ -192,15 +198,17 @@ pub(crate) fn bind_reply<F: Family>(
     let backend = chosen.backend;
     let port = if backend.port != 0 { backend.port } else { packet.destination_port() };
     let ports = hash::ports(packet.source_port(), port);
-    let shared = backend.shared_endpoint;
-    let key = F::flow_key(packet.source, ports, shared, false, env.config.place_seed);
-    let event =
-        u64::from(packet.tcp_flags) | u64::from(packet.proto) << 8 | u64::from(env.explains) << 16;
+    let key = reply_key::<F>(env, packet.source, ports, backend);
+    let event = u64::from(packet.tcp_flags)
+        | u64::from(packet.proto) << 8
+        | u64::from(env.explains) << 16
+        | u64::from(found.in_group()) << 24;
     let timeouts = select::timeouts(found).to_raw();
-    lb_bind_reply(hash::reply_key(key), u64::from(chosen.id), event, timeouts) != 0
+    lb_bind_reply(key, u64::from(chosen.id), event, timeouts) != 0
 }
 
-/// `event`: TCP flags, protocol, and whether the run only explains, a byte each.
+/// `event`: TCP flags, protocol, whether the run only explains, and whether the
+/// service is in a group, a byte each.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -> u64 {
@@ -209,7 +217,7 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     };
     let timeouts = Timeouts::from_raw(timeouts);
     let (backend, now) = (backend as u16, env::now(config));
-    let explains = event >> 16 != 0;
+    let (explains, in_group) = (event >> 16 & 1 != 0, event >> 24 != 0);
     let at = affinity::position(config, key);
     let known = affinity::find(&at, now);
     if let Known::Live(entry) = known {
@@ -218,7 +226,9 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
         match next {
             Some(_) if same && explains => return 1,
             Some(state) if same => {
-                entry.touch(now, state, timeouts);
+                if entry.touch(now, state, timeouts) && in_group {
+                    changes::mark(&at, Mark::Exception);
+                }
                 return 1;
             }
             _ if !same && entry.flow.state() == FlowState::Established as u8 => return 0,

@@ -82,6 +82,12 @@ pub enum Request {
     Reload(api::Reload),
     /// `POST /v1/reload/confirm`.
     Confirm,
+    /// `GET /v1/ha`.
+    Ha,
+    /// To have both nodes of the pair tell each other all flows again.
+    Resync,
+    /// `POST /v1/ha/failover`.
+    Failover(api::FailoverOrder),
     /// Everything that changes the configuration piece by piece.
     Edit(Change),
 }

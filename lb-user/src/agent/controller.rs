@@ -15,12 +15,12 @@ mod source;
 mod state;
 mod view;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    task::yield_now,
+    task::{JoinHandle, yield_now},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -28,8 +28,10 @@ pub use self::source::Source;
 use self::state::{Beginning, Origin, State};
 use super::{
     admin::{self, ListenError, Peer, Refused},
+    ha,
     probe::{self, Prober},
     store::{Store, StoreError},
+    thread::Thread,
 };
 use crate::{
     api,
@@ -52,6 +54,9 @@ pub enum Error {
     /// See [`route::Error`].
     #[error(transparent)]
     Route(#[from] route::Error),
+    /// See [`ha::Error`].
+    #[error(transparent)]
+    Ha(#[from] ha::Error),
     /// See [`PinError`].
     #[error(transparent)]
     Pins(#[from] PinError),
@@ -114,6 +119,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Admin(error) => error.hint(),
+            Self::Ha(error) => error.hint(),
             Self::Edits(_) => {
                 Some("put the file right, or start once with `lb agent --discard-edits`".to_owned())
             }
@@ -151,11 +157,19 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         tracing::warn!("{lack}");
     }
     let (mut calls, _server) = admin::serve(&model.admin)?;
-    let probing = probe::Thread::start().map_err(Error::Events)?;
+    let probing = Thread::start("probes").map_err(Error::Events)?;
     let descriptors = descriptors::raise().map_err(Error::Events)?;
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
-    let beginning = Beginning { source, origin, direction, store, kept: found, prober };
+    let pair = match &model.ha {
+        Some(ha) => Some(ha::Candidate::new(&model.node, ha).await?),
+        None => None,
+    };
+    let place_seed = pair.as_ref().map(ha::Candidate::place_seed);
+    let beginning = Beginning { source, origin, direction, store, kept: found, place_seed, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
+    let joined = pair.map(|pair| pair.join(state.flows(), Arc::clone(&state.data_plane.leases)));
+    let (pair, mut heartbeats) = joined.unzip();
+    state.ha = pair;
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");
@@ -215,6 +229,8 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 weighing.report(state.end_drains(unix).await, "cannot change weights");
             }
             () = at(unconfirmed) => state.take_back(&mut network).await,
+            // Whoever starts the agent again has it serve again.
+            () = ended(&mut heartbeats) => return Err(ha::Error::Ended.into()),
             Some(flows) = counts.recv() => state.take_flows(&flows),
             _ = ticks.tick() => {
                 let done = state.look_after_interfaces().await;
@@ -236,7 +252,10 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     if state.unconfirmed.is_some() {
         tracing::error!("the reload that was not confirmed is in force until an agent starts");
     }
-    tracing::info!("the agent ends, forwarding goes on");
+    match state.ha.take() {
+        Some(pair) => tell_of_leave(pair.leave().await),
+        None => tracing::info!("the agent ends, forwarding goes on"),
+    }
     Ok(())
 }
 
@@ -245,6 +264,27 @@ async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of a task, for ever if there is none.
+async fn ended(task: &mut Option<JoinHandle<()>>) {
+    match task {
+        // That it panicked was told where it did.
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_of_leave(left: ha::Left) {
+    match left {
+        ha::Left::Served => tracing::info!("the agent ends, the peer serves its groups"),
+        ha::Left::Unserved => {
+            tracing::warn!("the agent ends, and the peer does not serve all of its groups yet");
+        }
+        ha::Left::Alone => {
+            tracing::warn!("the agent ends, and there is no peer: nobody serves its groups");
+        }
     }
 }
 
@@ -287,7 +327,7 @@ impl Complaint {
 }
 
 /// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

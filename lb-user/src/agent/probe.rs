@@ -2,7 +2,7 @@
 //! it found. What follows from that is `core/health.rs`'s business.
 //!
 //! Each target has a task of its own. Between its probes that costs a timer and
-//! some hundred bytes. All tasks share a [`Thread`], which does nothing else.
+//! some hundred bytes. All tasks share a thread, which does nothing else.
 
 mod attempt;
 mod dns;
@@ -15,14 +15,12 @@ mod reason;
 mod schedule;
 #[cfg(test)]
 mod tests;
-mod thread;
 mod tls;
 mod trouble;
 
 use std::{collections::BTreeMap, mem, net::IpAddr, sync::Arc};
 
 use lb_common::addr;
-pub use thread::Thread;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc},

@@ -96,14 +96,14 @@ pub enum StoreError {
         version: u32,
     },
     /// The kernel refused.
-    #[error("`{}` cannot be {action}: {source}", path.display())]
+    #[error("`{}` cannot be {action}: {reason}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -121,7 +121,7 @@ impl StoreError {
                     "put it right, or move `{file}` away to go by the configuration alone"
                 ))
             }
-            Self::Io { source, .. } => match source.kind() {
+            Self::Io { reason, .. } => match reason.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                     Some("make room there: nothing was changed".to_owned())
                 }
@@ -136,7 +136,7 @@ impl StoreError {
 
 /// Names what was tried, and on what.
 fn tried<T>(result: io::Result<T>, action: &'static str, path: &Path) -> Result<T, StoreError> {
-    result.map_err(|source| StoreError::Io { path: path.to_owned(), action, source })
+    result.map_err(|reason| StoreError::Io { path: path.to_owned(), action, reason })
 }
 
 impl Store {
@@ -206,27 +206,35 @@ impl Store {
     /// file is the old one. (If only the last step fails, the sync of the
     /// directory, it is the new one until the machine stops.)
     pub fn save(&self, kept: &Kept) -> Result<(), StoreError> {
-        let (file, temporary) = (self.directory.join(FILE), self.directory.join(TEMPORARY));
-        let written = write(&temporary, kept)
-            .and_then(|()| tried(fs::rename(&temporary, &file), "replaced", &file));
-        if written.is_err() {
-            // The next start removes it as well; the first error is the one to tell.
-            let _ = fs::remove_file(&temporary);
-        }
-        written?;
-        let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        tried(directory, "synced", &self.directory)
+        let document = Document { version: VERSION, kept };
+        let text = serde_json::to_vec_pretty(&document).map_err(io::Error::from);
+        let mut text = tried(text, "written", &self.directory.join(FILE))?;
+        text.push(b'\n');
+        replace(&self.directory, FILE, &text)
     }
 }
 
-fn write(path: &Path, kept: &Kept) -> Result<(), StoreError> {
-    let document = Document { version: VERSION, kept };
-    let mut text =
-        tried(serde_json::to_vec_pretty(&document).map_err(io::Error::from), "written", path)?;
-    text.push(b'\n');
+/// Replaces a file as a whole; it is on disk when this returns.
+///
+/// # Errors
+/// See [`Store::save`].
+pub(super) fn replace(directory: &Path, name: &str, text: &[u8]) -> Result<(), StoreError> {
+    let (file, temporary) = (directory.join(name), directory.join(format!("{name}.new")));
+    let written = write(&temporary, text)
+        .and_then(|()| tried(fs::rename(&temporary, &file), "replaced", &file));
+    if written.is_err() {
+        // The next start removes it as well; the first error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    tried(synced, "synced", directory)
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<(), StoreError> {
     let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
     let mut file = tried(file, "created", path)?;
-    tried(file.write_all(&text), "written", path)?;
+    tried(file.write_all(text), "written", path)?;
     tried(file.sync_all(), "synced", path)
 }
 

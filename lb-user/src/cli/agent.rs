@@ -14,6 +14,9 @@ use crate::{
     sys::capability::Capability,
 };
 
+/// What every agent needs; a node of a pair needs [`Capability::NetRaw`], too.
+const NEEDED: [Capability; 3] = [Capability::Bpf, Capability::NetAdmin, Capability::Perfmon];
+
 /// Attach the balancer and keep it up to date
 ///
 /// Loads the data plane, attaches it to the interfaces, and follows the
@@ -32,7 +35,8 @@ Environment:
   NO_COLOR  no colours, as when standard error is no terminal
 
 Privileges:
-  CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; root has them")]
+  CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, with `[ha]` also CAP_NET_RAW; root has
+  them")]
 pub(super) struct Agent {
     /// The configuration file; `lb check` finds its mistakes
     #[arg(long, value_name = "FILE")]
@@ -96,7 +100,8 @@ impl From<Level> for PacketLog {
 impl Agent {
     pub(super) fn run(self, colourless: bool) -> Result<(), Failure> {
         let file = config::load(&self.config, &self.interface)?;
-        require(&Capability::ALL)?;
+        let of_pair = file.model.ha.as_ref().map(|_| Capability::NetRaw);
+        require(&NEEDED.into_iter().chain(of_pair).collect::<Vec<_>>())?;
         log::init(self.log_format.into(), colourless).map_err(|error| {
             Failure::new(Status::Usage, error)
                 .hint("such as `RUST_LOG=info` or `RUST_LOG=lb_user=debug`")

@@ -76,7 +76,7 @@ impl<'a> Console<'a> {
 
     /// Writes JSON: word for word, or spread over lines for who reads it on a
     /// terminal.
-    fn json(&mut self, json: &str) -> Result<(), Failure> {
+    pub(super) fn json(&mut self, json: &str) -> Result<(), Failure> {
         let value: Option<serde_json::Value> =
             self.looks.terminal.then(|| serde_json::from_str(json).ok()).flatten();
         match value {

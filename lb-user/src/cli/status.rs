@@ -1,11 +1,9 @@
 //! `lb status`.
 
-use serde_json::Value;
-
 use super::{
     Failure, Session,
     client::Request,
-    count, keys,
+    count,
     table::{Cell, Table, words},
     units::{duration, percent},
 };
@@ -49,8 +47,14 @@ fn table(status: &api::Status) -> Table {
     }
     match &status.ha {
         None => row("pair", "none, a single balancer".to_owned()),
-        Some(Value::Object(pair)) => row("pair", keys::in_words(pair)),
-        Some(pair) => row("pair", pair.to_string()),
+        Some(api::HaSummary { role, peer, connected }) => {
+            let peer = match (peer, connected) {
+                (Some(peer), true) => format!("peer {peer}"),
+                (Some(peer), false) => format!("peer {peer} is silent"),
+                (None, _) => "no peer heard".to_owned(),
+            };
+            row("pair", format!("{role}, {peer}"));
+        }
     }
     table
 }

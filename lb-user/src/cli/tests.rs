@@ -41,6 +41,8 @@ fn wrong_usage_is_refused() {
         ("flow list --limit 0", ErrorKind::ValueValidation),
         ("flow list --limit 10001", ErrorKind::ValueValidation),
         ("flow list --client web", ErrorKind::ValueValidation),
+        ("ha", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("ha keygen a b", ErrorKind::UnknownArgument),
         ("plan", ErrorKind::MissingRequiredArgument),
         ("reload f --confirmed", ErrorKind::ArgumentConflict),
         ("explain 198.51.100.7 203.0.113.10:443", ErrorKind::ValueValidation),

@@ -10,6 +10,7 @@
 //! Keys of features that are planned but not built are known and refused;
 //! where such a key has the one value that changes nothing, it is accepted.
 
+mod ha;
 mod health;
 mod service;
 
@@ -26,6 +27,7 @@ use super::{
     },
 };
 use crate::core::model::XdpMode;
+pub use ha::{Group, GroupAddress, Ha};
 pub use service::{AFFINITY_TIMEOUT, Backend, Route, Service, WEIGHT};
 
 /// Default of `node.flows`.
@@ -47,6 +49,8 @@ pub struct File {
     pub node: Node,
     /// `[admin]`.
     pub admin: Admin,
+    /// `[ha]`, if any.
+    pub ha: Option<Ha>,
     /// `[firewall]`.
     pub firewall: Firewall,
     /// `[[service]]`.
@@ -101,11 +105,11 @@ pub fn read(text: &str) -> (Option<File>, Vec<Mistake>) {
     document(text, Telling::Lines, "", |mut root| {
         let node = node(root.table("node"));
         let admin = admin(root.table("admin"));
+        let ha = root.table_if_any("ha").map(ha::read);
         let firewall = firewall(root.table("firewall"));
         let services = root.tables("service").into_iter().map(service::read).collect();
-        root.unbuilt("ha", "remove this table: this version is a single balancer");
         root.finish();
-        File { node, admin, firewall, services }
+        File { node, admin, ha, firewall, services }
     })
 }
 

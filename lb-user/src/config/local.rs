@@ -13,17 +13,19 @@ use crate::core::model::{
     health::{Http, Probe, Tls},
 };
 
-/// A file without which backends cannot be probed.
+/// A file without which backends cannot be probed, or nodes be a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalFile {
-    service: String,
-    key: &'static str,
+    /// What names it.
+    key: String,
     path: PathBuf,
     /// Whether it is run.
     program: bool,
+    /// What this host cannot do without it.
+    purpose: &'static str,
 }
 
-/// The files that the probes of this model need.
+/// The files that this model needs.
 #[must_use]
 pub fn files(model: &Model) -> Vec<LocalFile> {
     let files = model.services.iter().filter_map(|service| {
@@ -34,9 +36,16 @@ pub fn files(model: &Model) -> Vec<LocalFile> {
             }
             _ => return None,
         };
-        Some(LocalFile { service: service.name.clone(), key, path: path.into(), program })
+        let key = format!("service `{}`: `{key}`", service.name);
+        Some(LocalFile { key, path: path.into(), program, purpose: "probe these backends" })
     });
-    files.collect()
+    let of_pair = model.ha.iter().map(|ha| LocalFile {
+        key: "`ha.key_file`".to_owned(),
+        path: ha.key_file.clone(),
+        program: false,
+        purpose: "be a node of the pair",
+    });
+    files.chain(of_pair).collect()
 }
 
 impl LocalFile {
@@ -44,7 +53,7 @@ impl LocalFile {
     /// it without opening it, which may take as long as its filesystem does.
     #[must_use]
     pub fn lack(&self) -> Option<String> {
-        let Self { service, key, path, program } = self;
+        let Self { key, path, program, purpose } = self;
         let lack = match fs::metadata(path) {
             Ok(found) if !found.is_file() => "is no regular file",
             Ok(found) if *program && found.mode() & 0o111 == 0 => "may not be executed",
@@ -57,10 +66,7 @@ impl LocalFile {
             _ => return None,
         };
         let path = path.display();
-        Some(format!(
-            "service `{service}`: `{key}`: `{path}` {lack} on this host, which cannot probe these \
-             backends without it"
-        ))
+        Some(format!("{key}: `{path}` {lack} on this host, which cannot {purpose} without it"))
     }
 }
 
@@ -73,14 +79,40 @@ mod tests {
     use super::*;
     use crate::config::{Surroundings, parse};
 
-    fn lacks(health: &str) -> Vec<String> {
-        let text = format!(
-            "[node]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\n\
-             vip = \"203.0.113.10\"\nport = 80\n[service.health]\n{health}"
-        );
-        let surroundings = Surroundings { host_name: "host", interfaces: &[] };
-        let model = parse(&text, surroundings).expect("no mistake");
+    fn lacks_of(text: &str) -> Vec<String> {
+        let surroundings = Surroundings { host_name: "host", interfaces: &["eth0".to_owned()] };
+        let model = parse(text, surroundings).expect("no mistake");
         files(&model).iter().filter_map(LocalFile::lack).collect()
+    }
+
+    fn lacks(health: &str) -> Vec<String> {
+        lacks_of(&format!(
+            "[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n\
+             [service.health]\n{health}"
+        ))
+    }
+
+    #[test]
+    fn a_key_that_this_host_lacks_is_told() {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("pair.key");
+        let name = path.display();
+        let pair = format!(
+            "[node]\nhash_seed = \"{}\"\n[ha]\npair = \"edge\"\nlisten = [\"10.0.0.2:4790\"]\n\
+             peer = [\"10.0.0.3:4790\"]\nkey_file = \"{name}\"\nconfig = \"independent\"\n\
+             [[ha.group]]\nname = \"blue\"\n\
+             addresses = [{{ address = \"203.0.113.10/32\", interface = \"eth0\" }}]\n",
+            "0".repeat(32)
+        );
+        assert_eq!(
+            lacks_of(&pair),
+            [format!(
+                "`ha.key_file`: `{name}` does not exist on this host, which cannot be a node of the \
+                 pair without it"
+            )]
+        );
+        fs::write(&path, "").unwrap();
+        assert_eq!(lacks_of(&pair), [""; 0]);
     }
 
     #[test]

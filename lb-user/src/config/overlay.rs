@@ -87,7 +87,8 @@ pub fn edited(
                 firewall(&edits.firewall, &file.firewall).map_err(EditError::Invalid)?;
         }
     }
-    check_together(&model.services, &model.firewall).map_err(EditError::Invalid)?;
+    check_together(&model.services, &model.firewall, model.ha.as_ref())
+        .map_err(EditError::Invalid)?;
     Ok((edits, model))
 }
 
@@ -116,7 +117,7 @@ impl Edits {
         let firewall = firewall(&self.firewall, &file.firewall);
         match firewall {
             Ok(firewall) if mistakes.is_empty() => {
-                check_together(&services, &firewall)?;
+                check_together(&services, &firewall, file.ha.as_ref())?;
                 Ok(Model { services, firewall, ..file.clone() })
             }
             firewall => {

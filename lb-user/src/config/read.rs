@@ -160,8 +160,9 @@ impl<'t> Section<'t> {
         Some((self.place_of(self.path_of(key), &value), value.into_inner()))
     }
 
-    fn has(&self, key: &str) -> bool {
-        self.left.contains_key(key)
+    fn missing(&mut self, key: &'static str, expected: &str) {
+        self.known.push(key);
+        self.report(&self.absent(key), Wrong::new("missing, must be set").hint(expected));
     }
 
     /// Something else stands where a table is to be.
@@ -214,10 +215,8 @@ impl<'t> Section<'t> {
         expected: &str,
         read: impl FnOnce(&DeValue<'_>) -> Result<T, Wrong>,
     ) -> Option<Located<T>> {
-        if !self.has(key) {
-            self.known.push(key);
-            let wrong = Wrong::new("missing, must be set").hint(expected);
-            self.report(&self.absent(key), wrong);
+        if !self.left.contains_key(key) {
+            self.missing(key, expected);
             return None;
         }
         let read = self.optional(key, None, |value| read(value).map(Some))?;
@@ -232,6 +231,17 @@ impl<'t> Section<'t> {
         example: &str,
         read: impl Fn(&DeValue<'_>) -> Result<T, Wrong>,
     ) -> Option<Located<Vec<Located<T>>>> {
+        let Located { place, value } = self.elements(key, example, read)?;
+        Some(Located { place, value: value.into_iter().flatten().collect() })
+    }
+
+    /// Reads a list likewise, where positions count: what is wrong is `None`.
+    pub fn elements<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        read: impl Fn(&DeValue<'_>) -> Result<T, Wrong>,
+    ) -> Option<Located<Vec<Option<Located<T>>>>> {
         let Some((place, value)) = self.take(key) else {
             return Some(Located { place: self.absent(key), value: Vec::new() });
         };
@@ -243,8 +253,11 @@ impl<'t> Section<'t> {
         for (index, element) in array.iter().enumerate() {
             let place = self.place_of(format!("{}[{index}]", place.path), element);
             match read(element.get_ref()) {
-                Ok(value) => list.push(Located { place, value }),
-                Err(wrong) => self.report(&place, wrong),
+                Ok(value) => list.push(Some(Located { place, value })),
+                Err(wrong) => {
+                    self.report(&place, wrong);
+                    list.push(None);
+                }
             }
         }
         Some(Located { place, value: list })
@@ -252,16 +265,35 @@ impl<'t> Section<'t> {
 
     /// Opens a table, empty where the key is left out.
     pub fn table(&mut self, key: &'static str) -> Self {
-        let mut line = self.line;
-        let mut table = DeTable::new();
-        match self.take(key) {
-            Some((place, DeValue::Table(inner))) => (line, table) = (place.line, inner),
-            Some((place, _)) => {
-                self.report(&place, self.no_table(&place));
+        let table = self.table_if_any(key);
+        table.unwrap_or_else(|| {
+            Self::new(self.source.clone(), self.path_of(key), self.line, DeTable::new())
+        })
+    }
+
+    /// Opens a table that means something by being there.
+    pub fn table_if_any(&mut self, key: &'static str) -> Option<Self> {
+        match self.take(key)? {
+            (place, DeValue::Table(table)) => {
+                Some(Self::new(self.source.clone(), place.path, place.line, table))
             }
-            None => {}
+            (place, _) => {
+                self.report(&place, self.no_table(&place));
+                None
+            }
         }
-        Self::new(self.source.clone(), self.path_of(key), line, table)
+    }
+
+    /// Opens the tables of an array that must have one; `expected` as in
+    /// [`Self::required`].
+    pub fn some_tables(&mut self, key: &'static str, expected: &str) -> Vec<Self> {
+        let is_empty = |value: &DeValue<'_>| value.as_array().is_some_and(|array| array.is_empty());
+        if self.left.get(key).is_none_or(|(_, value)| is_empty(value.get_ref())) {
+            self.left.remove(key);
+            self.missing(key, expected);
+            return Vec::new();
+        }
+        self.tables(key)
     }
 
     /// Opens the tables of an array of tables.

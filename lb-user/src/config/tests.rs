@@ -1,6 +1,7 @@
 //! What the whole of this module promises, on texts.
 
 mod example;
+mod ha;
 mod health;
 mod keys;
 mod mutation;
@@ -262,8 +263,6 @@ fn single_values_are_held_to_their_rules() {
 fn features_not_built_are_refused_and_their_neutral_values_accepted() {
     let refused = [
         node("[admin]\nhttp = \"127.0.0.1:9464\""),
-        node("[ha]"),
-        node("[[ha.group]]"),
         node("[firewall]\nnew_flows_per_source = { rate = 1, burst = 1 }"),
         service("mode = \"fullnat\""),
         service("mode = \"ipip\""),

@@ -1,6 +1,7 @@
 //! Single values: each function reads one kind of value from TOML, or says
 //! which rule it breaks and what to write instead.
 
+pub mod ha;
 pub mod probe;
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};

@@ -3,6 +3,7 @@
 //! A value of these types obeys every rule of `config/check.rs`; nothing
 //! below re-checks them.
 
+pub mod ha;
 pub mod health;
 mod programs;
 #[cfg(test)]
@@ -13,7 +14,10 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf
 use ipnet::IpNet;
 use lb_common::flow::Timeouts;
 
-use self::health::{Health, Probe};
+use self::{
+    ha::Ha,
+    health::{Health, Probe},
+};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct Model {
     pub node: Node,
     /// How it is operated.
     pub admin: Admin,
+    /// The node that stands in for it, and for which it does; `None`: alone.
+    pub ha: Option<Ha>,
     /// Port and source policy.
     pub firewall: Firewall,
     /// Services, names unique, no two answering for the same address, port and protocol.
@@ -34,10 +40,20 @@ impl Model {
     #[must_use]
     pub fn has_shape_of(&self, other: &Self) -> bool {
         let same = |(a, b): (&Service, &Service)| a == b || a.shape() == b.shape();
+        let same_group =
+            |service: &Service| self.group_of(service.vip) == other.group_of(service.vip);
         self.node == other.node
             && self.firewall == other.firewall
             && self.services.len() == other.services.len()
             && self.services.iter().zip(&other.services).all(same)
+            && self.services.iter().all(same_group)
+    }
+
+    /// Position of the group of addresses that a VIP is in; `None`: this node
+    /// serves it on its own account.
+    #[must_use]
+    pub fn group_of(&self, vip: IpAddr) -> Option<usize> {
+        self.ha.as_ref()?.group_of(vip)
     }
 }
 

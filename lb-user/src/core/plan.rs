@@ -142,8 +142,8 @@ pub enum Operation {
     WriteBackend(BackendId, Backend),
     /// Says in place whether existing flows may go to a backend.
     SetServing(BackendId, bool),
-    /// Sets `shared_endpoint` in place.
-    Share(BackendId, u16),
+    /// Sets `shared_salt` in place.
+    Share(BackendId, u64),
     /// Removes a set of routes nothing refers to.
     RemoveRoutes(RouteSet),
     /// Writes a set of routes under a number nothing refers to.
@@ -268,7 +268,7 @@ pub fn plan(
 ) -> Result<Plan, CapacityError> {
     check_prefixes(model, snapshot)?;
     let ids = ids::Ids::assign(model, snapshot)?;
-    let wanted = backends::wanted(model, standings, &ids, snapshot);
+    let wanted = backends::wanted(model, standings, &ids);
     let shares = backends::changed_shares(&wanted, snapshot);
     let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
     let mut arena = tables::arena(snapshot);

@@ -160,7 +160,7 @@ fn verdict(word: u64) -> Verdict {
 }
 
 /// The kernel's own answer, where there is one.
-fn into_io(error: ProgramError) -> io::Error {
+pub(super) fn into_io(error: ProgramError) -> io::Error {
     match error {
         ProgramError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),

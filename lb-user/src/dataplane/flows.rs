@@ -1,17 +1,19 @@
 //! Reads and clears the affinity table, beside the packets that use it.
 
-use std::{mem::offset_of, ops::Range, sync::atomic::Ordering};
+use std::{
+    mem::offset_of,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use lb_common::{
-    addr,
-    flow::{Bucket, FlowValue, SLOTS},
-    hash, limits,
+    flow::{Bucket, FlowState, FlowValue, Room, SLOTS},
+    hash::{self, Place},
+    limits,
 };
 
 use super::mmap::Mapped;
-use crate::core::plan::{
-    BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::present_backends,
-};
+use crate::core::plan::{BackendId, ServiceId, Snapshot, ids::present_backends};
 
 /// An entry of the affinity table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,19 @@ pub struct Entry {
     pub key: u64,
     /// Its value.
     pub value: FlowValue,
+}
+
+/// What became of a flow that was to be entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// It had no entry.
+    New,
+    /// It had another backend, or none any more.
+    Moved,
+    /// It had that backend.
+    Known,
+    /// Other established flows have all its slots.
+    NoRoom,
 }
 
 /// What the keys of entries are, by their backends.
@@ -34,12 +49,8 @@ impl Keys {
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
         let mut exact = vec![0; limits::BACKENDS as usize];
-        let is_exact = |who: &BackendIdentity| {
-            let v4 = addr::from_bytes(who.service.vip).is_ipv4();
-            v4 && who.service.single_port().is_some()
-        };
         for (who, id) in present_backends(snapshot) {
-            if is_exact(&who) {
+            if who.service.has_exact_keys() {
                 exact[usize::from(id)] = snapshot.backends[&id].service;
             }
         }
@@ -67,13 +78,16 @@ impl Keys {
 impl Mapped<Bucket> {
     /// All entries whose time is not up at `now`.
     pub fn live(&self, now: u16) -> impl Iterator<Item = Entry> + '_ {
-        (0..self.entries()).flat_map(move |bucket| {
-            let bucket = self.read(bucket);
-            let entries = bucket.keys.into_iter().zip(bucket.values);
-            entries
-                .map(|(key, value)| Entry { key, value: FlowValue(value) })
-                .filter(move |entry| entry.key != 0 && entry.value.left(now) >= 0)
-        })
+        (0..self.entries()).flat_map(move |bucket| self.live_in(bucket, now))
+    }
+
+    /// Those in one bucket.
+    pub fn live_in(&self, bucket: u32, now: u16) -> impl Iterator<Item = Entry> + use<> {
+        let bucket = self.read(bucket);
+        let entries = bucket.keys.into_iter().zip(bucket.values);
+        entries
+            .map(|(key, value)| Entry { key, value: FlowValue(value) })
+            .filter(move |entry| entry.key != 0 && entry.value.left(now) >= 0)
     }
 
     /// Live flows by backend id.
@@ -88,6 +102,59 @@ impl Mapped<Bucket> {
         counts
     }
 
+    /// Enters a flow that the peer has, or overwrites its entry, by the rules of
+    /// the packet path (`affinity.rs`) and beside it. `expires` and `now` are the
+    /// data plane's seconds. Where a packet claims the slot at the same time, the
+    /// flow may come to nothing, as between packets.
+    ///
+    /// # Panics
+    /// `key` is 0, which is an empty slot's, or `place` is not in the table.
+    pub fn enter(
+        &self,
+        key: u64,
+        backend: BackendId,
+        state: FlowState,
+        expires: u16,
+        place: &Place,
+        now: u16,
+    ) -> Entered {
+        assert_ne!(key, 0);
+        let new = FlowValue::new(backend, place.tag, state, expires).0;
+        let buckets = [place.primary, place.alternate];
+        let mut slots = buckets.into_iter().flat_map(|bucket| self.slots(bucket));
+        if let Some((_, value)) = slots.find(|(owner, _)| owner.load(Ordering::Acquire) == key) {
+            let old = FlowValue(value.load(Ordering::Relaxed));
+            if old.0 != new {
+                value.store(new, Ordering::Release);
+            }
+            let known = old.backend() == backend && old.tag() == place.tag && old.left(now) >= 0;
+            return if known { Entered::Known } else { Entered::Moved };
+        }
+        let [primary, alternate] = buckets.map(|bucket| {
+            let Bucket { keys, values } = self.read(bucket);
+            Room::of(&keys, &values, now)
+        });
+        let settled = primary.settled(place.tag);
+        let Some(slot) = settled.or_else(|| primary.choose(&alternate, place.tag)) else {
+            return Entered::NoRoom;
+        };
+        let slot = slot as usize;
+        let (owner, value) = self.slot(buckets[slot / SLOTS], slot % SLOTS);
+        owner.store(key, Ordering::Release);
+        value.store(new, Ordering::Release);
+        Entered::New
+    }
+
+    /// Key and value of the slots of a bucket.
+    fn slots(&self, bucket: u32) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
+        (0..SLOTS).map(move |slot| self.slot(bucket, slot))
+    }
+
+    fn slot(&self, bucket: u32, slot: usize) -> (&AtomicU64, &AtomicU64) {
+        let word = |field| self.word64(bucket, field + slot * size_of::<u64>());
+        (word(offset_of!(Bucket, keys)), word(offset_of!(Bucket, values)))
+    }
+
     /// Clears the slots of buckets whose key and value are `spent`; a slot
     /// that a packet claims meanwhile is left to it. Returns how many.
     pub fn clear(&self, buckets: Range<u32>, spent: impl Fn(u64, FlowValue) -> bool) -> u32 {
@@ -96,9 +163,7 @@ impl Mapped<Bucket> {
 
     fn clear_bucket(&self, bucket: u32, spent: &impl Fn(u64, FlowValue) -> bool) -> u32 {
         let mut cleared = 0;
-        for slot in 0..SLOTS {
-            let key = self.word64(bucket, offset_of!(Bucket, keys) + slot * 8);
-            let value = self.word64(bucket, offset_of!(Bucket, values) + slot * 8);
+        for (key, value) in self.slots(bucket) {
             let owner = key.load(Ordering::Acquire);
             if owner != 0 && spent(owner, FlowValue(value.load(Ordering::Acquire))) {
                 let swap = key.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
@@ -118,10 +183,8 @@ impl Mapped<Bucket> {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::{
-        backend::SHARED_BIT,
-        flow::{FlowState, MAX_TIMEOUT},
-    };
+    use lb_common::flow::MAX_TIMEOUT;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -148,13 +211,86 @@ mod tests {
         let keys = Keys { exact: vec![0, 9, 0] };
         assert!(keys.are_exact(EXACT) && !keys.are_exact(HASHED));
         let flows = Mapped::anonymous(4).unwrap();
-        let hashed = |service| hash::flow_key_hashed([1, 2], 3, service, [4, 5]);
-        let replies = hash::reply_key(hashed(SHARED_BIT));
+        let hashed = |salt| hash::flow_key_hashed([1, 2], 3, salt, [4, 5]);
+        let replies = hash::reply_key(hashed(7));
         let value = |id| FlowValue::new(id, 1, FlowState::Established, 10).0;
         let values = [value(EXACT), value(EXACT), value(HASHED), value(HASHED)];
         let of_flows = [hash::flow_key_v4(1, 2, 9), hashed(8)];
         flows.write(1, &Bucket { keys: [of_flows[0], replies, of_flows[1], replies], values });
         let counts = flows.count(5, &keys);
         assert_eq!(counts[..3], [0, 1, 1]);
+    }
+
+    const SEED: [u64; 2] = [3, 5];
+    const BUCKETS: u32 = 4;
+    const NOW: u16 = 7;
+
+    /// All slots, whoever has them.
+    fn slots(flows: &Mapped<Bucket>) -> impl Iterator<Item = (u64, FlowValue)> {
+        let buckets = (0..BUCKETS).map(|bucket| flows.read(bucket));
+        buckets.flat_map(|bucket| bucket.keys.into_iter().zip(bucket.values.map(FlowValue)))
+    }
+
+    /// What the packet path finds of a key: the first slot that has it.
+    fn found(flows: &Mapped<Bucket>, key: u64) -> Option<FlowValue> {
+        let place = hash::place(key, SEED, BUCKETS - 1);
+        let buckets = [place.primary, place.alternate].map(|bucket| flows.read(bucket));
+        let mut slots = buckets.into_iter().flat_map(|b| b.keys.into_iter().zip(b.values));
+        let (_, value) = slots.find(|&(owner, _)| owner == key)?;
+        let value = FlowValue(value);
+        (value.tag() == place.tag && value.left(NOW) >= 0).then_some(value)
+    }
+
+    fn any_state() -> impl Strategy<Value = FlowState> {
+        prop::sample::select(vec![FlowState::Embryonic, FlowState::Established, FlowState::Closing])
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_entered_is_found_and_displaces_no_established_flow(
+            steps in prop::collection::vec((1u64..40, 0u16..3, any_state(), -2i16..3), 1..200)
+        ) {
+            let flows = Mapped::anonymous(BUCKETS).unwrap();
+            for (key, backend, state, left) in steps {
+                let place = hash::place(key, SEED, BUCKETS - 1);
+                let expires = NOW.wrapping_add_signed(left);
+                let value = FlowValue::new(backend, place.tag, state, expires);
+                let before: Vec<_> = flows.live(NOW).collect();
+                let had = slots(&flows).find(|&(owner, _)| owner == key);
+                let entered = flows.enter(key, backend, state, expires, &place, NOW);
+                let expected = match had {
+                    Some((_, had)) if had.backend() == value.backend() && had.left(NOW) >= 0 => {
+                        Entered::Known
+                    }
+                    Some(_) => Entered::Moved,
+                    None if entered == Entered::NoRoom => Entered::NoRoom,
+                    None => Entered::New,
+                };
+                prop_assert_eq!(entered, expected);
+                let lives = entered != Entered::NoRoom && left >= 0;
+                prop_assert_eq!(found(&flows, key), lives.then_some(value));
+                for entry in before.iter().filter(|entry| entry.key != key) {
+                    let stays = entry.value.state() == FlowState::Established as u8;
+                    prop_assert!(!stays || found(&flows, entry.key) == Some(entry.value));
+                }
+                prop_assert!(slots(&flows).filter(|&(owner, _)| owner == key).count() <= 1);
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_no_room_where_established_flows_have_all_slots() {
+        let flows = Mapped::anonymous(BUCKETS).unwrap();
+        let enter = |key, state| {
+            let place = hash::place(key, SEED, BUCKETS - 1);
+            flows.enter(key, 1, state, NOW + 9, &place, NOW)
+        };
+        for key in 1..200 {
+            enter(key, FlowState::Established);
+        }
+        assert_eq!(flows.live(NOW).count(), BUCKETS as usize * SLOTS);
+        for state in [FlowState::Embryonic, FlowState::Established, FlowState::Closing] {
+            assert_eq!(enter(1000, state), Entered::NoRoom);
+        }
     }
 }

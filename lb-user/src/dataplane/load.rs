@@ -1,9 +1,15 @@
 //! Loads the program, or adopts the maps that an earlier agent left pinned.
 
-use std::{fs, io, mem::offset_of, os::fd::AsFd as _, path::PathBuf, sync::atomic::Ordering};
+use std::{
+    fs, io,
+    mem::offset_of,
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, TestRun as _, TestRunOptions,
+    Ebpf, EbpfError, EbpfLoader,
     maps::{DevMapHash, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf},
     pin::PinError as AyaPinError,
     programs::{ProgramError, Xdp},
@@ -12,7 +18,10 @@ use bytemuck::Pod;
 use lb_common::{config::Config, limits, maps, trace::Record};
 
 use super::{
+    changes::Changes,
+    clock::Clock,
     kernel::Kernel,
+    leases::Leases,
     mmap::Mapped,
     pins::{PinDir, PinError},
     probe::Probing,
@@ -31,6 +40,9 @@ pub struct Options {
     pub flows: u32,
     /// Seed shared by all balancers of a VIP; `None`: any.
     pub hash_seed: Option<[u64; 2]>,
+    /// Secret that places flows in the affinity table, shared by the nodes of a
+    /// pair; `None`: any.
+    pub place_seed: Option<[u64; 2]>,
     /// Level of the program's own log, 0 (nothing, at no cost) to 5.
     pub log_level: u8,
 }
@@ -97,6 +109,11 @@ pub enum LoadError {
 pub struct DataPlane {
     /// The maps that plans are about.
     pub tables: Tables,
+    /// Until when groups are served.
+    pub leases: Arc<Leases>,
+    /// What changes in the affinity table.
+    pub changes: Arc<Changes>,
+    clock: Arc<Clock>,
     /// Interfaces to redirect to.
     pub(super) ports: DevMapHash<MapData>,
     /// What the program that explains found.
@@ -143,6 +160,7 @@ impl DataPlane {
         let buckets = limits::flow_buckets(options.flows);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(maps::FLOWS, buckets);
+        loader.map_max_entries(maps::CHANGES, limits::change_lines(buckets));
         loader.override_global(aya_log::LEVEL, &options.log_level, false);
         for name in maps::PINNED {
             loader.map_pin_path(name, pins.pin(name));
@@ -156,6 +174,9 @@ impl DataPlane {
         let probing = Probing::load(&mut ebpf);
         let tables = tables(&mut ebpf)?;
         initialise(&tables.config, options)?;
+        if let Some(seed) = options.place_seed {
+            place_anew(&tables, seed);
+        }
         for name in maps::PROGRAMS {
             pin(program(&mut ebpf, name)?, pins, name)?;
         }
@@ -169,11 +190,21 @@ impl DataPlane {
     ) -> Result<Self, LoadError> {
         let ports = typed(&mut ebpf, maps::PORTS, DevMapHash::try_from)?;
         let trace = mapped(&mut ebpf, maps::TRACE)?;
+        let config = tables.config.read(0);
+        let clock = Clock::open(&pins);
+        let clock = Arc::new(clock.map_err(clock_failed)?);
+        let ends = mapped(&mut ebpf, maps::LEASES)?;
+        let leases = Leases::take_over(ends, Arc::clone(&clock), config.tick_scale);
+        let (flows, marks) = (Arc::clone(&tables.flows), mapped(&mut ebpf, maps::CHANGES)?);
+        let changes = Changes::new(flows, marks, Arc::clone(&clock), &config);
         let unresolved = typed(&mut ebpf, maps::UNRESOLVED, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
         Ok(Self {
             tables,
+            leases: leases.into(),
+            changes: changes.into(),
+            clock,
             ports,
             trace,
             pins,
@@ -199,13 +230,8 @@ impl DataPlane {
     ///
     /// # Errors
     /// The kernel refused to run the program.
-    pub fn now(&mut self) -> Result<u16, LoadError> {
-        let frame = [0; 64];
-        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
-        let program = program(&mut self.ebpf, maps::CLOCK_PROGRAM)?;
-        let run = program.test_run(options);
-        let run = run.map_err(|error| LoadError::Program(maps::CLOCK_PROGRAM, error))?;
-        Ok(run.return_value as u16)
+    pub fn now(&self) -> Result<u16, LoadError> {
+        self.clock.now().map(|now| now.second).map_err(clock_failed)
     }
 
     /// Removes all pins, as if it had never been loaded: for a first start
@@ -219,6 +245,10 @@ impl DataPlane {
         drop(self);
         fs::remove_dir(&path).map_err(|source| PinError::io("remove", &path, source))
     }
+}
+
+fn clock_failed(error: ProgramError) -> LoadError {
+    LoadError::Program(maps::CLOCK_PROGRAM, error)
 }
 
 /// Whether an initialised data plane is pinned; it must fit `options`.
@@ -259,13 +289,30 @@ fn initialise(config: &Mapped<Config>, options: &Options) -> Result<(), LoadErro
     let entry = Config {
         flow_mask: limits::flow_buckets(options.flows) - 1,
         tick_scale: link::tick_scale()?,
-        place_seed: [a, b],
+        place_seed: options.place_seed.unwrap_or([a, b]),
         slot_seed: options.hash_seed.unwrap_or([c, d]),
         ..Config::ZERO
     };
     config.write(0, &entry);
     config.word32(0, offset_of!(Config, abi)).store(limits::ABI_VERSION, Ordering::Release);
     Ok(())
+}
+
+/// Has flows placed by this secret. By another one nobody would find them
+/// again, so where there was another, all are forgotten.
+fn place_anew(tables: &Tables, seed: [u64; 2]) {
+    if tables.config.read(0).place_seed == seed {
+        return;
+    }
+    for (word, value) in seed.into_iter().enumerate() {
+        let at = tables.config.word64(0, offset_of!(Config, place_seed) + word * size_of::<u64>());
+        at.store(value, Ordering::Release);
+    }
+    let forgotten = tables.flows.clear(0..tables.flows.entries(), |_, _| true);
+    tracing::warn!(
+        forgotten,
+        "flows are placed by the pair's key, and were placed otherwise: recorded flows are forgotten"
+    );
 }
 
 fn random() -> io::Result<[u64; 4]> {

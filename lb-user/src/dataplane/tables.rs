@@ -148,7 +148,7 @@ impl Tables {
             Operation::Scrub(ids) => self.scrub(ids),
             Operation::WriteBackend(id, entry) => return self.write_backend(*id, entry),
             Operation::SetServing(id, serving) => self.set_serving(*id, *serving),
-            Operation::Share(id, endpoint) => self.share(*id, *endpoint),
+            Operation::Share(id, salt) => self.share(*id, *salt),
             Operation::RemoveRoutes(set) => return self.kernel.remove_routes(*set),
             Operation::WriteRoutes(set, routes) => return self.kernel.write_routes(*set, routes),
             Operation::WriteTable(first, slots) => self.write_table(*first, slots),
@@ -206,12 +206,9 @@ impl Tables {
         Ok(())
     }
 
-    /// `service` and `shared_endpoint` are the halves of one word.
-    fn share(&self, id: BackendId, endpoint: u16) {
-        let service = self.backends.read(id.into()).service;
-        let word = bytemuck::cast([service, endpoint]);
-        let at = self.backends.word32(id.into(), offset_of!(Backend, service));
-        at.store(word, Ordering::Release);
+    fn share(&self, id: BackendId, salt: u64) {
+        let at = self.backends.word64(id.into(), offset_of!(Backend, shared_salt));
+        at.store(salt, Ordering::Release);
     }
 
     fn write_table(&self, first: u32, slots: &[BackendId]) {
@@ -303,6 +300,8 @@ impl Tables {
 
 #[cfg(test)]
 mod failure;
+#[cfg(test)]
+mod groups;
 #[cfg(test)]
 mod ids;
 #[cfg(test)]

@@ -5,13 +5,15 @@ use std::{fmt, io};
 /// Where Linux tells a process about itself.
 const STATUS: &str = "/proc/self/status";
 
-/// What the agent cannot do without.
+/// What there is to be had of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     /// Load programs, create maps, open pins.
     Bpf,
     /// Attach programs, mark probes, follow routes and neighbours.
     NetAdmin,
+    /// Send frames as they are: addresses that move are announced by such.
+    NetRaw,
     /// Without it the verifier treats the program as an unprivileged user's:
     /// it inserts speculation barriers, which cost time on every packet, and
     /// forbids to compare pointers, which the packet path does to find the
@@ -20,13 +22,11 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bpf, Self::NetAdmin, Self::Perfmon];
-
     /// The bit in the kernel's sets (linux/capability.h).
     const fn bit(self) -> u32 {
         match self {
             Self::NetAdmin => 12,
+            Self::NetRaw => 13,
             Self::Perfmon => 38,
             Self::Bpf => 39,
         }
@@ -36,7 +36,7 @@ impl Capability {
     /// split from it in Linux 5.8.
     const fn is_in(self, set: u64) -> bool {
         const SYS_ADMIN: u32 = 21;
-        let inherits = !matches!(self, Self::NetAdmin);
+        let inherits = matches!(self, Self::Bpf | Self::Perfmon);
         set >> self.bit() & 1 == 1 || inherits && set >> SYS_ADMIN & 1 == 1
     }
 }
@@ -46,6 +46,7 @@ impl fmt::Display for Capability {
         f.write_str(match self {
             Self::Bpf => "CAP_BPF",
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
             Self::Perfmon => "CAP_PERFMON",
         })
     }
@@ -94,6 +95,9 @@ fn list(capabilities: &[Capability]) -> String {
 mod tests {
     use super::*;
 
+    const ALL: [Capability; 4] =
+        [Capability::Bpf, Capability::NetAdmin, Capability::NetRaw, Capability::Perfmon];
+
     #[test]
     fn effective_set_is_read_from_the_kernels_text() {
         let status = "Name:\tlb\nCapPrm:\t0000000000000000\nCapEff:\t000000c000001000\n";
@@ -104,13 +108,14 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(missing(&Capability::ALL, 0xc0_0000_1000), []);
-        let error = CapabilityError::Missing(missing(&Capability::ALL, 1 << 39));
-        assert_eq!(error.to_string(), "missing CAP_NET_ADMIN, CAP_PERFMON");
+        assert_eq!(missing(&ALL, 0xc0_0000_3000), []);
+        assert_eq!(missing(&ALL, 0xc0_0000_1000), [Capability::NetRaw]);
+        let error = CapabilityError::Missing(missing(&ALL, 1 << 39));
+        assert_eq!(error.to_string(), "missing CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON");
     }
 
     #[test]
     fn sys_admin_stands_for_bpf_and_perfmon_only() {
-        assert_eq!(missing(&Capability::ALL, 1 << 21), [Capability::NetAdmin]);
+        assert_eq!(missing(&ALL, 1 << 21), [Capability::NetAdmin, Capability::NetRaw]);
     }
 }

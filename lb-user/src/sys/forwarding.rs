@@ -17,8 +17,20 @@ pub const fn sysctl(address: IpAddr) -> &'static str {
 /// # Errors
 /// The kernel does not tell, as of a family that it does not know.
 pub fn is_on(setting: &str) -> io::Result<bool> {
-    let path = format!("/proc/sys/{}", setting.replace('.', "/"));
-    Ok(fs::read_to_string(path)?.trim() != "0")
+    read(&setting.replace('.', "/"))
+}
+
+/// Whether the kernel forwards IPv6 from `interface`, in the network namespace
+/// of the calling thread: what makes it a router to its neighbours.
+///
+/// # Errors
+/// The kernel does not tell: there is no such interface, or no IPv6 at it.
+pub fn is_router(interface: &str) -> io::Result<bool> {
+    read(&format!("net/ipv6/conf/{interface}/forwarding"))
+}
+
+fn read(setting: &str) -> io::Result<bool> {
+    Ok(fs::read_to_string(format!("/proc/sys/{setting}"))?.trim() != "0")
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! Interfaces, and the host's settings that the data plane needs.
 
+mod monitor;
+
 use std::{fmt, fs, io, ops::RangeInclusive};
 
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
 
+pub use self::monitor::Monitor;
 use super::route::{Requests, Which, mac};
 
 /// Where the kernel keeps the ports of outgoing connections.
@@ -99,6 +102,10 @@ pub struct Interface {
     pub mtu: u32,
     /// Set up, with carrier or not.
     pub up: bool,
+    /// Set up, and connected to something that is, too.
+    pub carrier: bool,
+    /// How often it has got carrier.
+    pub carrier_ups: u32,
     /// The XDP program attached, if any.
     pub xdp: Option<Attached>,
 }
@@ -108,12 +115,7 @@ pub struct Interface {
 /// # Errors
 /// If there is none, or the kernel cannot be asked.
 pub async fn by_name(name: &str) -> Result<Interface, Error> {
-    let missing = || Error::NoSuchName(name.to_owned());
-    // IFNAMSIZ: the kernel answers longer names with an error of another sort.
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
-        return Err(missing());
-    }
-    look_up(Which::Name(name), missing, name).await
+    named(&Requests::open().map_err(Error::Open)?, name).await
 }
 
 /// The interface with number `index`.
@@ -121,18 +123,34 @@ pub async fn by_name(name: &str) -> Result<Interface, Error> {
 /// # Errors
 /// If there is none, or the kernel cannot be asked.
 pub async fn by_index(index: u32) -> Result<Interface, Error> {
+    numbered(&Requests::open().map_err(Error::Open)?, index).await
+}
+
+/// [`by_name`] over a socket that is open.
+pub(super) async fn named(requests: &Requests, name: &str) -> Result<Interface, Error> {
+    let missing = || Error::NoSuchName(name.to_owned());
+    // IFNAMSIZ: the kernel answers longer names with an error of another sort.
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(missing());
+    }
+    look_up(requests, Which::Name(name), missing, name).await
+}
+
+/// [`by_index`] over a socket that is open.
+pub(super) async fn numbered(requests: &Requests, index: u32) -> Result<Interface, Error> {
     if index == 0 {
         return Err(Error::NoSuchIndex(index));
     }
-    look_up(Which::Index(index), || Error::NoSuchIndex(index), &index.to_string()).await
+    let missing = || Error::NoSuchIndex(index);
+    look_up(requests, Which::Index(index), missing, &index.to_string()).await
 }
 
 async fn look_up(
+    requests: &Requests,
     which: Which<'_>,
     missing: impl FnOnce() -> Error,
     interface: &str,
 ) -> Result<Interface, Error> {
-    let requests = Requests::open().map_err(Error::Open)?;
     match requests.link(which).await {
         Ok(message) => Ok(interface_of(&message)),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Err(missing()),
@@ -147,12 +165,15 @@ fn interface_of(message: &LinkMessage) -> Interface {
         mac: mac(message),
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        carrier_ups: 0,
         xdp: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::CarrierUpCount(count) => interface.carrier_ups = *count,
             LinkAttribute::Xdp(xdp) => interface.xdp = attached(xdp),
             _ => {}
         }

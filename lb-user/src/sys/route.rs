@@ -21,10 +21,11 @@ use tokio::{
 };
 
 pub(super) use self::{
-    decode::mac,
+    decode::{OUR_PROTOCOL, address, mac},
+    events::Events,
     request::{Requests, Which},
 };
-use self::{events::Events, follow::Follower, request::Order};
+use self::{follow::Follower, request::Order};
 use crate::core::nexthop::Network;
 
 /// Clients' neighbours waiting to be asked for; more are dropped, the packet
@@ -72,7 +73,7 @@ impl Watcher {
         let (clients, clients_receiver) = mpsc::channel(RESOLVE_QUEUE);
         let (network, network_receiver) = watch::channel(Arc::default());
         // First subscribe, then read: what changes in between comes as an event.
-        let events = Events::open().map_err(Error::Open)?;
+        let events = Events::open(&events::NETWORK).map_err(Error::Open)?;
         let requests = Requests::open().map_err(Error::Open)?;
         let mut follower = Follower::new(wanted_receiver, clients_receiver, network);
         follower.read_tables(&requests).await.map_err(Error::Read)?;

@@ -90,6 +90,9 @@ pub(super) fn router() -> Router<Caller> {
         .route("/v1/reload", post(reload))
         .route("/v1/reload/confirm", post(confirm))
         .route("/v1/explain", post(explain))
+        .route("/v1/ha", get(ha))
+        .route("/v1/ha/failover", post(fail_over))
+        .route("/v1/ha/resync", post(resync))
         .route("/v1/openapi.json", get(async || Json(Document::openapi())))
         .fallback(async || {
             Refused::new(StatusCode::NOT_FOUND, "no such path").hint("see `/v1/openapi.json`")
@@ -324,6 +327,27 @@ async fn explain(caller: Asking, body: Body<api::Question>) -> Answer {
     ask(caller.0, Request::Explain(body?.0)).await
 }
 
+/// The pair: roles, terms, the peer
+#[utoipa::path(get, path = "/v1/ha",
+    responses((status = 200, body = api::HaStatus), (status = "4XX", body = api::Refusal)))]
+async fn ha(caller: Asking) -> Answer {
+    ask(caller.0, Request::Ha).await
+}
+
+/// Hand a group over to the peer, or all that this node serves
+#[utoipa::path(post, path = "/v1/ha/failover",
+    responses((status = 200, body = api::FailedOver), (status = "4XX", body = api::Refusal)))]
+async fn fail_over(caller: Asking, body: Body<api::FailoverOrder>) -> Answer {
+    ask(caller.0, Request::Failover(body?.0)).await
+}
+
+/// Have both nodes of the pair tell each other all flows again
+#[utoipa::path(post, path = "/v1/ha/resync",
+    responses((status = 200, body = api::HaStatus), (status = "4XX", body = api::Refusal)))]
+async fn resync(caller: Asking) -> Answer {
+    ask(caller.0, Request::Resync).await
+}
+
 /// The document at `/v1/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
@@ -355,7 +379,10 @@ async fn explain(caller: Asking, body: Body<api::Question>) -> Answer {
         plan,
         reload,
         confirm,
-        explain
+        explain,
+        ha,
+        fail_over,
+        resync
     )
 )]
 struct Document;

@@ -17,7 +17,10 @@ use super::{
     view::{self, Member},
 };
 use crate::{
-    agent::admin::{Call, Refused, Reply, Request},
+    agent::{
+        admin::{Call, Refused, Reply, Request},
+        ha,
+    },
     api::{self, FlowFilter},
     config::render,
     core::{model::Service, nexthop::Network, plan::identity::ServiceIdentity},
@@ -45,6 +48,20 @@ impl State {
             Request::Stats => json(view::stats(self).map_err(refused)),
             Request::Explain(question) => json(self.explain(&question).await),
             Request::Status => return self.later(reply, None, Self::status),
+            Request::Ha => return self.ask_pair(reply, async |pair| pair.status().await),
+            Request::Resync => {
+                return self.ask_pair(reply, async |pair| {
+                    pair.resync();
+                    pair.status().await
+                });
+            }
+            Request::Failover(order) => {
+                let api::FailoverOrder { group, force } = order;
+                return self.ask_pair(reply, async move |pair| {
+                    let groups = pair.fail_over(group, force).await?;
+                    Ok(api::FailedOver { groups })
+                });
+            }
             Request::Services => {
                 return self.later(reply, None, |state| {
                     let model = state.model.clone();
@@ -140,6 +157,23 @@ impl State {
         }
     }
 
+    /// Has the pair's thread answer.
+    fn ask_pair<T, F>(
+        &self,
+        reply: oneshot::Sender<Reply>,
+        ask: impl FnOnce(ha::Asking) -> F + Send + 'static,
+    ) where
+        T: Serialize,
+        F: Future<Output = Result<T, ha::Failover>> + Send,
+    {
+        let Some(pair) = self.ha.as_ref().map(ha::Member::asking) else {
+            let error = "this node has no peer: it is a single balancer";
+            let refused = Refused::new(StatusCode::CONFLICT, error);
+            return drop(reply.send(Err(refused.hint("`[ha]` makes it one of a pair"))));
+        };
+        tokio::spawn(async move { reply.send(json(ask(pair).await.map_err(Refused::from))) });
+    }
+
     /// Has a thread make an answer that takes a walk through the affinity
     /// table, unless by its turn who asked has gone.
     fn scan<T: Serialize>(
@@ -221,7 +255,7 @@ impl State {
             confirm_s: self.unconfirmed.as_ref().map(|reload| {
                 reload.until.saturating_duration_since(tokio::time::Instant::now()).as_secs()
             }),
-            ha: None,
+            ha: self.ha.as_ref().map(ha::Member::summary),
         };
         Ok(move |members: Vec<Member>, _: &Flows| api::Status {
             flows: members.iter().map(|member| member.line.flows).sum(),
@@ -267,6 +301,21 @@ impl State {
             allow: firewall.allow.iter().map(render::port_rule).collect(),
             deny: firewall.deny_sources.iter().map(denied).collect(),
         }
+    }
+}
+
+impl From<ha::Failover> for Refused {
+    fn from(refusal: ha::Failover) -> Self {
+        let status = match refusal {
+            ha::Failover::NoGroup => StatusCode::NOT_FOUND,
+            ha::Failover::NotActive
+            | ha::Failover::NoPeer
+            | ha::Failover::NotTold
+            | ha::Failover::NotTaken
+            | ha::Failover::Pending => StatusCode::CONFLICT,
+            ha::Failover::Gone => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, refusal.to_string()).hint("`lb ha status` shows groups and peer")
     }
 }
 

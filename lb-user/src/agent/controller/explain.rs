@@ -6,6 +6,7 @@ mod frame;
 use std::net::IpAddr;
 
 use axum::http::StatusCode;
+use lb_common::stats::Counter;
 
 use self::frame::{Probe, destination, next_hop};
 use super::{Error, state::State};
@@ -57,7 +58,8 @@ impl State {
         }
         let service = trace.service.and_then(|id| self.service_of(id));
         step("service", service.map_or("none".to_owned(), |service| service.name.clone()));
-        if service.is_some() && !trace.reply {
+        let active = trace.verdict != Verdict::Drop(Some(Counter::NotActive));
+        if service.is_some() && active && !trace.reply {
             step("affinity", self.affinity(trace));
         }
         if let (Some(service), Some(lookup)) = (service, &trace.lookup)

@@ -117,6 +117,9 @@ pub(super) fn differences(old: &Model, new: &Model) -> Vec<String> {
     if old.node != new.node {
         sentences.push("`node` differs".to_owned());
     }
+    if old.ha != new.ha {
+        sentences.push("`ha` differs".to_owned());
+    }
     if old.firewall != new.firewall {
         sentences.push("`firewall` differs".to_owned());
     }

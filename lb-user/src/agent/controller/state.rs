@@ -29,6 +29,7 @@ use self::interfaces::{by_name, look_up};
 use super::{Complaint, Error, change::Unconfirmed, source::Source};
 use crate::{
     agent::{
+        ha,
         probe::Prober,
         store::{Kept, Store},
     },
@@ -37,6 +38,7 @@ use crate::{
         model::{Mode, Model, Node},
         nexthop::Network,
         plan::{self, Host, ServiceId, identity::ServiceIdentity},
+        sync::Names,
     },
     dataplane::{
         attach::Attachment,
@@ -118,6 +120,10 @@ pub(super) struct State {
     pub(super) scans: Arc<Semaphore>,
     /// The turn of who plans.
     pub(super) plans: Arc<Semaphore>,
+    /// This node of a pair.
+    pub(super) ha: Option<ha::Member>,
+    /// Who the backends of its groups are.
+    pub(super) names: watch::Sender<Arc<Names>>,
     /// Whether probes of services in mode `dsr` go to the VIP.
     probing_vips: bool,
     /// Why they do not.
@@ -131,6 +137,8 @@ pub(super) struct Beginning {
     pub(super) direction: Direction,
     pub(super) store: Store,
     pub(super) kept: Kept,
+    /// See [`Options::place_seed`].
+    pub(super) place_seed: Option<[u64; 2]>,
     pub(super) prober: Prober,
 }
 
@@ -141,7 +149,7 @@ impl State {
         model: Model,
         log_level: u8,
     ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
-        let Beginning { source, origin, direction, store, kept, prober } = beginning;
+        let Beginning { source, origin, direction, store, kept, place_seed, prober } = beginning;
         let awaited = match direction {
             Direction::Onward => &[][..],
             Direction::Back => &model.node.interfaces,
@@ -149,7 +157,9 @@ impl State {
         let interfaces = look_up(&model.node, awaited).await?;
         let pins = PinDir::open(&model.node.pin_dir)?;
         let (watcher, mut network) = Watcher::start().await?;
-        let data_plane = DataPlane::load(pins, &options(&model.node, log_level))?;
+        let Node { flows, hash_seed, .. } = model.node;
+        let options = Options { flows, hash_seed, place_seed, log_level };
+        let data_plane = DataPlane::load(pins, &options)?;
         let epoch_base = data_plane.tables.config.read(0).route_epoch.wrapping_add(1);
         let mut state = Self {
             network: network.borrow_and_update().clone(),
@@ -182,6 +192,8 @@ impl State {
             prober,
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
             plans: Arc::new(Semaphore::new(1)),
+            ha: None,
+            names: watch::Sender::default(),
             probing_vips: false,
             rewriting: Complaint::default(),
         };
@@ -280,6 +292,12 @@ impl State {
         }
     }
 
+    /// What the peer is to know of the affinity table.
+    pub(super) fn flows(&self) -> ha::Flows {
+        let changes = Arc::clone(&self.data_plane.changes);
+        ha::Flows { changes, names: self.names.subscribe() }
+    }
+
     /// Asks for the neighbours that packets did not know.
     pub(super) fn resolve(&self, questions: &[Unresolved]) {
         for question in questions {
@@ -348,8 +366,4 @@ fn warn_of_forwarding(model: &Model) {
 
 fn backend_addresses(model: &Model) -> BTreeSet<IpAddr> {
     model.services.iter().flat_map(|s| &s.backends).map(|backend| backend.address).collect()
-}
-
-fn options(node: &Node, log_level: u8) -> Options {
-    Options { flows: node.flows, hash_seed: node.hash_seed, log_level }
 }

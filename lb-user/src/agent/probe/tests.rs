@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::agent::thread::Thread;
 use crate::core::{
     health::Outcome,
     model::{Mode, Protocol, sample},
@@ -224,7 +225,7 @@ fn descriptors_bound_the_probes() {
 /// Nothing here drives a runtime: the probes have a thread that does.
 #[test]
 fn probes_go_on_while_the_agent_is_busy_and_end_with_their_thread() {
-    let thread = Thread::start().unwrap();
+    let thread = Thread::start("probes").unwrap();
     let (mut prober, mut events) = Prober::new(thread.handle(), 1);
     prober.set(vec![Target {
         health: Health { interval: SHORT, timeout: SHORT, ..instant(0).health },

@@ -1,6 +1,6 @@
 //! Commands that send or write files.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::json;
 
@@ -112,4 +112,56 @@ fn every_command_has_a_manual_page() {
     let under_a_file = dir.join("lb.1/man1");
     let outcome = lb("/nowhere".as_ref(), &["man", under_a_file.to_str().unwrap()]);
     assert_eq!((outcome.status, outcome.out.as_str()), (1, ""));
+}
+
+#[test]
+fn a_key_is_made_for_its_owner_alone_and_never_written_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pair.key");
+    let words = ["ha", "keygen", file.to_str().unwrap()];
+    let name = file.display();
+    let outcome = lb("/nowhere".as_ref(), &words);
+    assert_eq!((outcome.status, outcome.out), (0, format!("{name}: key written\n")));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    let key = fs::read_to_string(&file).unwrap();
+    assert_eq!(key.trim_end().len(), 64);
+
+    let again = lb("/nowhere".as_ref(), &words);
+    assert_eq!((again.status, again.out.as_str()), (1, ""));
+    assert!(
+        again.err.starts_with(&format!("error: `{name}` cannot be written: ")),
+        "{}",
+        again.err
+    );
+    assert!(again.err.contains("hint: a key is never written over"), "{}", again.err);
+    assert_eq!(fs::read_to_string(&file).unwrap(), key);
+
+    let printed = lb("/nowhere".as_ref(), &["ha", "keygen"]);
+    assert_eq!((printed.status, printed.out.len(), printed.err.as_str()), (0, key.len(), ""));
+    assert_ne!(printed.out, key);
+}
+
+#[test]
+fn a_key_is_told_in_json_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pair.key");
+    let json = |words: &[&str]| {
+        let outcome = lb("/nowhere".as_ref(), &[&["--json", "ha", "keygen"], words].concat());
+        assert_eq!((outcome.status, outcome.err.as_str()), (0, ""));
+        serde_json::from_str::<serde_json::Value>(&outcome.out).unwrap()
+    };
+    let name = file.to_str().unwrap();
+    assert_eq!(json(&[name]), serde_json::json!({ "key_file": name }));
+    assert_eq!(json(&[])["key"].as_str().map(str::len), Some(64));
+}
+
+#[test]
+fn a_key_has_a_directory_to_be_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let parent = directory.path().join("none");
+    let file = parent.join("pair.key");
+    let outcome = lb("/nowhere".as_ref(), &["ha", "keygen", file.to_str().unwrap()]);
+    assert_eq!((outcome.status, outcome.out.as_str()), (1, ""));
+    let hint = format!("hint: make its directory first: `mkdir -p {}`", parent.display());
+    assert!(outcome.err.contains(&hint), "{}", outcome.err);
 }

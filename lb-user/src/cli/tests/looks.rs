@@ -91,7 +91,7 @@ fn status_is_a_table() {
         "node": "lb-a", "version": env!("CARGO_PKG_VERSION"), "generation": 12, "uptime_s": 3700,
         "interfaces": [{"name": "eth0", "xdp_mode": "native"}, {"name": "eth1", "xdp_mode": null}],
         "flows": 250, "flow_capacity": 1000, "edits": 1, "confirm_s": 20,
-        "ha": {"role": "active", "peer": "lb-b"},
+        "ha": {"role": "active", "peer": "lb-b", "connected": true},
     });
     let (out, err, request) = shown(&answer.to_string(), "status");
     let version = env!("CARGO_PKG_VERSION");
@@ -108,11 +108,32 @@ interfaces  eth0 (native), eth1 (away)
 flows       250 of 1000 (25.0 %)
 edits       1 edit that the configuration file does not have
 reload      taken back in 20s unless confirmed: `lb reload --confirmed`
-pair        role active, peer lb-b
+pair        active, peer lb-b
 "
         )
     );
     assert_eq!((err.as_str(), request), ("", asked("GET /v1/status")));
+}
+
+#[test]
+fn a_peer_is_there_or_gone_or_was_never_heard() {
+    let shown_of = |peer: &str, heard: [&str; 2]| {
+        let path = |at: &str, heard: &str| format!(r#"{{"peer":"{at}:4790","heard_ms":{heard}}}"#);
+        let paths = [path("10.0.0.3", heard[0]), path("10.0.1.3", heard[1])].join(",");
+        let told =
+            r#"{"connected":false,"complete":false,"records":0,"lag_ms":null,"trouble":null}"#;
+        let zeros = r#""records":0,"entered":0,"repaired":0,"unknown":0,"no_room":0"#;
+        let heard = format!(r#"{{"connected":false,"complete":false,{zeros}}}"#);
+        let answer = format!(
+            r#"{{"pair":"edge","peer":{peer},"paths":[{paths}],"groups":[],"refused":{{}},"sync":{{"told":{told},"heard":{heard}}}}}"#
+        );
+        let (out, ..) = shown(&answer, "ha status");
+        out.lines().nth(1).expect("a line").to_owned()
+    };
+    let there = r#"{"node":"lb-b","heard_ms":20}"#;
+    assert_eq!(shown_of(there, ["20", "45"]), "peer lb-b: heard 20 ms ago");
+    assert_eq!(shown_of("null", ["6331", "6402"]), "peer: gone (heard 6331 ms ago)");
+    assert_eq!(shown_of("null", ["null", "null"]), "peer: not heard yet");
 }
 
 #[test]

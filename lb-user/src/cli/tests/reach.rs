@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read as _, Write},
     os::unix::net::UnixListener,
     thread,
 };
@@ -43,6 +43,8 @@ fn what_does_not_speak_http_is_no_agent() {
     let listener = UnixListener::bind(&socket).unwrap();
     let server = thread::spawn(move || {
         let (mut first, _) = listener.accept().unwrap();
+        // Who speaks before he is asked may not be heard at all.
+        first.read_exact(&mut [0; 4]).unwrap();
         first.write_all(b"220 mail.example.org ESMTP\r\n\r\n").unwrap();
         drop(listener.accept().unwrap());
         first

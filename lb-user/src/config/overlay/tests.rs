@@ -211,6 +211,48 @@ fn edits_that_cannot_be_are_refused_with_a_hint() {
     assert!(error.starts_with("firewall.allow: \"icmp\": must be a protocol and a port"));
 }
 
+/// The file of a node of a pair.
+fn paired() -> String {
+    format!(
+        "[node]\nhash_seed = \"{}\"\n[ha]\npair = \"edge\"\nlisten = [\"10.9.0.2:4790\"]\n\
+         peer = [\"10.9.0.3:4790\"]\nconfig = \"independent\"\n[[ha.group]]\nname = \"blue\"\n\
+         addresses = [{{ address = \"10.9.1.1/32\", interface = \"eth0\" }}]\n{FILE}",
+        "0".repeat(32)
+    )
+}
+
+#[test]
+fn edits_that_would_keep_a_pair_apart_are_refused() {
+    let file = read(&paired());
+    let cases = [
+        (
+            deny("10.9.0.0/24", true, Some(60)).expect("a prefix"),
+            "firewall.deny_sources: \"10.9.0.0/24\": must not contain the peer of `[ha]`: nodes that \
+             do not hear each other both serve\n  hint: `ha.peer[0]` is at `10.9.0.3`",
+        ),
+        (
+            add_backend(json!({ "name": "web-9", "address": "10.9.1.1" })),
+            "service.web.backend.web-9.address: must not be an address of a group: a node has it\
+             \n  hint: `ha.group.blue.addresses` is this address",
+        ),
+    ];
+    for (edit, expected) in cases {
+        let none = Edits::default();
+        let error = edited(&none, &file, &file, edit).expect_err("refused");
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_peer_that_was_denied_before_it_was_one_is_refused() {
+    let (edits, _) = after([deny("10.9.0.3", true, None).expect("a prefix")]);
+    let mistakes = edits.apply(&read(&paired())).expect_err("a mistake");
+    assert_eq!(mistakes.len(), 1);
+    assert!(
+        mistakes[0].to_string().starts_with("firewall.deny_sources: \"10.9.0.3/32\": must not")
+    );
+}
+
 #[test]
 fn rules_that_were_added_and_removed_leave_nothing() {
     let (edits, model) = after([

@@ -2,9 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{ALONE, parse};
-
-const EXAMPLE: &str = include_str!("../../../lb.example.toml");
+use super::{ALONE, example, parse};
 
 /// What a slip of the hand, or of a template, puts into a file.
 fn insertion() -> impl Strategy<Value = String> {
@@ -38,9 +36,10 @@ proptest! {
 
     #[test]
     fn mutated_file_is_a_model_or_a_list_of_mistakes_with_their_lines(
+        text in prop::sample::select(vec![example::EXAMPLE.to_owned(), example::uncommented()]),
         edits in prop::collection::vec((0.0..1.0, 0_usize..40, insertion()), 1..6),
     ) {
-        let text = edits.iter().fold(EXAMPLE.to_owned(), |text, (at, length, insertion)| {
+        let text = edits.iter().fold(text, |text, (at, length, insertion)| {
             mutated(&text, *at, *length, insertion)
         });
         if let Err(mistakes) = parse(&text, ALONE) {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn mistakes(services: &[Service]) -> String {
-    shown(&check_together(services, &Firewall::default()).expect_err("a mistake"))
+    shown(&check_together(services, &Firewall::default(), None).expect_err("a mistake"))
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn services_are_checked_together_by_the_rules_of_the_file() {
     let mut other = service("203.0.113.11", (80, 80), Protocol::Tcp, Mode::Nat);
     other.backends = vec![backend([10, 0, 0, 1].into(), None, 1)];
     let good = [web.clone(), other.clone()];
-    assert_eq!(check_together(&good, &Firewall::default()), Ok(()));
+    assert_eq!(check_together(&good, &Firewall::default(), None), Ok(()));
 
     assert_eq!(
         mistakes(&[web.clone(), Service { name: web.name.clone(), ..other.clone() }]),
@@ -45,7 +45,7 @@ fn denied_prefixes_are_limited_on_models_as_well() {
     let deny_sources = nets.map(|address| std::net::IpAddr::from(address).into()).collect();
     let firewall = Firewall { deny_sources, ..Firewall::default() };
     assert_eq!(
-        shown(&check_together(&[], &firewall).expect_err("a mistake")),
+        shown(&check_together(&[], &firewall, None).expect_err("a mistake")),
         "firewall.deny_sources: must be 65536 IPv4 prefixes at most\n"
     );
 }

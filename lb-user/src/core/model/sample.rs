@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use lb_common::flow::Timeouts;
 
-use super::*;
+use super::{
+    ha::{Group, GroupAddress, Path},
+    *,
+};
 
 /// A service with defaults and no backends.
 pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mode) -> Service {
@@ -34,6 +37,27 @@ pub(crate) fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> Backen
     Backend { name, address, port, weight, zone: None, group: None, backup: false }
 }
 
+/// A node of a pair with groups of these addresses.
+pub(crate) fn ha(groups: &[&[&str]]) -> Ha {
+    let address =
+        |text: &&str| GroupAddress { address: text.parse().unwrap(), interface: "eth0".into() };
+    let group = |(number, addresses): (usize, &&[&str])| Group {
+        name: format!("group {number}"),
+        prefer: None,
+        addresses: addresses.iter().map(address).collect(),
+    };
+    let (listen, peer) = ("10.0.0.2:4790".parse().unwrap(), "10.0.0.3:4790".parse().unwrap());
+    Ha {
+        pair: "test".into(),
+        paths: vec![Path { listen, peer }],
+        key_file: "/etc/lb/pair.key".into(),
+        priority: 100,
+        heartbeat: Duration::from_millis(50),
+        preempt: false,
+        groups: groups.iter().enumerate().map(group).collect(),
+    }
+}
+
 /// A configuration of these services.
 pub(crate) fn model(services: Vec<Service>) -> Model {
     Model {
@@ -48,6 +72,7 @@ pub(crate) fn model(services: Vec<Service>) -> Model {
             zone: None,
         },
         admin: Admin { socket: "/run/lb/lb.sock".into(), group: None },
+        ha: None,
         firewall: Firewall::default(),
         services,
     }

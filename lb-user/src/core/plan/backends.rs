@@ -1,11 +1,11 @@
 //! Entries of `BACKENDS`: what they are to hold, and who shares an endpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use lb_common::{
     addr::AddrBytes,
-    backend::{Backend, SHARED_BIT, flags},
-    csum,
+    backend::{Backend, flags},
+    csum, hash,
 };
 
 use super::{BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::Ids};
@@ -18,8 +18,8 @@ pub struct Wanted {
     pub identity: BackendIdentity,
     /// Id of its service.
     pub service: ServiceId,
-    /// See [`Backend::shared_endpoint`].
-    pub shared_endpoint: u16,
+    /// See [`Backend::shared_salt`].
+    pub shared_salt: u64,
     /// Whether existing flows may go there.
     pub serving: bool,
 }
@@ -42,7 +42,7 @@ impl Wanted {
             ip_delta: deltas.ip,
             l4_delta: deltas.l4,
             service: self.service,
-            shared_endpoint: self.shared_endpoint,
+            shared_salt: self.shared_salt,
             ..Backend::ZERO
         }
     }
@@ -119,55 +119,27 @@ pub fn written_hop(entry: &Backend) -> Option<NextHop> {
 
 /// Every backend of the configuration by id.
 #[must_use]
-pub fn wanted(
-    model: &Model,
-    standings: &Standings,
-    ids: &Ids,
-    snapshot: &Snapshot,
-) -> BTreeMap<BackendId, Wanted> {
+pub fn wanted(model: &Model, standings: &Standings, ids: &Ids) -> BTreeMap<BackendId, Wanted> {
     let mut wanted: BTreeMap<_, _> = super::backend_identities(model)
         .map(|identity| {
             let service = ids.services[&identity.service];
             let serving = standings.of(&identity, 0).serving;
-            (ids.backends[&identity], Wanted { identity, service, shared_endpoint: 0, serving })
+            (ids.backends[&identity], Wanted { identity, service, shared_salt: 0, serving })
         })
         .collect();
-    let mut taken = BTreeSet::new();
-    for group in sharing(&wanted) {
-        let endpoint = endpoint_of(&group, &wanted, snapshot, &taken);
-        taken.insert(endpoint);
-        for id in group {
-            wanted.entry(id).and_modify(|want| want.shared_endpoint = endpoint);
-        }
+    for id in sharing(&wanted) {
+        wanted.entry(id).and_modify(|want| {
+            let BackendIdentity { addr, service, .. } = want.identity;
+            want.shared_salt = hash::shared_salt(addr, service.proto);
+        });
     }
     wanted
 }
 
-/// The endpoint's number: the one it has, so that replies of live flows go on
-/// being found when another of its backends leaves; else of the lowest id. It
-/// must not be, or become, that of another group.
-fn endpoint_of(
-    group: &[BackendId],
-    wanted: &BTreeMap<BackendId, Wanted>,
-    snapshot: &Snapshot,
-    taken: &BTreeSet<u16>,
-) -> u16 {
-    let lowest = group.iter().copied().min().unwrap_or(0);
-    let fits = |endpoint: &u16| {
-        let id = endpoint & !SHARED_BIT;
-        *endpoint != 0
-            && !taken.contains(endpoint)
-            && (group.contains(&id) || !wanted.contains_key(&id))
-    };
-    let kept = group.iter().filter_map(|id| snapshot.backends.get(id));
-    let kept = kept.filter(|entry| entry.flags & flags::IN_USE != 0);
-    kept.map(|entry| entry.shared_endpoint).filter(fits).min().unwrap_or(SHARED_BIT | lowest)
-}
-
-/// Groups of `nat` backends whose replies cannot be told apart by source
+/// The `nat` backends whose replies cannot be told from another's by source
 /// address, port and protocol: equal ports, and at an address where one has
 /// any port, all of them.
-fn sharing(wanted: &BTreeMap<BackendId, Wanted>) -> Vec<Vec<BackendId>> {
+fn sharing(wanted: &BTreeMap<BackendId, Wanted>) -> Vec<BackendId> {
     let mut hosts: BTreeMap<(AddrBytes, u8), BTreeMap<Option<u16>, Vec<BackendId>>> =
         BTreeMap::new();
     for (&id, want) in wanted.iter().filter(|(_, want)| want.identity.nat) {
@@ -183,8 +155,7 @@ fn sharing(wanted: &BTreeMap<BackendId, Wanted>) -> Vec<Vec<BackendId>> {
             groups.extend(ports.into_values());
         }
     }
-    groups.retain(|group: &Vec<_>| group.len() > 1);
-    groups
+    groups.into_iter().filter(|group: &Vec<_>| group.len() > 1).flatten().collect()
 }
 
 /// Backends that live on and begin to serve, and those that stop.
@@ -201,15 +172,15 @@ pub fn changed_standings(
     (ids(rising), ids(falling))
 }
 
-/// Backends that live on with another `shared_endpoint`.
+/// Backends that live on with another `shared_salt`.
 #[must_use]
 pub fn changed_shares(
     wanted: &BTreeMap<BackendId, Wanted>,
     snapshot: &Snapshot,
-) -> Vec<(BackendId, u16)> {
+) -> Vec<(BackendId, u64)> {
     let kept = snapshot.in_use().filter_map(|(id, entry)| Some((id, entry, wanted.get(&id)?)));
-    kept.filter(|(_, entry, want)| entry.shared_endpoint != want.shared_endpoint)
-        .map(|(id, _, want)| (id, want.shared_endpoint))
+    kept.filter(|(_, entry, want)| entry.shared_salt != want.shared_salt)
+        .map(|(id, _, want)| (id, want.shared_salt))
         .collect()
 }
 
@@ -231,7 +202,7 @@ mod tests {
         let bytes = |text: &str| addr::to_bytes(text.parse().unwrap());
         let service = ServiceIdentity { vip: bytes(vip), first: ports.0, last: ports.1, proto: 6 };
         let identity = BackendIdentity { service, addr: bytes(addr), port, nat: true };
-        Wanted { identity, service: 1, shared_endpoint: 0, serving: true }
+        Wanted { identity, service: 1, shared_salt: 0, serving: true }
     }
 
     #[test]
@@ -263,11 +234,11 @@ mod tests {
     fn a_backend_with_any_port_shares_with_all_at_its_address() {
         let one = |ports, port| wanted_one("192.0.2.1", "10.0.0.7", ports, port);
         let wanted = BTreeMap::from([(4, one((80, 80), 0)), (2, one((443, 443), 0))]);
-        assert_eq!(sharing(&wanted), Vec::<Vec<u16>>::new());
+        assert_eq!(sharing(&wanted), Vec::<u16>::new());
         let wanted = BTreeMap::from([(4, one((80, 80), 0)), (2, one((443, 443), 80))]);
-        assert_eq!(sharing(&wanted), vec![vec![2, 4]]);
+        assert_eq!(sharing(&wanted), [2, 4]);
         let mut wanted = BTreeMap::from([(4, one((80, 80), 0)), (2, one((443, 443), 0))]);
         wanted.insert(9, one((1000, 2000), 0));
-        assert_eq!(sharing(&wanted)[0].len(), 3);
+        assert_eq!(sharing(&wanted).len(), 3);
     }
 }

@@ -10,7 +10,7 @@ use lb_common::{
     addr::{self, AddrBytes},
     config::{Filter, Generation, features, filter_bit},
     firewall::{ALLOW_WORDS, AllowWord, allow_index},
-    limits,
+    lease, limits,
     service::{Address, PortRange, RANGES, Service, address_flags, flags},
 };
 
@@ -23,7 +23,7 @@ use super::{
     tables::Places,
 };
 use crate::core::{
-    model::{self, Affinity, Firewall, Model, OnDown, OnEmpty, Protocol},
+    model::{self, Affinity, Model, OnDown, OnEmpty, Protocol},
     nexthop::Network,
 };
 
@@ -64,7 +64,7 @@ pub fn bank(
         endpoints: table.buckets,
         services,
         addresses,
-        allow: allow(&model.firewall),
+        allow: allow(model),
     })
 }
 
@@ -90,12 +90,12 @@ fn filter(addrs: impl Iterator<Item = AddrBytes>) -> Filter {
 fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMap<u16, Service> {
     let entry = |service: &model::Service| {
         let id = ids.services[&ServiceIdentity::of(service)];
-        (id, service_entry(service, places[&id]))
+        (id, service_entry(service, places[&id], group_of(model, service.vip)))
     };
     model.services.iter().map(entry).collect()
 }
 
-fn service_entry(service: &model::Service, places: Places) -> Service {
+fn service_entry(service: &model::Service, places: Places, group: u16) -> Service {
     let single = service.single_port();
     Service {
         vip: addr::to_bytes(service.vip),
@@ -109,8 +109,15 @@ fn service_entry(service: &model::Service, places: Places) -> Service {
         embryonic_timeout: service.timeouts.embryonic,
         established_timeout: service.timeouts.established,
         closing_timeout: service.timeouts.closing,
+        group,
+        salt: ServiceIdentity::of(service).salt(),
         ..Service::ZERO
     }
+}
+
+/// What an entry has for the group of a VIP.
+fn group_of(model: &Model, vip: IpAddr) -> u16 {
+    model.group_of(vip).map_or(0, lease::group)
 }
 
 fn flags_of(service: &model::Service) -> u8 {
@@ -145,7 +152,10 @@ fn addresses(model: &Model, network: &Network, ids: &Ids) -> Result<Vec<Address>
         if found.len() > RANGES {
             return Err(CapacityError::Ranges(addr::from_bytes(addr), found.len()));
         }
-        let mut entry = Address { addr, flags, range_count: found.len() as u32, ..Address::ZERO };
+        let is_vip = flags & address_flags::VIP != 0;
+        let group = if is_vip { group_of(model, addr::from_bytes(addr)) } else { 0 };
+        let range_count = found.len() as u32;
+        let mut entry = Address { addr, flags, range_count, group, ..Address::ZERO };
         entry.ranges[..found.len()].copy_from_slice(&found);
         Ok(entry)
     };
@@ -211,13 +221,18 @@ fn features_of(model: &Model, wanted: &BTreeMap<BackendId, Wanted>) -> u32 {
     .fold(0, |all, (_, feature)| all | feature)
 }
 
-fn allow(firewall: &Firewall) -> Vec<AllowWord> {
+fn allow(model: &Model) -> Vec<AllowWord> {
     let mut words = vec![AllowWord::ZERO; ALLOW_WORDS as usize];
-    for (protocol, ports) in &firewall.allow {
-        for port in ports.clone() {
-            let index = allow_index(0, *protocol == Protocol::Tcp, port);
-            words[index as usize].bits |= 1 << (port % 64);
-        }
+    let mut open = |protocol: Protocol, port: u16| {
+        let index = allow_index(0, protocol == Protocol::Tcp, port);
+        words[index as usize].bits |= 1 << (port % 64);
+    };
+    for (protocol, ports) in &model.firewall.allow {
+        ports.clone().for_each(|port| open(*protocol, port));
+    }
+    // Where the peer calls.
+    for path in model.ha.iter().flat_map(|ha| &ha.paths) {
+        open(Protocol::Tcp, path.listen.port());
     }
     words
 }

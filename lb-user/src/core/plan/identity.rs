@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use lb_common::{
     addr::{self, AddrBytes},
     backend::{self, Backend},
+    hash,
     service::Service,
 };
 
@@ -48,6 +49,12 @@ impl ServiceIdentity {
         }
     }
 
+    /// What names it in hashed affinity keys.
+    #[must_use]
+    pub fn salt(&self) -> u64 {
+        hash::service_salt(self.vip, self.proto, self.first, self.last)
+    }
+
     /// The ports.
     #[must_use]
     pub fn ports(&self) -> RangeInclusive<u16> {
@@ -58,6 +65,13 @@ impl ServiceIdentity {
     #[must_use]
     pub fn single_port(&self) -> Option<u16> {
         (self.first == self.last).then_some(self.first)
+    }
+
+    /// Whether keys of its flows are [`lb_common::hash::flow_key_v4`], which have
+    /// room for an IPv4 address and one port; else they are hashes.
+    #[must_use]
+    pub fn has_exact_keys(&self) -> bool {
+        addr::from_bytes(self.vip).is_ipv4() && self.single_port().is_some()
     }
 }
 
@@ -118,5 +132,16 @@ impl BackendIdentity {
         bytes[37..39].copy_from_slice(&self.port.to_be_bytes());
         bytes[39] = u8::from(self.nat);
         bytes
+    }
+
+    /// Of what [`Self::bytes`] gave; `None`: it never gives that.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 40]) -> Option<Self> {
+        let part = |from: usize| std::array::from_fn(|i| bytes[from + i]);
+        let number = |from: usize| u16::from_be_bytes([bytes[from], bytes[from + 1]]);
+        let service =
+            ServiceIdentity { vip: part(0), first: number(16), last: number(18), proto: bytes[20] };
+        let nat = bytes[39];
+        (nat <= 1).then(|| Self { service, addr: part(21), port: number(37), nat: nat == 1 })
     }
 }

@@ -7,14 +7,16 @@ use std::{
 
 use lb_common::{
     addr,
-    backend::{SHARED_BIT, flags as backend_flags},
+    backend::flags as backend_flags,
     config::features,
+    hash,
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
     table::TableRef,
 };
 use proptest::prelude::*;
 
 use super::{
+    groups::any_ha,
     routes::{any_routes, check_routes},
     *,
 };
@@ -84,7 +86,7 @@ fn look_up(
     bucket.keys.iter().position(|&k| k == key).map(|slot| bucket.ids[slot])
 }
 
-fn address(tables: &Tables, addr: addr::AddrBytes) -> Option<Address> {
+pub(super) fn address(tables: &Tables, addr: addr::AddrBytes) -> Option<Address> {
     let index = look_up(tables, EndpointKind::Address, addr, 0, 0)?;
     Some(tables.addresses.read(tables.config.read(0).active * limits::ADDRESSES + index))
 }
@@ -119,7 +121,7 @@ pub(super) fn slots(tables: &Tables, table: TableRef) -> BTreeSet<u16> {
 
 fn check_service(tables: &Tables, id: u16, entry: &Service) {
     let vip = address(tables, entry.vip).expect("a VIP without an address");
-    assert_eq!(vip.addr, entry.vip);
+    assert_eq!((vip.addr, vip.group), (entry.vip, entry.group));
     if entry.flags & flags::RANGE == 0 {
         let port = u16::from_be(entry.port);
         let found = look_up(tables, EndpointKind::Service, entry.vip, port, entry.proto);
@@ -144,8 +146,8 @@ fn check_replies(tables: &Tables, backend: &Backend, service: &Service) {
     assert!(serves(&found) && found.addr == backend.addr);
     // Another backend answers for it: both must know.
     if found != *backend {
-        assert_ne!(backend.shared_endpoint, 0);
-        assert_eq!(found.shared_endpoint, backend.shared_endpoint);
+        assert_ne!(backend.shared_salt, 0);
+        assert_eq!(found.shared_salt, backend.shared_salt);
     }
 }
 
@@ -210,10 +212,10 @@ pub(super) fn any_model() -> impl Strategy<Value = (Model, Network)> {
     let deny =
         prop::sample::subsequence(vec!["203.0.113.0/24", "198.51.100.7/32", "2001::/16"], 0..3);
     let resolved = prop::collection::btree_map(1u8..8, 1u8..4, 0..8);
-    (services, deny, resolved, 0u8..3).prop_map(|(services, deny, resolved, own)| {
+    (services, any_ha(), deny, resolved, 0u8..3).prop_map(|(services, ha, deny, resolved, own)| {
         let distinct: BTreeMap<_, _> =
             services.into_iter().map(|service| (ServiceIdentity::of(&service), service)).collect();
-        let mut model = model(distinct.into_values().collect());
+        let mut model = Model { ha, ..model(distinct.into_values().collect()) };
         model.firewall.deny_sources = deny.iter().map(|net| net.parse().unwrap()).collect();
         let network = Network {
             next_hops: resolved
@@ -322,26 +324,25 @@ fn services_that_share_a_backend_and_port_say_so_until_they_do_not() {
         }
         all
     };
-    let endpoints =
-        |tables: &Tables| [1, 2, 3, 4].map(|id| tables.backends.read(id).shared_endpoint);
+    let salts = |tables: &Tables| [1, 2, 3, 4].map(|id| tables.backends.read(id).shared_salt);
     carry_out(&mut tables, &shared_by(&[]), &network, check_reach);
     carry_out(&mut tables, &shared_by(&["192.0.2.8", "192.0.2.9"]), &network, check_reach);
-    let label = SHARED_BIT | 2;
-    assert_eq!(endpoints(&tables), [0, label, label, label]);
     let backend = addr::to_bytes(IpAddr::from([10, 0, 0, 2]));
+    let salt = hash::shared_salt(backend, 6);
+    assert_eq!(salts(&tables), [0, salt, salt, salt]);
     assert_eq!(look_up(&tables, EndpointKind::Reply, backend, 80, 6), Some(2));
 
     // The lowest leaves: live flows of the others go on being found.
     let mut others = shared_by(&["192.0.2.8", "192.0.2.9"]);
     others.services.remove(0);
     carry_out(&mut tables, &others, &network, check_reach);
-    assert_eq!(endpoints(&tables)[2..], [label, label]);
+    assert_eq!(salts(&tables)[2..], [salt, salt]);
     assert_eq!(look_up(&tables, EndpointKind::Reply, backend, 80, 6), Some(3));
 
     others.services.remove(0);
     carry_out(&mut tables, &others, &network, check_reach);
     let last = tables.backends.read(4);
-    assert_eq!((last.shared_endpoint, last.service), (0, 3));
+    assert_eq!((last.shared_salt, last.service), (0, 3));
 }
 
 #[test]

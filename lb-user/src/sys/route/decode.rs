@@ -18,13 +18,13 @@ use rtnetlink::packet_route::{
 
 use crate::core::nexthop::{Hop, Link, Neighbour};
 
-/// Marks neighbour entries as made by us (`NDA_PROTOCOL`): not assigned to any
-/// routing daemon in `rtnetlink.h`.
-pub(super) const OUR_PROTOCOL: u8 = 76;
+/// Marks neighbour entries and addresses as made by us (`NDA_PROTOCOL`,
+/// `IFA_PROTO`): not assigned to any routing daemon in `rtnetlink.h`.
+pub(in crate::sys) const OUR_PROTOCOL: u8 = 76;
 
 /// What a message from the kernel says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(in crate::sys) enum Event {
     /// An interface is like this now; `None`: it is gone.
     Link(u32, Option<Link>),
     /// An interface has an address, or has it no more.
@@ -90,7 +90,7 @@ pub(in crate::sys) fn mac(message: &LinkMessage) -> Option<[u8; 6]> {
 }
 
 /// An own address and the index of its interface.
-pub(super) fn address(message: &AddressMessage) -> Option<(IpAddr, u32)> {
+pub(in crate::sys) fn address(message: &AddressMessage) -> Option<(IpAddr, u32)> {
     let mut found = None;
     for attribute in &message.attributes {
         match attribute {

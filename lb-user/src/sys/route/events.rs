@@ -15,7 +15,8 @@ use rtnetlink::{
 
 use super::decode::{self, Event};
 
-const GROUPS: [MulticastGroup; 9] = [
+/// All that next hops depend on.
+pub(super) const NETWORK: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
@@ -37,23 +38,24 @@ const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 const DATAGRAM: usize = 64 << 10;
 
 /// A socket that follows the kernel's tables.
-pub(super) struct Events {
+pub(in crate::sys) struct Events {
     socket: TokioSocket,
     datagram: Vec<u8>,
 }
 
 impl Events {
-    /// Opens the socket, in the network namespace of the calling thread.
+    /// Opens the socket, in the network namespace of the calling thread, for events
+    /// of these groups.
     ///
     /// # Errors
     /// Whatever opening a socket meets.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(in crate::sys) fn open(groups: &[MulticastGroup]) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         enlarge(&socket);
         let netlink = socket.socket_mut();
         netlink.bind(&SocketAddr::new(0, 0))?;
-        for group in GROUPS {
-            netlink.add_membership(group as u32)?;
+        for group in groups {
+            netlink.add_membership(*group as u32)?;
         }
         Ok(Self { socket, datagram: Vec::with_capacity(DATAGRAM) })
     }
@@ -64,7 +66,7 @@ impl Events {
     /// # Errors
     /// `ENOBUFS`: events were lost; what is read from the tables from now on is
     /// followed again. Others are final.
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Event>> {
+    pub(in crate::sys) async fn next(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
         std::future::poll_fn(|context| {
             // Bounded, so that a flood cannot keep the caller from its work.

@@ -12,7 +12,7 @@ use super::{
     Client,
     chore::Chore,
     decode::Event,
-    events::Events,
+    events::{self, Events},
     limit::Limit,
     request::{Order, Requests},
 };
@@ -111,7 +111,9 @@ impl Follower {
             tracing::warn!(%error, "connection to the kernel's routing lost, opening it again");
             (requests, events) = loop {
                 sleep(REOPEN).await;
-                match Requests::open().and_then(|requests| Ok((requests, Events::open()?))) {
+                match Requests::open()
+                    .and_then(|requests| Ok((requests, Events::open(&events::NETWORK)?)))
+                {
                     Ok(opened) => break opened,
                     Err(error) => tracing::warn!(%error, "cannot open a netlink socket"),
                 }

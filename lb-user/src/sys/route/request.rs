@@ -65,6 +65,11 @@ impl Requests {
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 
+    /// Whether the connection has ended: then it is of no use any more.
+    pub(in crate::sys) fn is_lost(&self) -> bool {
+        self.connection.is_finished()
+    }
+
     /// All interfaces.
     pub(super) async fn links(&self) -> io::Result<HashMap<u32, Link>> {
         let links = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
@@ -96,16 +101,30 @@ impl Requests {
 
     /// All own addresses, with the indices of their interfaces.
     pub(super) async fn addresses(&self) -> io::Result<BTreeSet<(IpAddr, u32)>> {
+        Ok(self.address_messages().await?.iter().filter_map(decode::address).collect())
+    }
+
+    /// All own addresses, as the kernel tells of them.
+    pub(in crate::sys) async fn address_messages(&self) -> io::Result<Vec<AddressMessage>> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        Ok(self
-            .dump(request)
-            .await?
-            .iter()
+        let messages = self.dump(request).await?.into_iter();
+        Ok(messages
             .filter_map(|message| match message {
-                RouteNetlinkMessage::NewAddress(message) => decode::address(message),
+                RouteNetlinkMessage::NewAddress(message) => Some(message),
                 _ => None,
             })
             .collect())
+    }
+
+    /// Adds an own address, or changes the one that is there.
+    pub(in crate::sys) async fn set_address(&self, address: AddressMessage) -> io::Result<()> {
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.exchange(RouteNetlinkMessage::NewAddress(address), flags).await.map(drop)
+    }
+
+    /// Removes an own address.
+    pub(in crate::sys) async fn delete_address(&self, address: AddressMessage) -> io::Result<()> {
+        self.exchange(RouteNetlinkMessage::DelAddress(address), NLM_F_ACK).await.map(drop)
     }
 
     /// The neighbour tables of both families.
@@ -219,7 +238,7 @@ impl Requests {
                 _ => {}
             }
         }
-        if self.connection.is_finished() {
+        if self.is_lost() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(messages)

@@ -137,6 +137,12 @@ impl State {
         if node.state_dir != old.state_dir {
             return Err(Error::Started("node.state_dir"));
         }
+        if model.ha != self.model.ha {
+            return Err(Error::Started("ha"));
+        }
+        if model.ha.is_some() && node.name != old.name {
+            return Err(Error::Started("node.name"));
+        }
         if node.pin_dir != old.pin_dir {
             return Err(Error::Fixed("node.pin_dir"));
         }

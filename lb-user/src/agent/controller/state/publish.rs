@@ -10,6 +10,7 @@ use crate::core::{
         self, Operation, Plan, ServiceId, Snapshot,
         reweigh::{Room, reweigh},
     },
+    sync::Names,
     weight::Standings,
 };
 
@@ -33,6 +34,9 @@ impl State {
         self.unweighed.clear();
         self.set_route_epoch();
         self.complain_of_unattached(plan);
+        if model.ha.is_some() {
+            self.names.send_replace(Names::of(&self.outline()).into());
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
-//! A thread of the probes' own. The agent's may be busy for a while, with a plan
-//! or a disk: that must neither delay probes nor count as the backends' time.
+//! Threads for what may not wait. The agent's own may be busy for a while, with a
+//! plan or a disk: that must neither delay probes nor count as the backends'
+//! time, and a peer must not take it for death.
 
 use std::{io, thread};
 
@@ -17,15 +18,15 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Starts it.
+    /// Starts it, under a name.
     ///
     /// # Errors
     /// The kernel gives no thread, or no descriptors for the runtime.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(name: &str) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
-        let thread = thread::Builder::new().name("probes".into()).spawn(move || {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             // Nothing is ever sent: the sender is dropped.
             let _ = runtime.block_on(ended);
         })?;

@@ -1,0 +1,435 @@
+//! The pair of balancers: a thread that sends and hears heartbeats, asks
+//! [`crate::core::ha`] which groups this node serves, keeps their leases in the
+//! data plane and their addresses at the interfaces.
+
+mod addresses;
+mod driver;
+pub mod frame;
+pub mod key;
+mod socket;
+mod sync;
+mod term;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join;
+use lb_common::addr;
+use ring::{
+    digest,
+    rand::{SecureRandom as _, SystemRandom},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+pub use self::sync::Flows;
+use self::{
+    addresses::{Keeper, Kept, Serving},
+    driver::Driver,
+    frame::Codec,
+    key::{Key, KeyError},
+    socket::Way,
+    sync::{Exchange, Sync},
+    term::{TermError, Terms},
+};
+use super::thread::Thread;
+use crate::{
+    api,
+    core::{
+        ha::{GroupSettings, Pair, Settings},
+        model::{
+            Node,
+            ha::{Group, Ha, Path},
+        },
+    },
+    dataplane::leases::Leases,
+};
+
+/// Orders that wait for the thread.
+const WAITING: usize = 16;
+/// How long an agent that ends waits for the peer to serve, and for the addresses
+/// to be gone.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How long who orders a hand-over waits for the peer to serve.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// How often the peer is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The agent cannot be a node of the pair.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// See [`KeyError`].
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The terms that were used are not known.
+    #[error(transparent)]
+    Terms(#[from] TermError),
+    /// Nobody can keep the addresses of the groups.
+    #[error(transparent)]
+    Addresses(#[from] addresses::Error),
+    /// A socket of `ha.listen` cannot be opened.
+    #[error("cannot listen at `{address}` for the peer")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start the thread of the pair: {0}")]
+    Thread(io::Error),
+    /// No random number.
+    #[error("the kernel gives no random bytes")]
+    Random,
+    /// Nobody sends heartbeats and renews leases any more.
+    #[error("the thread of the pair has failed: the leases of this node run out")]
+    Ended,
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Key(error) => error.hint(),
+            Self::Terms(error) => error.hint(),
+            Self::Listen { .. } => {
+                Some("the ports of `ha.listen` must be free, both for UDP and TCP".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why groups are not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failover {
+    /// No group has the name.
+    #[error("`[ha]` has no such group")]
+    NoGroup,
+    /// This node does not serve it.
+    #[error("this node does not serve it: ask the peer")]
+    NotActive,
+    /// Nobody would take over.
+    #[error("the peer is not there to take over, or is not able to")]
+    NoPeer,
+    /// Connections would break.
+    #[error("the peer does not know all flows yet")]
+    NotTold,
+    /// The peer let the time pass in which it was to take over.
+    #[error("the peer did not take it: this node serves again")]
+    NotTaken,
+    /// Neither node serves.
+    #[error("the peer has not taken it yet")]
+    Pending,
+    /// The agent is about to end.
+    #[error("the agent is about to end")]
+    Gone,
+}
+
+/// What became of the groups of a node that left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The peer serves all.
+    Served,
+    /// The peer is there, and does not serve all.
+    Unserved,
+    /// There is no peer.
+    Alone,
+}
+
+/// What the thread is asked.
+enum Order {
+    Status(oneshot::Sender<api::HaStatus>),
+    /// To give up a group, or all that it serves.
+    Failover(Option<String>, oneshot::Sender<Result<Vec<String>, Failover>>),
+    /// To give up everything, for good.
+    Leave,
+}
+
+/// A node that has found all that it needs, and does nothing yet.
+pub struct Candidate {
+    ha: Ha,
+    settings: Settings,
+    codec: Codec,
+    terms: Terms,
+    /// Latest term that was used.
+    used: u64,
+    boot: u64,
+    ways: Vec<Way>,
+    keeper: Keeper,
+    /// What moments are counted from.
+    started: Instant,
+    thread: Thread,
+    place_seed: [u64; 2],
+    exchange: Exchange,
+}
+
+/// This node of the pair. Dropping it ends the thread; leases and addresses then
+/// run out.
+pub struct Member {
+    orders: mpsc::Sender<Order>,
+    summary: watch::Receiver<api::HaSummary>,
+    kept: watch::Receiver<Vec<Kept>>,
+    sync: Sync,
+    /// Of heartbeats, and of flows.
+    _threads: [Thread; 2],
+}
+
+/// By which the node is asked from elsewhere.
+#[derive(Clone)]
+pub struct Asking {
+    orders: mpsc::Sender<Order>,
+    sync: Sync,
+}
+
+impl Candidate {
+    /// Makes sure of all that may be wrong on this host: the key, terms,
+    /// sockets, addresses.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn new(node: &Node, ha: &Ha) -> Result<Self, Error> {
+        let key = Key::read(&ha.key_file)?;
+        let codec = Codec::new(&key, &ha.pair);
+        let (terms, used) = Terms::open(&node.state_dir)?;
+        let prefers = |group: &Group| group.prefer.as_ref() == Some(&node.name);
+        let seed = node.hash_seed.unwrap_or_default();
+        let groups = ha.groups.iter().map(|group| GroupSettings {
+            id: fingerprint([group.name.as_bytes()]),
+            digest: digest(group, seed),
+            preferred: prefers(group),
+        });
+        let settings = Settings {
+            node: node.name.clone(),
+            priority: ha.priority,
+            heartbeat: ha.heartbeat,
+            preempt: ha.preempt,
+            groups: groups.collect(),
+        };
+        let started = Instant::now();
+        let thread = Thread::start("ha").map_err(Error::Thread)?;
+        let ours = ha.clone();
+        // Sockets belong to the runtime that they are opened in.
+        let opened = thread.handle().spawn(async move {
+            let open = |&path: &Path| {
+                let failed = |source| Error::Listen { address: path.listen, source };
+                Way::open(path).map_err(failed)
+            };
+            let ways = ours.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, Error>((ways, Keeper::begin(&ours, started).await?))
+        });
+        let opened = opened.await.map_err(|error| Error::Thread(io::Error::other(error)))?;
+        let ((ways, keeper), boot, ha) = (opened?, boot()?, ha.clone());
+        let place_seed = key.place_seed(&ha.pair);
+        let exchange = Exchange::open(node, &ha, &key).await?;
+        Ok(Self {
+            ha,
+            settings,
+            codec,
+            terms,
+            used,
+            boot,
+            ways,
+            keeper,
+            started,
+            thread,
+            place_seed,
+            exchange,
+        })
+    }
+
+    /// See [`Key::place_seed`].
+    #[must_use]
+    pub fn place_seed(&self) -> [u64; 2] {
+        self.place_seed
+    }
+
+    /// Begins to be a node of the pair. The data plane must be ready to serve. The
+    /// task goes on as long as the member does: if it ends before, nobody renews
+    /// leases.
+    #[must_use]
+    pub fn join(self, flows: Flows, leases: Arc<Leases>) -> (Member, JoinHandle<()>) {
+        let Self { ha, settings, codec, terms, used, boot, .. } = self;
+        let Self { ways, keeper, started, thread, exchange, .. } = self;
+        let node = settings.node.clone();
+        let pair = Pair::new(settings, boot, used, started.elapsed());
+        let (orders, queue) = mpsc::channel(WAITING);
+        let (told, summary) = watch::channel(api::HaSummary {
+            role: "standby".to_owned(),
+            peer: None,
+            connected: false,
+        });
+        let serving = pair.groups().map(|view| Serving { active: false, since: view.since });
+        let (serving, follows) = watch::channel(serving.collect());
+        let (sync, flow_thread) = exchange.begin(flows, follows.clone());
+        let kept = keeper.kept();
+        thread.handle().spawn(keeper.run(follows));
+        let driver = Driver {
+            heard: vec![None; ha.paths.len()],
+            differing: vec![false; ha.groups.len()],
+            node,
+            ha,
+            pair,
+            codec,
+            ways,
+            leases,
+            terms,
+            serving,
+            kept: kept.clone(),
+            summary: told,
+            sync: sync.clone(),
+            started,
+            refused: Default::default(),
+            stopped: None,
+            peer: None,
+        };
+        let driving = thread.handle().spawn(driver.run(queue));
+        (Member { orders, summary, kept, sync, _threads: [thread, flow_thread] }, driving)
+    }
+}
+
+impl Member {
+    /// By which it is asked from elsewhere.
+    #[must_use]
+    pub fn asking(&self) -> Asking {
+        Asking { orders: self.orders.clone(), sync: self.sync.clone() }
+    }
+
+    /// What it is at the moment.
+    #[must_use]
+    pub fn summary(&self) -> api::HaSummary {
+        self.summary.borrow().clone()
+    }
+
+    /// Hands everything over, and waits a moment until the peer serves and the
+    /// addresses are gone.
+    pub async fn leave(mut self) -> Left {
+        self.sync.flush().await;
+        let _ = self.orders.send(Order::Leave).await;
+        let asking = self.asking();
+        let served = async {
+            loop {
+                match asking.status().await {
+                    Err(_) => return Left::Unserved,
+                    Ok(status) if status.peer.is_none() => return Left::Alone,
+                    Ok(status) if status.groups.iter().all(is_taken) => return Left::Served,
+                    Ok(_) => sleep(LOOK).await,
+                }
+            }
+        };
+        let released = self.kept.wait_for(|kept| kept.iter().all(|kept| !kept.held));
+        let (left, released) = join(timeout(FAREWELL, served), timeout(FAREWELL, released)).await;
+        let left = left.unwrap_or(Left::Unserved);
+        if released.is_err() {
+            tracing::warn!("addresses of groups may still be here: they go by themselves");
+        }
+        // What began meanwhile.
+        self.sync.flush().await;
+        left
+    }
+}
+
+impl Asking {
+    /// Roles, terms, the peer.
+    ///
+    /// # Errors
+    /// [`Failover::Gone`].
+    pub async fn status(&self) -> Result<api::HaStatus, Failover> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::Status(reply)).await.map_err(|_| Failover::Gone)?;
+        let status = answer.await.map_err(|_| Failover::Gone)?;
+        Ok(api::HaStatus { sync: self.sync.status(), ..status })
+    }
+
+    /// Gives up a group, or all that this node serves; which those are, once the
+    /// peer serves them. Unless this is `forced`, the peer must know all flows.
+    ///
+    /// # Errors
+    /// See [`Failover`]; but for the last ones nothing was given up.
+    pub async fn fail_over(
+        &self,
+        group: Option<String>,
+        forced: bool,
+    ) -> Result<Vec<String>, Failover> {
+        let is_told = self.sync.flush().await && self.sync.is_told();
+        if !is_told && !forced && self.status().await?.peer.is_some() {
+            return Err(Failover::NotTold);
+        }
+        let until = Instant::now() + FAREWELL;
+        let given = loop {
+            match self.give_up(group.clone()).await {
+                // A frame may be late.
+                Err(Failover::NoPeer) if Instant::now() < until => sleep(LOOK).await,
+                given => break given?,
+            }
+        };
+        // What began meanwhile.
+        self.sync.flush().await;
+        timeout(HANDOVER, self.taken(&given)).await.unwrap_or(Err(Failover::Pending))?;
+        Ok(given)
+    }
+
+    async fn give_up(&self, group: Option<String>) -> Result<Vec<String>, Failover> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Failover(group, reply);
+        self.orders.send(order).await.map_err(|_| Failover::Gone)?;
+        answer.await.map_err(|_| Failover::Gone)?
+    }
+
+    /// Waits until the peer serves what was given up.
+    async fn taken(&self, given: &[String]) -> Result<(), Failover> {
+        loop {
+            let status = self.status().await?;
+            let mut groups = status.groups.iter().filter(|group| given.contains(&group.name));
+            if groups.clone().all(is_taken) {
+                return Ok(());
+            }
+            if groups.any(|group| group.role == "active") {
+                return Err(Failover::NotTaken);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Has both nodes tell each other all flows again.
+    pub fn resync(&self) {
+        self.sync.resync();
+    }
+}
+
+/// Whether the peer says that it serves the group.
+fn is_taken(group: &api::HaGroup) -> bool {
+    group.peer_role.as_deref() == Some("active")
+}
+
+/// Part of a SHA-256: equal on both nodes if these bytes are.
+fn fingerprint<'b>(parts: impl IntoIterator<Item = &'b [u8]>) -> u64 {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    parts.into_iter().for_each(|part| hash.update(part));
+    hash.finish().as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+}
+
+/// See [`GroupBeat::digest`](crate::core::ha::GroupBeat).
+fn digest(group: &Group, seed: [u64; 2]) -> u64 {
+    let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address));
+    let addresses: BTreeSet<_> = addresses.collect();
+    let seed = seed.map(u64::to_be_bytes);
+    let parts = addresses.iter().map(AsRef::as_ref);
+    fingerprint(parts.chain([seed.as_flattened()]))
+}
+
+/// A number for this run.
+fn boot() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Random)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

@@ -1,0 +1,385 @@
+//! Waits for frames, orders and time; asks the core; sends, serves and stops.
+//!
+//! The lease goes to the data plane before anything else that a turn decided,
+//! and its end is counted from readings that were taken before the decision: a
+//! process that stands still in between puts a lease in force that is over.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::select_all;
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
+
+use super::{
+    Failover, Order,
+    addresses::{Kept, Serving},
+    frame::{Codec, FrameError, MOST_BYTES},
+    socket::Way,
+    sync::Sync,
+    term::Terms,
+};
+use crate::{
+    api,
+    core::{
+        ha::{GroupBeat, Pair, Refusal, Stamp, Stance, View},
+        model::ha::Ha,
+    },
+    dataplane::leases::Leases,
+};
+
+/// Frames taken in before the next turn: under a flood time goes on as well.
+const AT_ONCE: usize = 64;
+/// How often a kind of trouble is told.
+const TELLING: Duration = Duration::from_secs(10);
+
+/// The HA thread's state.
+pub(super) struct Driver {
+    /// Name of this node.
+    pub(super) node: String,
+    pub(super) ha: Ha,
+    pub(super) pair: Pair,
+    pub(super) codec: Codec,
+    pub(super) ways: Vec<Way>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) terms: Terms,
+    pub(super) serving: watch::Sender<Vec<Serving>>,
+    pub(super) kept: watch::Receiver<Vec<Kept>>,
+    pub(super) summary: watch::Sender<api::HaSummary>,
+    pub(super) sync: Sync,
+    pub(super) started: Instant,
+    /// When each path brought a frame last.
+    pub(super) heard: Vec<Option<Duration>>,
+    /// Frames without effect, by reason, and when that was told last.
+    pub(super) refused: BTreeMap<&'static str, (u64, Option<Duration>)>,
+    /// While there is no clock to give leases by: when that was told last.
+    pub(super) stopped: Option<Duration>,
+    /// Name of the latest peer.
+    pub(super) peer: Option<String>,
+    /// Which groups the peer knows otherwise.
+    pub(super) differing: Vec<bool>,
+}
+
+/// What is wrong with a group that the peer knows otherwise.
+const DIFFERS: &str = "the peer has no such group, other addresses in it, or another \
+                       `node.hash_seed`: it must be configured alike on both nodes";
+
+/// Frames of unknown runs that are nothing to be told.
+const USUAL: u64 = 16;
+
+/// What is to be answered, by path: what is heard, and what is to be proven.
+struct Answers {
+    due: Vec<bool>,
+    echoes: Vec<(usize, Stamp)>,
+}
+
+impl Answers {
+    fn new(paths: usize) -> Self {
+        Self { due: vec![false; paths], echoes: Vec::new() }
+    }
+
+    /// Paths to answer by, with what is echoed.
+    fn all(self) -> impl Iterator<Item = (usize, Option<Stamp>)> {
+        let echoes = self.echoes.into_iter().map(|(path, stamp)| (path, Some(stamp)));
+        let due = self.due.into_iter().enumerate().filter(|(_, due)| *due);
+        echoes.chain(due.map(|(path, _)| (path, None)))
+    }
+}
+
+/// What a path brought.
+struct Arrived {
+    path: usize,
+    length: usize,
+}
+
+impl Driver {
+    /// Goes on until the orders end.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut buffer = [0; MOST_BYTES + 1];
+        loop {
+            let wake = self.started + self.pair.next_wake(self.now());
+            let before: Vec<_> = self.pair.groups().collect();
+            let arrived = tokio::select! {
+                biased;
+                arrived = receive(&self.ways, &mut buffer) => Some(arrived),
+                order = orders.recv() => match order {
+                    Some(order) => {
+                        self.obey(order);
+                        None
+                    }
+                    None => return,
+                },
+                Ok(()) = self.kept.changed() => None,
+                () = sleep_until(wake.into()) => None,
+            };
+            // Who was held up hears all that was said meanwhile before it speaks.
+            let mut answers = Answers::new(self.ways.len());
+            let (mut next, mut left) = (arrived, AT_ONCE);
+            while let Some(arrived) = next {
+                self.take(&arrived, &buffer, &mut answers);
+                left -= 1;
+                next = if left > 0 { try_receive(&self.ways, &mut buffer) } else { None };
+            }
+            self.turn(&before);
+            for (path, echo) in answers.all() {
+                self.send(path, true, echo);
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Does what time and frames ask for.
+    fn turn(&mut self, before: &[View]) {
+        let moment = self.leases.now();
+        let now = self.now();
+        self.pair.inform(self.sync.is_informed());
+        for (index, kept) in self.kept.borrow().iter().enumerate() {
+            self.pair.set_fit(index, kept.fit);
+        }
+        let moment = match moment {
+            Ok(moment) => {
+                self.pair.tick(now);
+                self.stopped = None;
+                Some(moment)
+            }
+            Err(error) => {
+                self.pair.stop_all(now);
+                self.tell_of_stop(&error, now);
+                None
+            }
+        };
+        for (index, view) in self.pair.groups().enumerate() {
+            let left = view.lease.map(|end| end.saturating_sub(now));
+            self.leases.set(index, moment.zip(left));
+        }
+        self.publish(before);
+        self.meet_peer(now);
+        self.compare(now);
+        if self.pair.is_due(now) {
+            self.pair.begin_round(now);
+            for path in 0..self.ways.len() {
+                self.send(path, false, None);
+            }
+        }
+        self.terms.keep_ahead(self.pair.term(), now);
+    }
+
+    /// Tells why this node cannot serve, when that begins and every so often.
+    fn tell_of_stop(&mut self, error: &io::Error, now: Duration) {
+        if self.stopped.is_none_or(|told| now >= told + TELLING) {
+            self.stopped = Some(now);
+            let error = error.to_string();
+            tracing::error!(
+                error,
+                "the data plane's clock cannot be read: this node gives up all groups"
+            );
+        }
+    }
+
+    /// Says which groups the peer knows otherwise, or not at all.
+    fn compare(&mut self, now: Duration) {
+        for (index, group) in self.ha.groups.iter().enumerate() {
+            let differs = self.pair.differs(index, now);
+            if differs && !self.differing[index] {
+                let group = &group.name;
+                tracing::error!(group, "{DIFFERS}");
+            }
+            self.differing[index] = differs;
+        }
+    }
+
+    /// Takes note of a peer's name, by which groups may have been given out.
+    fn meet_peer(&mut self, now: Duration) {
+        let Some(peer) = self.pair.peer(now).map(|peer| &peer.node) else { return };
+        if self.peer.as_ref() == Some(peer) {
+            return;
+        }
+        for (group, prefer) in self.ha.preferring_others([&self.node, peer]) {
+            tracing::warn!(group, prefer, %peer, "the group prefers a node that is not of this pair");
+        }
+        self.peer = Some(peer.clone());
+    }
+
+    /// Has the addresses follow, and says what changed.
+    fn publish(&self, before: &[View]) {
+        let serving = |view: View| Serving { active: view.lease.is_some(), since: view.since };
+        let serving: Vec<_> = self.pair.groups().map(serving).collect();
+        self.serving.send_if_modified(|old| {
+            let changed = *old != serving;
+            old.clone_from(&serving);
+            changed
+        });
+        let summary = self.summary();
+        self.summary.send_if_modified(|old| {
+            let changed = *old != summary;
+            *old = summary;
+            changed
+        });
+        for ((group, old), new) in self.ha.groups.iter().zip(before).zip(self.pair.groups()) {
+            let (group, term) = (&group.name, new.term);
+            match (old.lease.is_some(), new.lease.is_some()) {
+                (false, true) => tracing::warn!(group, term, "this node serves"),
+                (true, false) => tracing::warn!(group, term, "this node serves no more"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes a frame in.
+    fn take(&mut self, arrived: &Arrived, buffer: &[u8], answers: &mut Answers) {
+        let Arrived { path, length } = *arrived;
+        let now = self.now();
+        let reason = match self.codec.decode(&buffer[..length]) {
+            Err(error) => word(error),
+            Ok(beat) => match self.pair.receive(&beat, now) {
+                Ok(answer) => {
+                    self.heard[path] = Some(now);
+                    answers.due[path] |= answer;
+                    return;
+                }
+                Err(refusal) => {
+                    if let Refusal::Unproven(Some(stamp)) = refusal {
+                        answers.echoes.push((path, stamp));
+                    }
+                    refusal.word()
+                }
+            },
+        };
+        let (count, told) = self.refused.entry(reason).or_default();
+        *count += 1;
+        // The first frame of every run of the peer's is unproven.
+        let usual = reason == "unproven" && *count <= USUAL;
+        if !usual && told.is_none_or(|last| now >= last + TELLING) {
+            *told = Some(now);
+            let from = self.ha.paths[path].peer;
+            tracing::warn!(%from, reason, "a frame has no effect");
+        }
+    }
+
+    fn send(&mut self, path: usize, answer: bool, echo: Option<Stamp>) {
+        let beat = self.pair.beat(answer, echo, self.now());
+        self.ways[path].send(&self.codec.encode(&beat));
+    }
+
+    fn obey(&mut self, order: Order) {
+        let now = self.now();
+        match order {
+            Order::Status(reply) => drop(reply.send(self.status(now))),
+            Order::Failover(name, reply) => drop(reply.send(self.fail_over(name.as_deref(), now))),
+            Order::Leave => self.pair.leave(now),
+        }
+    }
+
+    fn fail_over(&mut self, name: Option<&str>, now: Duration) -> Result<Vec<String>, Failover> {
+        let groups = self.ha.groups.iter().enumerate();
+        let named: Vec<_> =
+            groups.filter(|(_, group)| name.is_none_or(|name| group.name == name)).collect();
+        if named.is_empty() {
+            return Err(Failover::NoGroup);
+        }
+        let active: Vec<_> = self.pair.groups().map(|view| view.lease.is_some()).collect();
+        let mine: Vec<_> = named.into_iter().filter(|(index, _)| active[*index]).collect();
+        if mine.is_empty() {
+            return Err(Failover::NotActive);
+        }
+        if !mine.iter().all(|(index, _)| self.pair.can_resign(*index, now)) {
+            return Err(Failover::NoPeer);
+        }
+        mine.iter().for_each(|(index, _)| self.pair.resign(*index, now));
+        Ok(mine.into_iter().map(|(_, group)| group.name.clone()).collect())
+    }
+
+    pub(super) fn summary(&self) -> api::HaSummary {
+        let active = self.pair.groups().filter(|view| view.lease.is_some()).count();
+        let role = match active {
+            0 => "standby",
+            all if all == self.ha.groups.len() => "active",
+            _ => "both",
+        };
+        let now = self.now();
+        api::HaSummary {
+            role: role.to_owned(),
+            peer: self.pair.peer(now).map(|peer| peer.node.clone()),
+            connected: self.pair.hears_peer(now),
+        }
+    }
+
+    fn status(&self, now: Duration) -> api::HaStatus {
+        let ago = |then: Duration| now.saturating_sub(then).as_millis() as u64;
+        let peer = self.pair.peer(now);
+        let groups = self.ha.groups.iter().zip(self.pair.groups()).enumerate();
+        let kept = self.kept.borrow();
+        api::HaStatus {
+            pair: self.ha.pair.clone(),
+            peer: peer
+                .map(|peer| api::HaPeer { node: peer.node.clone(), heard_ms: ago(peer.heard) }),
+            paths: self
+                .ha
+                .paths
+                .iter()
+                .zip(&self.heard)
+                .map(|(path, heard)| api::HaPath { peer: path.peer, heard_ms: heard.map(ago) })
+                .collect(),
+            groups: groups
+                .map(|(index, (group, view))| api::HaGroup {
+                    name: group.name.clone(),
+                    role: if view.lease.is_some() { "active" } else { "standby" }.to_owned(),
+                    term: view.term,
+                    peer_role: self.pair.said_of(index, now).map(role).map(str::to_owned),
+                    lease_ms: view.lease.map(|end| end.saturating_sub(now).as_millis() as u64),
+                    trouble: kept[index]
+                        .trouble
+                        .clone()
+                        .or_else(|| self.differing[index].then(|| DIFFERS.to_owned())),
+                })
+                .collect(),
+            refused: self
+                .refused
+                .iter()
+                .map(|(reason, (count, _))| ((*reason).to_owned(), *count))
+                .collect(),
+            sync: api::HaSync::default(),
+        }
+    }
+}
+
+fn role(said: &GroupBeat) -> &'static str {
+    match said.stance {
+        Stance::Active => "active",
+        Stance::Standby | Stance::Claiming | Stance::Resigned => "standby",
+    }
+}
+
+/// What is wrong with a datagram, in one word.
+fn word(error: FrameError) -> &'static str {
+    match error {
+        FrameError::Foreign => "foreign",
+        FrameError::Version(_) => "version",
+        FrameError::Length(_) => "length",
+        FrameError::Key => "key",
+        FrameError::Malformed => "malformed",
+    }
+}
+
+async fn receive(ways: &[Way], buffer: &mut [u8]) -> Arrived {
+    loop {
+        select_all(ways.iter().map(|way| Box::pin(way.readable()))).await;
+        if let Some(arrived) = try_receive(ways, buffer) {
+            return arrived;
+        }
+    }
+}
+
+fn try_receive(ways: &[Way], buffer: &mut [u8]) -> Option<Arrived> {
+    let mut ways = ways.iter().enumerate();
+    ways.find_map(|(path, way)| Some(Arrived { path, length: way.receive(buffer)? }))
+}

@@ -1,0 +1,201 @@
+//! What the nodes say to each other in a [`super::channel`].
+//!
+//! The first byte is the kind, numbers are in network byte order (big-endian):
+//!
+//! | kind | from | what follows |
+//! |---|---|---|
+//! | 1 hello | sender | fingerprint of `node.hash_seed` (8), name of the node |
+//! | 2 welcome | receiver | name of the node |
+//! | 3 refused | receiver | why, in words |
+//! | 4 names | sender | backends: number (2), identity (40) |
+//! | 5 begin | sender | all flows are going to be told |
+//! | 6 flows | sender | sequence (8), 1 if a pass tells them and 0 if they changed (1), records: key (8), number of the backend (2), state and, at bit 7, whether the key is exact (1), seconds left (2) |
+//! | 7 told | sender | sequence (8): all flows were told since `begin` |
+//! | 8 heard | receiver | sequence (8): all up to this one have been entered |
+
+use lb_common::flow::FlowState;
+
+use crate::core::{
+    plan::{BackendId, identity::BackendIdentity},
+    sync::Record,
+};
+
+/// Most bytes of a message: what one of Noise's has room for, without its tag.
+pub(super) const MOST_BYTES: usize = 65_535 - 16;
+/// Most records of a message.
+pub(super) const MOST_RECORDS: usize = 2048;
+/// Most names of a message.
+pub(super) const MOST_NAMES: usize = 1024;
+
+/// Bytes of a name and of a record.
+const NAME: usize = 2 + 40;
+const RECORD: usize = 13;
+const EXACT: u8 = 1 << 7;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Hello { seed: u64, node: String },
+    Welcome { node: String },
+    Refused { reason: String },
+    Names(Vec<(BackendId, BackendIdentity)>),
+    Begin,
+    Flows { sequence: u64, pass: bool, records: Vec<Record> },
+    Told { sequence: u64 },
+    Heard { sequence: u64 },
+}
+
+impl Message {
+    /// Its bytes, if its parts keep their limits.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let text = |kind: u8, text: &str| [&[kind], text.as_bytes()].concat();
+        let number = |kind: u8, number: u64| [&[kind][..], &number.to_be_bytes()].concat();
+        match self {
+            Self::Hello { seed, node } => [&number(1, *seed), node.as_bytes()].concat(),
+            Self::Welcome { node } => text(2, node),
+            Self::Refused { reason } => text(3, reason),
+            Self::Names(names) => {
+                let mut bytes = vec![4];
+                for (id, identity) in names {
+                    bytes.extend(id.to_be_bytes());
+                    bytes.extend(identity.bytes());
+                }
+                bytes
+            }
+            Self::Begin => vec![5],
+            Self::Flows { sequence, pass, records } => {
+                let mut bytes = number(6, *sequence);
+                bytes.reserve(1 + records.len() * RECORD);
+                bytes.push(u8::from(*pass));
+                for Record { key, exact, backend, state, left } in records {
+                    bytes.extend(key.to_be_bytes());
+                    bytes.extend(backend.to_be_bytes());
+                    bytes.push(*state as u8 | if *exact { EXACT } else { 0 });
+                    bytes.extend(left.to_be_bytes());
+                }
+                bytes
+            }
+            Self::Told { sequence } => number(7, *sequence),
+            Self::Heard { sequence } => number(8, *sequence),
+        }
+    }
+
+    /// The message of these bytes; `None`: there is none like that.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&kind, body) = bytes.split_first()?;
+        let text = |body: &[u8]| Some(str::from_utf8(body).ok()?.to_owned());
+        let number = || Some(u64::from_be_bytes(body.try_into().ok()?));
+        Some(match kind {
+            1 => {
+                let (seed, node) = body.split_first_chunk()?;
+                Self::Hello { seed: u64::from_be_bytes(*seed), node: text(node)? }
+            }
+            2 => Self::Welcome { node: text(body)? },
+            3 => Self::Refused { reason: text(body)? },
+            4 => {
+                let (names, []) = body.as_chunks() else { return None };
+                Self::Names(names.iter().map(name).collect::<Option<_>>()?)
+            }
+            5 if body.is_empty() => Self::Begin,
+            6 => {
+                let (sequence, body) = body.split_first_chunk()?;
+                let (&pass @ 0..=1, body) = body.split_first()? else { return None };
+                let (records, []) = body.as_chunks() else { return None };
+                let records = records.iter().map(record).collect::<Option<_>>()?;
+                Self::Flows { sequence: u64::from_be_bytes(*sequence), pass: pass == 1, records }
+            }
+            7 => Self::Told { sequence: number()? },
+            8 => Self::Heard { sequence: number()? },
+            _ => return None,
+        })
+    }
+}
+
+fn name(bytes: &[u8; NAME]) -> Option<(BackendId, BackendIdentity)> {
+    let [high, low, identity @ ..] = bytes;
+    Some((u16::from_be_bytes([*high, *low]), BackendIdentity::from_bytes(identity)?))
+}
+
+fn record(bytes: &[u8; RECORD]) -> Option<Record> {
+    let [key @ .., b0, b1, state, l0, l1] = *bytes;
+    Some(Record {
+        key: u64::from_be_bytes(key),
+        exact: state & EXACT != 0,
+        backend: u16::from_be_bytes([b0, b1]),
+        state: FlowState::from_number(state & !EXACT)?,
+        left: u16::from_be_bytes([l0, l1]),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::addr;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::plan::identity::ServiceIdentity;
+
+    fn any_identity() -> impl Strategy<Value = BackendIdentity> {
+        any::<([u8; 16], u16, u16, u8, [u8; 16], u16, bool)>().prop_map(
+            |(vip, first, last, proto, addr, port, nat)| BackendIdentity {
+                service: ServiceIdentity { vip: addr::to_bytes(vip.into()), first, last, proto },
+                addr: addr::to_bytes(addr.into()),
+                port,
+                nat,
+            },
+        )
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        any::<(u64, bool, u16, u16)>().prop_flat_map(|(key, exact, backend, left)| {
+            use FlowState::{Closing, Embryonic, Established};
+            prop::sample::select(vec![Embryonic, Established, Closing])
+                .prop_map(move |state| Record { key, exact, backend, state, left })
+        })
+    }
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        let name = ".{0,64}";
+        prop_oneof![
+            (any::<u64>(), name).prop_map(|(seed, node)| Message::Hello { seed, node }),
+            name.prop_map(|node| Message::Welcome { node }),
+            name.prop_map(|reason| Message::Refused { reason }),
+            prop::collection::vec((any::<u16>(), any_identity()), 0..8).prop_map(Message::Names),
+            Just(Message::Begin),
+            (any::<u64>(), any::<bool>(), prop::collection::vec(any_record(), 0..8))
+                .prop_map(|(sequence, pass, records)| Message::Flows { sequence, pass, records }),
+            any::<u64>().prop_map(|sequence| Message::Told { sequence }),
+            any::<u64>().prop_map(|sequence| Message::Heard { sequence }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_comes_back_as_it_was(message in any_message()) {
+            prop_assert_eq!(Message::decode(&message.encode()), Some(message));
+        }
+
+        #[test]
+        fn whatever_comes_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            if let Some(message) = Message::decode(&bytes) {
+                prop_assert_eq!(message.encode(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn full_messages_fit() {
+        let identity = BackendIdentity::from_bytes(&[1; 40]).unwrap();
+        let (exact, state) = (true, FlowState::Closing);
+        let record = Record { key: 1, exact, backend: 1, state, left: 1 };
+        let records = vec![record; MOST_RECORDS];
+        let full = [
+            Message::Names(vec![(1, identity); MOST_NAMES]),
+            Message::Flows { sequence: 1, pass: true, records },
+        ];
+        for message in full {
+            let bytes = message.encode();
+            assert!(bytes.len() <= MOST_BYTES, "{} bytes", bytes.len());
+        }
+    }
+}

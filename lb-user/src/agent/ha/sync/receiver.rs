@@ -1,0 +1,226 @@
+//! Hears of the peer's flows, and enters them in this node's affinity table.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::select_all;
+use lb_common::lease;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Common, Inward, PATIENCE,
+    channel::{self, Error, Incoming, Outgoing},
+    message::Message,
+};
+use crate::{
+    core::sync::{Record, Translation},
+    dataplane::flows::Entered,
+};
+
+/// Callers that may be about to prove who they are, and how long that may take.
+const CALLERS: usize = 4;
+const GREETING: Duration = Duration::from_millis(500);
+/// After which calls are taken again where that failed.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The receiver.
+pub(super) struct Receiver {
+    pub(super) common: Common,
+    pub(super) inward: watch::Sender<Inward>,
+    /// Changes when all is to be told anew.
+    pub(super) resyncs: watch::Receiver<u64>,
+}
+
+/// A peer that has proven who it is.
+struct Caller {
+    node: String,
+    say: Outgoing,
+    hear: Incoming,
+}
+
+impl Receiver {
+    /// Listens for the peer again and again. The latest connection is the one
+    /// that counts: the peer has one only.
+    pub(super) async fn run(mut self, listeners: Vec<TcpListener>) {
+        let (mut callers, mut session) = (JoinSet::new(), JoinSet::new());
+        let mut told = None;
+        loop {
+            tokio::select! {
+                stream = accept(&listeners, &self.common), if callers.len() < CALLERS => {
+                    callers.spawn(greet(self.common.clone(), stream));
+                }
+                Some(Ok(greeted)) = callers.join_next() => match greeted {
+                    Ok(caller) => {
+                        told = None;
+                        session.shutdown().await;
+                        let hearing = Hearing::new(&self, &caller);
+                        session.spawn(hearing.run(caller));
+                    }
+                    Err(error) => complain(&mut told, &error),
+                },
+                // The peer calls again, and tells everything to who knows nothing.
+                Ok(()) = self.resyncs.changed() => session.abort_all(),
+                Some(ended) = session.join_next() => {
+                    self.inward.send_modify(|inward| {
+                        (inward.connected, inward.complete) = (false, false);
+                    });
+                    if let Ok(error) = ended {
+                        complain(&mut told, &error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says what is wrong, once.
+fn complain(told: &mut Option<String>, error: &Error) {
+    let error = error.to_string();
+    if told.as_ref() != Some(&error) {
+        tracing::warn!(error, "flows of the peer are not heard");
+        *told = Some(error);
+    }
+}
+
+/// The next call from one of the peer's addresses.
+async fn accept(listeners: &[TcpListener], common: &Common) -> TcpStream {
+    loop {
+        let calls = listeners.iter().map(|listener| Box::pin(listener.accept()));
+        let (Ok((stream, from)), ..) = select_all(calls).await else {
+            // There may be no descriptor left.
+            sleep(AGAIN).await;
+            continue;
+        };
+        if common.paths.iter().any(|path| path.peer.ip() == from.ip()) {
+            return stream;
+        }
+    }
+}
+
+/// Finds out who calls.
+async fn greet(common: Common, stream: TcpStream) -> Result<Caller, Error> {
+    let greeted = async {
+        let (mut say, mut hear) = channel::open(stream, &common.key, false).await?;
+        let Message::Hello { seed, node } = hear.hear().await? else {
+            return Err(Error::Malformed);
+        };
+        let reason = if node == common.node {
+            Some(format!("`node.name` of both nodes is `{node}`"))
+        } else if seed != common.seed {
+            let ours = common.seed;
+            Some(format!(
+                "`node.hash_seed` has fingerprint {seed:016x} at `{node}` and {ours:016x} at \
+                 `{}`, expected the same",
+                common.node
+            ))
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            say.say(&Message::Refused { reason: reason.clone() }).await?;
+            return Err(Error::Refused(reason));
+        }
+        say.say(&Message::Welcome { node: common.node.clone() }).await?;
+        Ok(Caller { node, say, hear })
+    };
+    timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(Error::late()))
+}
+
+/// A connection that is listened to.
+struct Hearing {
+    common: Common,
+    inward: watch::Sender<Inward>,
+    translation: Translation,
+}
+
+impl Hearing {
+    fn new(receiver: &Receiver, caller: &Caller) -> Self {
+        let Receiver { common, inward, .. } = receiver;
+        inward.send_modify(|inward| {
+            (inward.connected, inward.complete) = (true, false);
+        });
+        tracing::info!(peer = caller.node, "flows of the peer are heard");
+        let translation = Translation::default();
+        Self { common: common.clone(), inward: inward.clone(), translation }
+    }
+
+    async fn run(mut self, mut caller: Caller) -> Error {
+        self.common.names.mark_unchanged();
+        loop {
+            let done = tokio::select! {
+                message = timeout(PATIENCE, caller.hear.hear()) => match message {
+                    Ok(Ok(message)) => self.take(message, &mut caller.say).await,
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(Error::late()),
+                },
+                Ok(()) = self.common.names.changed() => {
+                    if self.inward.borrow().lacks {
+                        // The backends may be here now: the peer is to tell
+                        // everything again.
+                        return Error::Anew;
+                    }
+                    let names = Arc::clone(&self.common.names.borrow_and_update());
+                    self.translation.renew(&names);
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                return error;
+            }
+        }
+    }
+
+    async fn take(&mut self, message: Message, say: &mut Outgoing) -> Result<(), Error> {
+        match message {
+            Message::Names(theirs) => {
+                let names = Arc::clone(&self.common.names.borrow());
+                self.translation.learn(theirs, &names);
+                Ok(())
+            }
+            Message::Begin => {
+                self.inward.send_modify(|inward| (inward.complete, inward.lacks) = (false, false));
+                Ok(())
+            }
+            Message::Flows { sequence, pass, records } => {
+                self.enter(&records, pass)?;
+                say.say(&Message::Heard { sequence }).await
+            }
+            Message::Told { sequence } => {
+                self.inward.send_modify(|inward| inward.complete = true);
+                say.say(&Message::Heard { sequence }).await
+            }
+            _ => Err(Error::Malformed),
+        }
+    }
+
+    fn enter(&self, records: &[Record], pass: bool) -> Result<(), Error> {
+        let now = self.common.changes.second()?;
+        let serving = self.common.serving.borrow().clone();
+        let mut news = Inward::default();
+        for record in records {
+            // No flow has key 0: it is that of an empty slot.
+            let ours = self.translation.of(record).filter(|ours| ours.key != 0);
+            let Some(ours) = ours else {
+                news.unknown += 1;
+                continue;
+            };
+            // What this node knows of what it serves is newer.
+            let group = lease::index(ours.group) as usize;
+            let overwrite = !serving.get(group).is_some_and(|group| group.active);
+            let Record { state, left, .. } = *record;
+            let flow = (ours.backend, state, left);
+            match self.common.changes.enter(ours.key, flow, now, overwrite) {
+                Entered::New | Entered::Moved => news.entered += 1,
+                Entered::Known => {}
+                Entered::NoRoom => news.no_room += 1,
+            }
+        }
+        news.records = records.len() as u64;
+        self.inward.send_modify(|inward| inward.add(&news, pass));
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Calls the peer, and tells it the flows of the groups that this node serves.
+
+mod session;
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::{mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use self::session::Session;
+pub(super) use self::session::State;
+use super::{
+    Common, Outward, PATIENCE,
+    channel::{self, Error, Incoming},
+    message::Message,
+};
+use crate::core::model::ha::Path;
+
+/// How often there is something to tell.
+const TICK: Duration = Duration::from_millis(10);
+/// After which a peer that does not answer is called again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The sender.
+pub(super) struct Sender {
+    pub(super) common: Common,
+    pub(super) outward: watch::Sender<Outward>,
+    /// Who waits until the peer has what is marked now.
+    pub(super) flushes: mpsc::Receiver<oneshot::Sender<()>>,
+    /// Changes when all is to be told anew.
+    pub(super) resyncs: watch::Receiver<u64>,
+}
+
+impl Sender {
+    /// Calls the peer again and again.
+    pub(super) async fn run(mut self) {
+        let mut told = None;
+        loop {
+            let trouble = match self.call().await {
+                Ok((session, hear)) => {
+                    told = None;
+                    tracing::info!("flows are told to the peer");
+                    self.outward.send_modify(|out| (out.connected, out.trouble) = (true, None));
+                    self.speak(session, hear).await
+                }
+                Err(error) => error,
+            };
+            let trouble = trouble.to_string();
+            if told.as_ref() != Some(&trouble) {
+                tracing::warn!(error = trouble, "flows are not told to the peer");
+                told = Some(trouble.clone());
+            }
+            self.outward.send_modify(|out| {
+                (out.connected, out.complete, out.lag) = (false, false, None);
+                out.trouble = Some(trouble);
+            });
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Finds the peer by one of the paths, and agrees with it.
+    async fn call(&self) -> Result<(Session, Incoming), Error> {
+        let mut first = None;
+        for path in &self.common.paths {
+            match within(self.greet(*path)).await {
+                Err(error) => first = first.or(Some(error)),
+                greeted => return greeted,
+            }
+        }
+        Err(first.unwrap_or_else(Error::late))
+    }
+
+    async fn greet(&self, path: Path) -> Result<(Session, Incoming), Error> {
+        let stream = connect(path.listen, path.peer).await?;
+        let (mut say, mut hear) = channel::open(stream, &self.common.key, true).await?;
+        let Common { node, seed, .. } = &self.common;
+        say.say(&Message::Hello { seed: *seed, node: node.clone() }).await?;
+        match hear.hear().await? {
+            Message::Welcome { .. } => Ok((Session::new(self.common.clone(), say), hear)),
+            Message::Refused { reason } => Err(Error::Refused(reason)),
+            _ => Err(Error::Malformed),
+        }
+    }
+
+    /// Speaks until something goes wrong.
+    async fn speak(&mut self, mut session: Session, mut hear: Incoming) -> Error {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.resyncs.mark_unchanged();
+        let before = self.outward.borrow().records;
+        loop {
+            let done = tokio::select! {
+                heard = hear.hear() => heard.and_then(|message| session.hear(&message)),
+                _ = ticks.tick() => within(session.turn()).await,
+                Some(waits) = self.flushes.recv() => within(session.flush(waits)).await,
+                Ok(()) = self.resyncs.changed() => {
+                    session.begin_anew();
+                    Ok(())
+                }
+            };
+            let state = session.state();
+            self.outward.send_if_modified(|out| out.take(state, before));
+            if let Err(error) = done {
+                return error;
+            }
+        }
+    }
+}
+
+/// Waits, but not for ever.
+async fn within<T>(done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(PATIENCE, done).await.unwrap_or_else(|_| Err(Error::late()))
+}
+
+/// Calls the peer by a path: from the address that it expects.
+async fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(from.ip(), 0))?;
+    socket.connect(to).await
+}

@@ -1,0 +1,343 @@
+//! What is told over one connection.
+//!
+//! The packet path marks buckets that changed. A mark is taken away, then the
+//! bucket is read: so the marks are the queue, with a place for everything, and
+//! a peer that is slow, or away, costs nothing. Beside that all buckets are told,
+//! pass by pass: by the first a peer that knows nothing learns all, and by the
+//! others flows that just go on do not run out there, and what was missed is
+//! repaired.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lb_common::{change::Mark, flow::FlowState, lease};
+use tokio::sync::oneshot;
+
+use super::{
+    super::{
+        Common,
+        channel::{Error, Outgoing},
+        message::{MOST_NAMES, MOST_RECORDS, Message},
+    },
+    PATIENCE, TICK,
+};
+use crate::core::sync::{Names, Record};
+
+/// A message is sent at least that often.
+const ALIVE: Duration = Duration::from_secs(1);
+/// Messages that the peer has not confirmed, after which it is left alone.
+const WINDOW: usize = 64;
+/// Marked buckets, or buckets of a first pass, that one turn tells at most.
+const BUCKETS: u32 = 16_384;
+/// Lines of marks that one turn looks at most: four megabytes.
+const LINES: u32 = 1 << 16;
+/// How long a later pass takes, unless flows live for less than two of them.
+const PASS: Duration = Duration::from_secs(15);
+
+/// A connection with the peer.
+pub(super) struct Session {
+    common: Common,
+    say: Outgoing,
+    names: Arc<Names>,
+    /// Which groups this node serves.
+    serving: Vec<bool>,
+    /// Number of the latest message that is to be confirmed.
+    sequence: u64,
+    unconfirmed: VecDeque<Unconfirmed>,
+    /// When something was said last.
+    said: Instant,
+    marks: Marks,
+    pass: Pass,
+    /// Who waits for which message to be confirmed.
+    flushes: Vec<(u64, oneshot::Sender<()>)>,
+    records: u64,
+    lag: Option<Duration>,
+}
+
+/// A message that the peer has not confirmed.
+struct Unconfirmed {
+    sequence: u64,
+    said: Instant,
+    /// Moment after which the changes that it tells of were made.
+    since: Option<Instant>,
+}
+
+/// Where marks are looked for.
+struct Marks {
+    /// The line to go on with.
+    next: u32,
+    /// When the latest whole round began, and the one that goes on.
+    whole: Instant,
+    began: Instant,
+}
+
+/// Where a pass through all buckets is.
+struct Pass {
+    next: u32,
+    kind: Kind,
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It is still to be announced.
+    New,
+    /// The peer does not know all before it is over.
+    First,
+    /// It repairs; the message that ended the first one.
+    Later(u64),
+}
+
+/// How telling goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct State {
+    /// The peer knows all flows.
+    pub(in super::super) complete: bool,
+    /// Records told.
+    pub(in super::super) records: u64,
+    /// How old the changes were, at most, that the peer confirmed last.
+    pub(in super::super) lag: Option<Duration>,
+}
+
+impl Session {
+    pub(super) fn new(common: Common, say: Outgoing) -> Self {
+        let now = Instant::now();
+        Self {
+            common,
+            say,
+            names: Arc::default(),
+            serving: Vec::new(),
+            sequence: 0,
+            unconfirmed: VecDeque::new(),
+            said: now,
+            marks: Marks { next: 0, whole: now, began: now },
+            pass: Pass { next: 0, kind: Kind::New },
+            flushes: Vec::new(),
+            records: 0,
+            lag: None,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        let Self { records, lag, .. } = *self;
+        let confirmed = self.unconfirmed.front().map_or(self.sequence, |next| next.sequence - 1);
+        let complete = matches!(self.pass.kind, Kind::Later(told) if told <= confirmed);
+        State { complete, records, lag }
+    }
+
+    /// Tells everything again.
+    pub(super) fn begin_anew(&mut self) {
+        self.pass = Pass { next: 0, kind: Kind::New };
+    }
+
+    /// Takes in what the peer says.
+    pub(super) fn hear(&mut self, message: &Message) -> Result<(), Error> {
+        let Message::Heard { sequence } = message else { return Err(Error::Malformed) };
+        while let Some(sent) = self.unconfirmed.pop_front_if(|sent| sent.sequence <= *sequence) {
+            self.lag = sent.since.map(|since| since.elapsed()).or(self.lag);
+        }
+        self.answer_flushes();
+        Ok(())
+    }
+
+    /// Tells what there is to tell.
+    pub(super) async fn turn(&mut self) -> Result<(), Error> {
+        self.follow().await?;
+        if self.unconfirmed.front().is_some_and(|sent| sent.said.elapsed() > PATIENCE) {
+            return Err(Error::late());
+        }
+        if self.unconfirmed.len() < WINDOW {
+            self.tell_changes().await?;
+            self.go_on().await?;
+        }
+        if self.said.elapsed() >= ALIVE {
+            self.tell(&[], false, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells all changes until now; who waits learns when the peer has them.
+    pub(super) async fn flush(&mut self, waits: oneshot::Sender<()>) -> Result<(), Error> {
+        self.follow().await?;
+        self.tell_all_changes().await?;
+        self.flushes.push((self.sequence, waits));
+        self.answer_flushes();
+        Ok(())
+    }
+
+    fn answer_flushes(&mut self) {
+        let next = self.unconfirmed.front().map_or(u64::MAX, |sent| sent.sequence);
+        for (_, waits) in self.flushes.extract_if(.., |(until, _)| *until < next) {
+            // Who asked may have lost patience.
+            let _ = waits.send(());
+        }
+    }
+
+    /// Follows names and roles.
+    async fn follow(&mut self) -> Result<(), Error> {
+        let names = Arc::clone(&self.common.names.borrow());
+        if !Arc::ptr_eq(&names, &self.names) {
+            if names.renumbers(&self.names) {
+                self.begin_anew();
+            }
+            let all: Vec<_> = names.iter().map(|(id, named)| (id, named.identity)).collect();
+            for some in all.chunks(MOST_NAMES) {
+                self.say.say(&Message::Names(some.to_vec())).await?;
+            }
+            self.names = names;
+        }
+        let serving: Vec<_> =
+            self.common.serving.borrow().iter().map(|group| group.active).collect();
+        let had = |index| self.serving.get(index) == Some(&true);
+        let gained = serving.iter().enumerate().any(|(index, has)| *has && !had(index));
+        let lost = serving.iter().enumerate().any(|(index, has)| !has && had(index));
+        if lost {
+            // What changed just before.
+            self.tell_all_changes().await?;
+        }
+        if gained {
+            self.begin_anew();
+        }
+        self.serving = serving;
+        if self.pass.kind == Kind::New {
+            self.say.say(&Message::Begin).await?;
+            self.pass.kind = Kind::First;
+        }
+        Ok(())
+    }
+
+    /// Tells all that changed until now.
+    async fn tell_all_changes(&mut self) -> Result<(), Error> {
+        self.marks.next = 0;
+        loop {
+            self.tell_changes().await?;
+            if self.marks.next == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells the flows of marked buckets, those first that the peer's tables
+    /// would give another backend.
+    async fn tell_changes(&mut self) -> Result<(), Error> {
+        if !self.serving.contains(&true) {
+            return Ok(());
+        }
+        let changes = Arc::clone(&self.common.changes);
+        let now = changes.second()?;
+        if self.marks.next == 0 {
+            self.marks.began = Instant::now();
+        }
+        let (mut exceptions, mut others) = (Vec::new(), Vec::new());
+        let (lines, mut marked) = (changes.marks.entries(), 0);
+        let end = lines.min(self.marks.next.saturating_add(LINES));
+        while self.marks.next < end && marked < BUCKETS {
+            for (bucket, mark) in changes.marks.take(self.marks.next..self.marks.next + 1) {
+                let exception = mark == Mark::Exception;
+                let records = if exception { &mut exceptions } else { &mut others };
+                self.read(bucket, now, exception, records);
+                marked += 1;
+            }
+            self.marks.next += 1;
+        }
+        let since = self.marks.whole;
+        if self.marks.next == lines {
+            (self.marks.next, self.marks.whole) = (0, self.marks.began);
+        }
+        exceptions.append(&mut others);
+        self.tell_all(&exceptions, false, Some(since)).await
+    }
+
+    /// Goes on with the pass, which is over at once where there is nothing to
+    /// tell.
+    async fn go_on(&mut self) -> Result<(), Error> {
+        let serves = self.serving.contains(&true);
+        let buckets = if serves { self.common.changes.flows.entries() } else { 0 };
+        let end = buckets.min(self.pass.next.saturating_add(self.pace(buckets)));
+        if self.pass.next < end {
+            let (now, mut records) = (self.common.changes.second()?, Vec::new());
+            (self.pass.next..end).for_each(|bucket| self.read(bucket, now, false, &mut records));
+            self.tell_all(&records, true, None).await?;
+        }
+        self.pass.next = end;
+        if end >= buckets {
+            self.pass.next = 0;
+            if self.pass.kind == Kind::First {
+                self.sequence += 1;
+                self.pass.kind = Kind::Later(self.sequence);
+                self.confirmable(&Message::Told { sequence: self.sequence }, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How long a later pass takes.
+    fn length(&self) -> Duration {
+        let life = self.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
+        PASS.min(life.unwrap_or(PASS)).max(TICK)
+    }
+
+    /// Buckets of the pass in one turn.
+    fn pace(&self, buckets: u32) -> u32 {
+        if self.pass.kind == Kind::First {
+            return BUCKETS;
+        }
+        (f64::from(buckets) * TICK.div_duration_f64(self.length())).ceil() as u32
+    }
+
+    /// Adds the flows in a bucket that are to be told. Embryonic ones only where
+    /// the tables differ: elsewhere the peer would do the same with them, and a
+    /// flood of them is not worth to be told. Each is given two passes more than it
+    /// has left: packets prolong it meanwhile, and that is told by a pass only.
+    fn read(&self, bucket: u32, now: u16, embryonic: bool, records: &mut Vec<Record>) {
+        let more = 2 * self.length().as_secs() as u16 + 1;
+        for entry in self.common.changes.live(bucket, now) {
+            let value = entry.value;
+            if value.state() == FlowState::Embryonic as u8 && !embryonic {
+                continue;
+            }
+            let left = value.left(now).unsigned_abs().saturating_add(more);
+            let told = self.names.tell(entry.key, value.backend(), value.state(), left);
+            let serves = |group| self.serving.get(lease::index(group) as usize) == Some(&true);
+            records.extend(told.filter(|(_, group)| serves(*group)).map(|(record, _)| record));
+        }
+    }
+
+    async fn tell_all(
+        &mut self,
+        records: &[Record],
+        pass: bool,
+        since: Option<Instant>,
+    ) -> Result<(), Error> {
+        for some in records.chunks(MOST_RECORDS) {
+            self.tell(some, pass, since).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(
+        &mut self,
+        records: &[Record],
+        pass: bool,
+        since: Option<Instant>,
+    ) -> Result<(), Error> {
+        self.sequence += 1;
+        self.records += records.len() as u64;
+        let (sequence, records) = (self.sequence, records.to_vec());
+        self.confirmable(&Message::Flows { sequence, pass, records }, since).await
+    }
+
+    async fn confirmable(
+        &mut self,
+        message: &Message,
+        since: Option<Instant>,
+    ) -> Result<(), Error> {
+        let said = Instant::now();
+        self.said = said;
+        self.unconfirmed.push_back(Unconfirmed { sequence: self.sequence, said, since });
+        self.say.say(message).await
+    }
+}

@@ -1,0 +1,231 @@
+//! Rules within `[ha]`, and between it and the rest.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Report,
+    between::{Claims, Part},
+    service::unicast,
+};
+use crate::{
+    config::{
+        file::{Field, Group, GroupAddress, Ha, Node, Service},
+        read::{Located, Place, Wrong},
+    },
+    core::model::{
+        self,
+        ha::{ADDRESSES, GROUPS, PATHS, Path},
+    },
+};
+
+pub(super) fn check(ha: &Ha, node: &Node, services: &[Service], report: &mut Report<'_>) {
+    // A flow goes to one backend, whichever node has it.
+    if let Some(Located { place, value: None }) = &node.hash_seed {
+        let wrong = Wrong::new("missing, must be set where `[ha]` is");
+        let hint = "make one with `openssl rand -hex 16`: both nodes need the same";
+        report.add(place, wrong.hint(hint));
+    }
+    paths(ha, report);
+    groups(ha, report);
+    for path in sockets(&ha.listen).chain(sockets(&ha.peer)) {
+        if let Err(wrong) = stays(path.value.ip(), ha, services) {
+            report.add(&path.place, wrong);
+        }
+    }
+}
+
+/// Addresses of the pair that others must keep clear of. They hold for edits as
+/// well, so they are of a file or of a model.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    peers: Vec<Located<IpAddr>>,
+    moving: Vec<Located<IpAddr>>,
+}
+
+impl Claimed {
+    /// Reports backends that a node would have itself, but for VIPs, which none may
+    /// have anyway.
+    pub(super) fn check_backends<S: Claims>(&self, services: &[S], report: &mut Report<'_>) {
+        let vips: HashSet<_> = services.iter().filter_map(Claims::vip).collect();
+        let moving = self.moving.iter().filter(|moving| !vips.contains(&moving.value));
+        let moving: HashMap<_, _> =
+            moving.map(|Located { place, value }| (*value, place)).collect();
+        for service in services {
+            for (index, address) in service.addresses().enumerate() {
+                if let Some(place) = address.and_then(|address| moving.get(&address)) {
+                    let wrong = Wrong::new("must not be an address of a group: a node has it");
+                    let wrong = wrong.hint(format!("{place} is this address"));
+                    report.add(&service.place(Part::Address(index)), wrong);
+                }
+            }
+        }
+    }
+
+    /// Reports a denied prefix that would keep heartbeats out.
+    pub(super) fn check_denied(
+        &self,
+        denied: IpNet,
+        place: impl FnOnce() -> Place,
+        report: &mut Report<'_>,
+    ) {
+        if let Some(peer) = self.peers.iter().find(|peer| denied.contains(&peer.value)) {
+            let rule = "must not contain the peer of `[ha]`: nodes that do not hear each other both \
+                        serve";
+            let Located { place: theirs, value } = peer;
+            report.add(&place(), Wrong::new(rule).hint(format!("{theirs} is at `{value}`")));
+        }
+    }
+}
+
+impl From<&Ha> for Claimed {
+    fn from(ha: &Ha) -> Self {
+        let peers = sockets(&ha.peer);
+        let peers = peers.map(|Located { place, value }| (place.clone(), value.ip()));
+        Self { peers: located(peers), moving: moving(ha) }
+    }
+}
+
+impl From<&model::ha::Ha> for Claimed {
+    fn from(ha: &model::ha::Ha) -> Self {
+        let place = |path: String| Place { line: None, path, written: None };
+        let peers = ha.paths.iter().enumerate();
+        let peers = peers.map(|(at, path)| (place(format!("ha.peer[{at}]")), path.peer.ip()));
+        let moving = ha.groups.iter().flat_map(|group| {
+            let at = place(format!("ha.group.{}.addresses", group.name));
+            group.addresses.iter().map(move |one| (at.clone(), one.address))
+        });
+        Self { peers: located(peers), moving: located(moving) }
+    }
+}
+
+fn located(values: impl Iterator<Item = (Place, IpAddr)>) -> Vec<Located<IpAddr>> {
+    values.map(|(place, value)| Located { place, value }).collect()
+}
+
+/// The addresses of all groups.
+fn moving(ha: &Ha) -> Vec<Located<IpAddr>> {
+    let addresses = ha.groups.iter().flat_map(|group| &group.addresses);
+    let addresses = addresses.filter_map(|address| address.address.as_ref());
+    located(addresses.map(|Located { place, value }| (place.clone(), *value)))
+}
+
+/// Those that are not wrong by themselves.
+fn sockets(list: &Field<Vec<Field<SocketAddr>>>) -> impl Iterator<Item = &Located<SocketAddr>> {
+    list.iter().flat_map(|list| &list.value).flatten()
+}
+
+fn paths(ha: &Ha, report: &mut Report<'_>) {
+    for list in [&ha.listen, &ha.peer].into_iter().flatten() {
+        if list.value.is_empty() {
+            let hint = "such as `listen = [\"10.0.0.2:4790\"]` and `peer = [\"10.0.0.3:4790\"]`";
+            report.add(&list.place, Wrong::new("must name at least one address").hint(hint));
+        } else if list.value.len() > PATHS {
+            report.add(&list.place, Wrong::new(format!("must be {PATHS} addresses at most")));
+        }
+    }
+    report.duplicates(sockets(&ha.listen).chain(sockets(&ha.peer)), "must be listed once");
+    for peer in sockets(&ha.peer) {
+        let same = |ours: &&Located<SocketAddr>| {
+            ours.value.ip() == peer.value.ip() && ours.value != peer.value
+        };
+        if let Some(Located { place, .. }) = sockets(&ha.listen).find(same) {
+            let wrong = Wrong::new("must not be an address of this node");
+            report.add(&peer.place, wrong.hint(format!("{place} is the same at another port")));
+        }
+    }
+    let (Some(listen), Some(peer)) = (&ha.listen, &ha.peer) else { return };
+    let (ours, theirs) = (listen.value.len(), peer.value.len());
+    if ours != theirs {
+        if ours > 0 && theirs > 0 {
+            let rule = format!("must be as many addresses as in `ha.listen`, {ours}");
+            let hint = "one for each, in the same order: the two make a path";
+            report.add(&peer.place, Wrong::new(rule).hint(hint));
+        }
+        return;
+    }
+    for path in listen.value.iter().zip(&peer.value) {
+        if let (Some(listen), Some(peer)) = path
+            && listen.value.is_ipv4() != peer.value.is_ipv4()
+        {
+            let family = if listen.value.is_ipv4() { "IPv4" } else { "IPv6" };
+            let rule = format!("must be an {family} address, as {} is", listen.place);
+            report.add(&peer.place, Wrong::new(rule));
+        }
+    }
+}
+
+/// Whether a node keeps an address, whoever serves.
+fn stays(address: IpAddr, ha: &Ha, services: &[Service]) -> Result<(), Wrong> {
+    unicast(address)?;
+    let mut groups = ha.groups.iter().flat_map(|group| &group.addresses);
+    let of_group =
+        groups.find_map(|moving| moving.address.as_ref().filter(|moving| moving.value == address));
+    if let Some(Located { place, .. }) = of_group {
+        let wrong = Wrong::new("must not be an address of a group: it moves");
+        return Err(wrong.hint(format!("{place} is this address")));
+    }
+    let mut vips = services.iter().filter_map(|service| service.vip.as_ref());
+    match vips.find(|vip| vip.value == address) {
+        Some(Located { place, .. }) => {
+            Err(Wrong::new("must not be a VIP").hint(format!("{place} is this address")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn groups(ha: &Ha, report: &mut Report<'_>) {
+    if let Some(group) = ha.groups.get(GROUPS) {
+        report.add(&group.place, Wrong::new(format!("must be {GROUPS} groups at most")));
+    }
+    let names = ha.groups.iter().filter_map(|group| group.name.as_ref());
+    report.duplicates(names, "must be unique among groups");
+    let addresses = moving(ha);
+    if let Some(address) = addresses.get(ADDRESSES) {
+        let wrong = Wrong::new(format!("must be {ADDRESSES} addresses at most in all groups"));
+        let hint = "a node that takes over announces each several times: more would delay it";
+        report.add(&address.place, wrong.hint(hint));
+    }
+    for Located { place, value } in &addresses {
+        if let Err(wrong) = unicast(*value) {
+            report.add(place, wrong);
+        }
+    }
+    report.duplicates(&addresses, "must be listed once in all groups");
+}
+
+/// The model of the pair; `None`: parts of it are wrong.
+pub(super) fn model(ha: Ha) -> Option<model::ha::Ha> {
+    let sockets = |list: Field<Vec<Field<SocketAddr>>>| {
+        list?.value.into_iter().map(|socket| Some(socket?.value)).collect::<Option<Vec<_>>>()
+    };
+    let paths = sockets(ha.listen)?.into_iter().zip(sockets(ha.peer)?);
+    Some(model::ha::Ha {
+        pair: ha.pair?.value,
+        paths: paths.map(|(listen, peer)| Path { listen, peer }).collect(),
+        key_file: ha.key_file?.value,
+        priority: ha.priority?.value,
+        heartbeat: ha.heartbeat?.value,
+        preempt: ha.preempt?.value,
+        groups: ha.groups.into_iter().map(group).collect::<Option<_>>()?,
+    })
+}
+
+fn group(group: Group) -> Option<model::ha::Group> {
+    Some(model::ha::Group {
+        name: group.name?.value,
+        prefer: group.prefer?.value,
+        addresses: group.addresses.into_iter().map(address).collect::<Option<_>>()?,
+    })
+}
+
+fn address(address: GroupAddress) -> Option<model::ha::GroupAddress> {
+    Some(model::ha::GroupAddress {
+        address: address.address?.value,
+        interface: address.interface?.value,
+    })
+}

@@ -1,0 +1,133 @@
+//! Mirror of `[ha]` and its groups.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use toml::de::DeValue;
+
+use super::Field;
+use crate::config::{
+    read::{Place, Section, Wrong},
+    value::{
+        duration, flag,
+        ha::{moving_address, socket_address},
+        interface, name, number, path, time, word,
+    },
+};
+
+/// Default of `ha.key_file`.
+const KEY_FILE: &str = "/etc/lb/pair.key";
+/// Default of `ha.priority`.
+const PRIORITY: u8 = 100;
+/// Default of `ha.heartbeat`.
+const HEARTBEAT: Duration = Duration::from_millis(50);
+
+/// Between heartbeats. A lease, eleven quarters of it, ends up to two ticks of the
+/// kernel early, which may take 10 ms each: it must outlast them by enough to be
+/// renewed.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(25)..=Duration::from_secs(1);
+
+/// `[ha]`.
+#[derive(Debug)]
+pub struct Ha {
+    /// `pair`.
+    pub pair: Field<String>,
+    /// `listen`; those that are wrong keep their positions.
+    pub listen: Field<Vec<Field<SocketAddr>>>,
+    /// `peer`, likewise.
+    pub peer: Field<Vec<Field<SocketAddr>>>,
+    /// `key_file`.
+    pub key_file: Field<PathBuf>,
+    /// `priority`.
+    pub priority: Field<u8>,
+    /// `heartbeat`.
+    pub heartbeat: Field<Duration>,
+    /// `preempt`.
+    pub preempt: Field<bool>,
+    /// `[[ha.group]]`.
+    pub groups: Vec<Group>,
+}
+
+/// `[[ha.group]]`.
+#[derive(Debug)]
+pub struct Group {
+    /// Where its table begins.
+    pub place: Place,
+    /// `name`.
+    pub name: Field<String>,
+    /// `prefer`, if any.
+    pub prefer: Field<Option<String>>,
+    /// `addresses`.
+    pub addresses: Vec<GroupAddress>,
+}
+
+/// An element of `ha.group.addresses`.
+#[derive(Debug)]
+pub struct GroupAddress {
+    /// `address`.
+    pub address: Field<IpAddr>,
+    /// `interface`.
+    pub interface: Field<String>,
+}
+
+pub(super) fn read(mut table: Section<'_>) -> Ha {
+    let ha = Ha {
+        pair: table.required("pair", "any name, the same on both nodes, such as \"edge\"", name),
+        listen: table.elements("listen", "listen = [\"10.0.0.2:4790\"]", socket_address),
+        peer: table.elements("peer", "peer = [\"10.0.0.3:4790\"]", socket_address),
+        key_file: table.optional("key_file", KEY_FILE.into(), path(KEY_FILE)),
+        priority: table.optional("priority", PRIORITY, |value| {
+            number(1..=254)(value).map(|priority| priority as u8)
+        }),
+        heartbeat: table.optional("heartbeat", HEARTBEAT, heartbeat),
+        preempt: table.optional("preempt", false, flag),
+        groups: table
+            .some_tables("group", "`[[ha.group]]`, with the addresses that move")
+            .into_iter()
+            .map(group)
+            .collect(),
+    };
+    let expected = "`config = \"independent\"`: each node goes by its own file; \"replicate\", to be \
+                    the default, is not built yet";
+    table.required("config", expected, word(&[("independent", Some(())), ("replicate", None)]));
+    table.unbuilt("witness", "leave it out: this version asks nobody but the peer");
+    table.finish();
+    ha
+}
+
+fn heartbeat(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    time(HEARTBEATS)(value).map_err(|wrong| match duration(value) {
+        Ok(time) if time < *HEARTBEATS.start() => {
+            wrong.hint("leases are measured in ticks of the kernel, which may take 10ms each")
+        }
+        _ => wrong,
+    })
+}
+
+fn group(mut table: Section<'_>) -> Group {
+    let addresses = table.some_tables(
+        "addresses",
+        "such as `addresses = [{ address = \"203.0.113.10/32\", interface = \"eth0\" }]`",
+    );
+    let group = Group {
+        place: table.place(),
+        name: table.required("name", "any unique name, such as \"blue\"", name),
+        prefer: table.optional("prefer", None, |value| name(value).map(Some)),
+        addresses: addresses.into_iter().map(group_address).collect(),
+    };
+    table.finish();
+    group
+}
+
+fn group_address(mut table: Section<'_>) -> GroupAddress {
+    let address = GroupAddress {
+        address: table.required("address", "such as \"203.0.113.10/32\"", moving_address),
+        interface: table.required("interface", "the interface that has it", interface),
+    };
+    table.finish();
+    address
+}

@@ -1,0 +1,154 @@
+//! Who serves a group, from what is known now.
+
+use std::time::Duration;
+
+use super::{
+    FAR, Group, LONE_LEASE, MARGIN_QUARTERS, Pair, Peer, STRANGER, Settings, Stance, TAKEOVER,
+};
+
+impl Pair {
+    /// How long this node waits after a frame before it takes over: longer where
+    /// the peer is far, since its lease is counted from when it sent that.
+    pub(super) fn wait(&self) -> Duration {
+        let far = self.peer.as_ref().map_or(Duration::ZERO, Peer::round_trip);
+        self.beats(TAKEOVER) + far.saturating_sub(self.beats(1) / 2).min(self.beats(FAR))
+    }
+
+    /// When silence has lasted long enough to take over.
+    pub(super) fn takes_over_at(&self) -> Duration {
+        match &self.peer {
+            Some(peer) if peer.knows_us => {
+                peer.promised.max(peer.heard.max(self.awake) + self.wait())
+            }
+            Some(peer) => peer.heard.max(self.awake) + self.beats(STRANGER),
+            None => self.awake + self.beats(STRANGER),
+        }
+    }
+
+    /// Until when this node may serve, from what it knows now.
+    fn lease(&self, now: Duration) -> Duration {
+        let margin = self.beats(MARGIN_QUARTERS) / 4;
+        let Some(peer) = self.peer(now) else { return now + self.beats(LONE_LEASE) };
+        let said = !self.is_silent(peer, now) || peer.is_deaf(self.beats(2));
+        // A run that has not heard us yet waits for longer than that.
+        let granted = peer.granted.filter(|_| said).unwrap_or(now + self.beats(TAKEOVER));
+        granted.saturating_sub(margin)
+    }
+
+    pub(super) fn stance(&self, index: usize) -> Stance {
+        let group = &self.groups[index];
+        let may_claim = self.settings.preempt && self.informed && group.fit && !group.yielded;
+        let outranks = || self.peer.as_ref().is_some_and(|peer| self.outranks(group, peer));
+        match (group.lease, group.resigned) {
+            (Some(_), _) => Stance::Active,
+            (None, Some(_)) => Stance::Resigned,
+            (None, None) if may_claim && outranks() => Stance::Claiming,
+            (None, None) => Stance::Standby,
+        }
+    }
+
+    /// Whether a group would rather be ours than the peer's.
+    fn outranks(&self, group: &Group, peer: &Peer) -> bool {
+        let theirs = peer.group(group.settings.id);
+        let (fit, preferred) = theirs.map_or((true, false), |group| (group.fit, group.preferred));
+        let Settings { node, priority, .. } = &self.settings;
+        let ours = (group.fit, group.settings.preferred, *priority, node, self.boot);
+        ours > (fit, preferred, peer.priority, &peer.node, peer.boot())
+    }
+
+    /// Decides about all groups.
+    pub(super) fn weigh(&mut self, now: Duration) {
+        for index in 0..self.groups.len() {
+            if self.groups[index].lease.is_some() {
+                self.weigh_active(index, now);
+            } else if !self.leaving {
+                self.weigh_standby(index, now);
+            }
+        }
+    }
+
+    fn weigh_active(&mut self, index: usize, now: Duration) {
+        let group = self.groups[index];
+        let lease = self.lease(now);
+        if group.lease.is_some_and(|end| end <= now) {
+            return self.stop(index);
+        }
+        let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
+        let theirs = said.and_then(|peer| Some((peer, peer.group(group.settings.id)?)));
+        if let Some((peer, theirs)) = theirs {
+            if theirs.stance == Stance::Active {
+                return self.weigh_contested(index, now);
+            }
+            let claims = theirs.stance == Stance::Claiming && !self.outranks(&group, peer);
+            let is_abler = theirs.stance == Stance::Standby && theirs.fit && !group.fit;
+            if claims || is_abler {
+                return self.leave_to_peer(index, now);
+            }
+            if group.contested.is_some() {
+                self.groups[index].contested = None;
+                self.groups[index].since = now;
+            }
+        }
+        if lease <= now {
+            self.stop(index);
+        } else {
+            self.groups[index].lease = Some(lease);
+        }
+    }
+
+    /// The peer serves a group as well.
+    fn weigh_contested(&mut self, index: usize, now: Duration) {
+        let group = self.groups[index];
+        let Some(peer) = &self.peer else { return };
+        let term = peer.group(group.settings.id).map_or(0, |theirs| theirs.term);
+        let since = group.contested.unwrap_or(now);
+        // A peer that does not hear us will not stop, whatever its term is.
+        let in_vain = !peer.knows_us && now >= since + self.beats(TAKEOVER);
+        if in_vain || (term, true) > (group.term, self.outranks(&group, peer)) {
+            return self.stop(index);
+        }
+        // It is the one to stop, and does not wait for us.
+        let short = now + self.beats(TAKEOVER) - self.beats(MARGIN_QUARTERS) / 4;
+        let group = &mut self.groups[index];
+        (group.contested, group.lease) = (Some(since), group.lease.max(Some(short)));
+    }
+
+    fn weigh_standby(&mut self, index: usize, now: Duration) {
+        let group = self.groups[index];
+        if group.resigned.is_some_and(|since| now >= since + self.beats(STRANGER)) {
+            // The peer had its chance.
+            self.groups[index].resigned = None;
+        }
+        let lease = self.lease(now);
+        let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
+        let is_ours = match said {
+            _ if now >= self.takes_over_at() => true,
+            None => false,
+            // It does not take over by itself as long as our lease is going to
+            // last, which is to be worth while.
+            Some(peer) if !peer.knows_us || lease <= now + self.beats(1) => false,
+            Some(peer) => match peer.group(group.settings.id) {
+                Some(theirs) if theirs.stance == Stance::Active => {
+                    self.groups[index].resigned = None;
+                    false
+                }
+                Some(theirs) if theirs.stance != Stance::Resigned => {
+                    group.resigned.is_none() && self.outranks(&group, peer)
+                }
+                theirs => {
+                    let is_fit = group.fit || theirs.is_none_or(|theirs| !theirs.fit);
+                    group.resigned.is_none() && is_fit
+                }
+            },
+        };
+        if is_ours && lease > now {
+            self.learn_terms();
+            let group = &mut self.groups[index];
+            group.term = group.term.saturating_add(1);
+            group.lease = Some(lease);
+            (group.resigned, group.yielded) = (None, false);
+            group.since = now;
+            self.news = true;
+        }
+    }
+}

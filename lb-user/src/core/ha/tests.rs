@@ -1,0 +1,88 @@
+use super::*;
+
+/// Time between heartbeats.
+const HEARTBEAT: Duration = Duration::from_millis(50);
+/// Time between looks at the nodes.
+const STEP: Duration = Duration::from_millis(10);
+/// Long enough for everything to have settled.
+const SETTLED: Duration = Duration::from_secs(3);
+
+fn node(name: &str, priority: u8) -> Pair {
+    let settings = Settings {
+        node: name.to_owned(),
+        priority,
+        heartbeat: HEARTBEAT,
+        preempt: false,
+        groups: vec![GroupSettings { id: 1, digest: 0, preferred: false }],
+    };
+    Pair::new(settings, u64::from(priority), 0, Duration::ZERO)
+}
+
+fn view(node: &Pair) -> View {
+    node.groups().next().expect("a group")
+}
+
+fn serves(node: &Pair) -> bool {
+    view(node).lease.is_some()
+}
+
+/// A step of two nodes on one clock, whose frames take no time. One that is
+/// broken cannot serve.
+fn step(nodes: &mut [Pair; 2], broken: [bool; 2], now: Duration) {
+    for (node, broken) in nodes.iter_mut().zip(broken) {
+        if broken { node.stop_all(now) } else { node.tick(now) }
+    }
+    for from in 0..2 {
+        if !nodes[from].is_due(now) {
+            continue;
+        }
+        nodes[from].begin_round(now);
+        let beat = nodes[from].beat(false, None, now);
+        let echo = match nodes[1 - from].receive(&beat, now) {
+            Ok(true) => None,
+            Err(Refusal::Unproven(echo)) => echo,
+            _ => continue,
+        };
+        let answer = nodes[1 - from].beat(true, echo, now);
+        let _ = nodes[from].receive(&answer, now);
+    }
+}
+
+#[test]
+fn a_node_that_cannot_serve_leaves_its_groups_to_the_peer() {
+    let mut nodes = [node("a", 150), node("b", 100)];
+    let mut now = Duration::ZERO;
+    let mut run = |nodes: &mut [Pair; 2], broken: [bool; 2]| {
+        let end = now + SETTLED;
+        while now < end {
+            now += STEP;
+            step(nodes, broken, now);
+            assert!(!(broken[0] && serves(&nodes[0])), "at {now:?}");
+        }
+    };
+    run(&mut nodes, [false, false]);
+    assert!(serves(&nodes[0]) && !serves(&nodes[1]));
+    run(&mut nodes, [true, false]);
+    assert!(serves(&nodes[1]));
+    run(&mut nodes, [false, false]);
+    assert!(!serves(&nodes[0]) && serves(&nodes[1]));
+}
+
+#[test]
+fn a_node_without_a_peer_serves_again_once_it_can() {
+    let mut node = node("a", 150);
+    let mut now = Duration::ZERO;
+    let mut run = |node: &mut Pair, broken: bool| {
+        for _ in 0..SETTLED.as_millis() / STEP.as_millis() {
+            now += STEP;
+            if broken { node.stop_all(now) } else { node.tick(now) }
+        }
+    };
+    run(&mut node, false);
+    let served = view(&node);
+    assert!(served.lease.is_some());
+    run(&mut node, true);
+    assert_eq!((view(&node).lease, view(&node).term), (None, served.term));
+    run(&mut node, false);
+    assert!(serves(&node) && view(&node).term == served.term + 1);
+}

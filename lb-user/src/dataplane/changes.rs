@@ -1,0 +1,182 @@
+//! What changes in the affinity table, for the thread that copies flows to the
+//! other node of a pair: see [`lb_common::change`].
+
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use lb_common::{
+    change::{BUCKETS, ChangeLine, Mark},
+    config::Config,
+    flow::{Bucket, FlowState, MAX_TIMEOUT},
+    hash::{self, Place},
+};
+
+use super::{
+    clock::Clock,
+    explain::into_io,
+    flows::{Entered, Entry},
+    mmap::Mapped,
+};
+use crate::core::plan::BackendId;
+
+/// Marks that are taken by one access.
+const WORD: usize = size_of::<u64>();
+
+/// The affinity table and its marks. They may be used by another thread than
+/// that which changes the configuration.
+pub struct Changes {
+    /// `FLOWS`.
+    pub flows: Arc<Mapped<Bucket>>,
+    /// `CHANGES`.
+    pub marks: Mapped<ChangeLine>,
+    clock: Arc<Clock>,
+    place_seed: [u64; 2],
+    mask: u32,
+}
+
+impl Changes {
+    /// Of a data plane with this `CONFIG`.
+    pub(super) fn new(
+        flows: Arc<Mapped<Bucket>>,
+        marks: Mapped<ChangeLine>,
+        clock: Arc<Clock>,
+        config: &Config,
+    ) -> Self {
+        Self { flows, marks, clock, place_seed: config.place_seed, mask: config.flow_mask }
+    }
+
+    /// The data plane's second, see [`lb_common::flow::second`].
+    ///
+    /// # Errors
+    /// The kernel refused to run the program that tells it.
+    pub fn second(&self) -> io::Result<u16> {
+        self.clock.now().map(|now| now.second).map_err(into_io)
+    }
+
+    /// Where a key belongs.
+    #[must_use]
+    pub fn place(&self, key: u64) -> Place {
+        hash::place(key, self.place_seed, self.mask)
+    }
+
+    /// Enters a flow that the peer has, see [`Mapped::enter`]: one with `left`
+    /// seconds to live. Of what this node knows itself nothing is changed if it
+    /// may not `overwrite`.
+    pub fn enter(
+        &self,
+        key: u64,
+        (backend, state, left): (BackendId, FlowState, u16),
+        now: u16,
+        overwrite: bool,
+    ) -> Entered {
+        let place = self.place(key);
+        let has = |bucket| self.live(bucket, now).any(|entry| entry.key == key);
+        if !overwrite && (has(place.primary) || has(place.alternate)) {
+            return Entered::Known;
+        }
+        let expires = now.wrapping_add(left.min(MAX_TIMEOUT));
+        self.flows.enter(key, backend, state, expires, &place, now)
+    }
+
+    /// The flows in a bucket whose time is not up at `now`. A slot that a packet
+    /// is about to claim is nobody's yet.
+    pub fn live(&self, bucket: u32, now: u16) -> impl Iterator<Item = Entry> + '_ {
+        let whole = |entry: &Entry| self.place(entry.key).tag == entry.value.tag();
+        self.flows.live_in(bucket, now).filter(whole)
+    }
+}
+
+impl Mapped<ChangeLine> {
+    /// Takes the marks of these lines, [`BUCKETS`] buckets each: every bucket
+    /// that has one, and the higher of its two. A mark is gone when it is given
+    /// out, so what is read of the bucket after that is what it was set for, or
+    /// newer. Marks of a line go together: who stops amidst loses some.
+    pub fn take(&self, lines: Range<u32>) -> impl Iterator<Item = (u32, Mark)> + '_ {
+        // A line without marks is only read, so it stays shared with packets.
+        let marked = lines.filter(|&line| self.read(line) != ChangeLine::ZERO);
+        marked.flat_map(|line| {
+            let taken = self.take_line(line);
+            (0..BUCKETS).zip(taken.changed.into_iter().zip(taken.exceptions)).filter_map(
+                move |(bucket, marks)| {
+                    let mark = match marks {
+                        (0, 0) => return None,
+                        (_, 0) => Mark::Changed,
+                        _ => Mark::Exception,
+                    };
+                    Some((line * BUCKETS + bucket, mark))
+                },
+            )
+        })
+    }
+
+    fn take_line(&self, line: u32) -> ChangeLine {
+        let mut taken = ChangeLine::ZERO;
+        let (words, _) = bytemuck::bytes_of_mut(&mut taken).as_chunks_mut::<WORD>();
+        for (word, bytes) in words.iter_mut().enumerate() {
+            *bytes = self.word64(line, word * WORD).swap(0, Ordering::AcqRel).to_ne_bytes();
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINES: u32 = 4;
+
+    fn any_mark() -> impl Strategy<Value = Mark> {
+        prop::sample::select(vec![Mark::Changed, Mark::Exception])
+    }
+
+    /// Marks a bucket as packets do.
+    fn mark(marks: &Mapped<ChangeLine>, bucket: u32, mark: Mark) {
+        let (line, at) = (bucket / BUCKETS, (bucket % BUCKETS) as usize);
+        let mut entry = marks.read(line);
+        match mark {
+            Mark::Changed => entry.changed[at] = 1,
+            Mark::Exception => entry.exceptions[at] = 1,
+        }
+        marks.write(line, &entry);
+    }
+
+    proptest! {
+        #[test]
+        fn every_mark_is_taken_once_and_an_exception_outdoes_a_change(
+            set in prop::collection::vec((0..LINES * BUCKETS, any_mark()), 0..40),
+            from in 0..=LINES, to in 0..=LINES,
+        ) {
+            let marks = Mapped::anonymous(LINES).unwrap();
+            let mut expected = BTreeMap::new();
+            for (bucket, what) in set {
+                mark(&marks, bucket, what);
+                let known = expected.entry(bucket).or_insert(what);
+                *known = what.max(*known);
+            }
+            let (inside, outside): (BTreeMap<_, _>, BTreeMap<_, _>) = expected
+                .into_iter()
+                .partition(|(bucket, _)| (from..to).contains(&(bucket / BUCKETS)));
+            prop_assert!(marks.take(from..to).eq(inside));
+            prop_assert_eq!(marks.take(from..to).count(), 0);
+            prop_assert!(marks.take(0..LINES).eq(outside));
+        }
+    }
+
+    #[test]
+    fn a_mark_is_gone_when_it_is_given_out() {
+        let marks = Mapped::anonymous(LINES).unwrap();
+        mark(&marks, 40, Mark::Changed);
+        for (bucket, what) in marks.take(0..LINES) {
+            assert_eq!(marks.read(bucket / BUCKETS), ChangeLine::ZERO);
+            mark(&marks, bucket, what);
+        }
+        assert_eq!(marks.take(0..LINES).collect::<Vec<_>>(), [(40, Mark::Changed)]);
+    }
+}

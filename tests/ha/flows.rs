@@ -1,0 +1,135 @@
+//! Connections outlive the node that they went through, also those that no
+//! table would send where they are.
+
+use std::net::IpAddr;
+
+use lb_tests::harness::{Flows, Result, Survey, eventually, source_addresses};
+
+use super::{PATIENCE, Pair, SHARED, VIPS, WEB, web_services};
+
+/// Connections to each of the six VIPs.
+const EACH: usize = 1700;
+
+/// Opens connections at node 0.
+fn open(pair: &Pair) -> Result<Vec<(IpAddr, Flows)>> {
+    let vips = VIPS.into_iter().chain(SHARED).map(|(vip, _)| vip);
+    let open = |vip: IpAddr| {
+        let sources = source_addresses(vip.is_ipv4());
+        Ok((vip, Flows::open(&pair.lab.client, &sources, (vip, WEB).into(), EACH)?))
+    };
+    vips.map(open).collect()
+}
+
+/// Has the tables of a node send a third of the connections elsewhere.
+fn displace(pair: &Pair, node: usize, flows: &[(IpAddr, Flows)]) -> Result<()> {
+    for service in web_services() {
+        let node = &pair.lab.nodes[node];
+        node.done(&["backend", "drain", service.name(), "b2"])?;
+        node.done(&["backend", "set", service.name(), "b1", "--weight", "80"])?;
+    }
+    let drained = |flows: &Flows| flows.by_backend().get("b2").copied().unwrap_or_default();
+    let all: usize = flows.iter().map(|(_, flows)| drained(flows)).sum();
+    assert!(all * 4 > EACH * flows.len(), "{all} connections at b2");
+    Ok(())
+}
+
+/// Ends a node's data plane; its agent does not run.
+fn detach(pair: &Pair, node: usize) -> Result<()> {
+    let node = &pair.lab.nodes[node];
+    let config = node.path("lb.toml");
+    node.done(&["detach", "--config", &config.to_string_lossy()]).map(drop)
+}
+
+fn assert_none_broke(flows: &mut [(IpAddr, Flows)]) {
+    for (vip, flows) in flows {
+        assert_eq!(flows.survey(None), Survey { kept: EACH, moved: 0, broken: 0 }, "{vip}");
+    }
+}
+
+/// Waits until a node has entries of all connections.
+fn knows_all(pair: &Pair, node: usize, flows: usize) {
+    let known = || pair.lab.nodes[node].json(&["status"]).ok()?["flows"].as_u64();
+    let all = || known().is_some_and(|known| known >= flows as u64);
+    assert!(eventually(PATIENCE, all), "{:?} of {flows}: {}", known(), pair.words());
+}
+
+#[test]
+fn no_connection_breaks_when_its_node_dies_nor_when_that_returns() -> Result<()> {
+    let mut pair = Pair::new(3)?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    let mut flows = open(&pair)?;
+    let all = flows.len() * EACH;
+    [0, 1].into_iter().try_for_each(|node| displace(&pair, node, &flows))?;
+    assert_none_broke(&mut flows);
+    knows_all(&pair, 1, all);
+    println!("{all} flows: {}", pair.lab.nodes[0].json(&["ha", "status"])?["sync"]["told"]);
+    pair.agent(0).kill()?;
+    pair.lab.unplug(0)?;
+    pair.serves("all", 1);
+    assert_none_broke(&mut flows);
+    pair.lab.replug(0)?;
+    pair.start(0)?;
+    pair.settles("all", 1);
+    pair.is_told(0);
+    pair.lab.nodes[1].done(&["ha", "failover"])?;
+    pair.settles("all", 0);
+    assert_none_broke(&mut flows);
+    Ok(())
+}
+
+#[test]
+fn a_node_that_knows_nothing_is_told_everything() -> Result<()> {
+    let mut pair = Pair::new(3)?;
+    pair.settles("all", 0);
+    pair.agent(1).kill()?;
+    let mut flows = open(&pair)?;
+    let all = flows.len() * EACH;
+    displace(&pair, 0, &flows)?;
+    // Its data plane goes, too.
+    detach(&pair, 1)?;
+    pair.start(1)?;
+    pair.settles("all", 0);
+    displace(&pair, 1, &flows)?;
+    pair.is_told(1);
+    knows_all(&pair, 1, all);
+    assert!(pair.agent(0).terminate()?.success());
+    pair.serves("all", 1);
+    assert_none_broke(&mut flows);
+    Ok(())
+}
+
+/// The peer may call where nobody else may.
+#[test]
+fn flows_are_told_to_a_host_that_is_protected() -> Result<()> {
+    let pair = Pair::with(1, |config| config.firewall = "host = \"drop\"".into())?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    pair.is_told(0);
+    Ok(())
+}
+
+#[test]
+fn who_does_not_know_all_flows_is_given_none() -> Result<()> {
+    let mut pair = Pair::new(1)?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    // Another seed gives flows other backends.
+    assert!(pair.agent(1).terminate()?.success());
+    detach(&pair, 1)?;
+    pair.configs[1].hash_seed = Some("f".repeat(32));
+    pair.start(1)?;
+    pair.settles("all", 0);
+    let refused = || {
+        let status = pair.lab.nodes[0].json(&["ha", "status"]).ok()?;
+        Some(status["sync"]["told"]["trouble"].as_str()?.to_owned())
+    };
+    let named = || refused().is_some_and(|why| why.contains("node.hash_seed"));
+    assert!(eventually(PATIENCE, named), "{}", pair.words());
+    let failover = pair.lab.nodes[0].done(&["ha", "failover"]);
+    assert!(failover.is_err_and(|error| error.to_string().contains("does not know all flows")));
+    assert!(pair.is(0, "all", "active"));
+    pair.lab.nodes[0].done(&["ha", "failover", "--force"])?;
+    pair.settles("all", 1);
+    Ok(())
+}
