@@ -19,7 +19,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -120,6 +120,13 @@ impl PairLab {
         let links = [pass(&front, a)?, pass(&front, b)?, pass(&back, a)?, pass(&back, b)?];
         let backends = Backend::make_all(backends, &back, &claim)?;
         Ok(Self { _links: links, backends, nodes, client, router, front, back, claim })
+    }
+
+    /// The same with another binary of `lb`.
+    #[must_use]
+    pub fn with_binary(mut self, binary: &Path) -> Self {
+        self.nodes.iter_mut().for_each(|node| node.binary = binary.into());
+        self
     }
 
     /// A configuration of node 0 or 1, without `[ha]`.

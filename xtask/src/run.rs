@@ -1,5 +1,7 @@
 //! The balancer at work: in a lab, or on real interfaces.
 
+mod pair;
+
 use std::{
     collections::BTreeMap,
     env,
@@ -27,6 +29,9 @@ pub(crate) struct Arguments {
     /// Attach to this interface instead of those the configuration names
     #[arg(long = "iface", value_name = "NAME", requires = "config")]
     interfaces: Vec<String>,
+    /// Make a lab of two balancers, and kill the one that serves under load
+    #[arg(long, conflicts_with = "config")]
+    pair: bool,
     /// Everything is installed and built: this is the balancer's binary
     #[arg(long, value_name = "PATH", hide = true)]
     built: Option<PathBuf>,
@@ -50,7 +55,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(config) = config {
         return attach(&binary, &config, &arguments.interfaces);
     }
-    if shell::is_root() { demonstrate(&binary) } else { again_as_root(&binary) }
+    if shell::is_root() {
+        demonstrate(&binary, arguments.pair)
+    } else {
+        again_as_root(&binary, arguments.pair)
+    }
 }
 
 /// Becomes the agent on real interfaces.
@@ -69,23 +78,27 @@ fn attach(binary: &Path, config: &Path, interfaces: &[String]) -> anyhow::Result
 
 /// Runs this program again with root's rights for what needs them, so that
 /// whatever was built belongs to the user.
-fn again_as_root(binary: &Path) -> anyhow::Result<()> {
+fn again_as_root(binary: &Path, pair: bool) -> anyhow::Result<()> {
     let mut words = shell::as_root(&[])?;
     let this = env::current_exe().context("cannot find this program")?;
     words.extend([this.into(), "run".into(), "--built".into(), binary.into()]);
+    words.extend(pair.then(|| "--pair".into()));
     let mut command = shell::command(&words[0]);
     Err(command.args(&words[1..]).exec()).context("cannot start sudo")
 }
 
 /// Makes a lab, sends requests through it, and waits to be interrupted.
 /// Nothing of it is left afterwards.
-fn demonstrate(binary: &Path) -> anyhow::Result<()> {
+fn demonstrate(binary: &Path, pair: bool) -> anyhow::Result<()> {
     for lab in sweep()? {
         eprintln!("removed what an earlier run left: {lab}");
     }
     // From here on an interruption is noted and ends the wait below, instead
     // of ending us with a lab half made.
     let interruption = Interruption::listen()?;
+    if pair {
+        return pair::demonstrate(binary, interruption);
+    }
 
     eprintln!("making a lab: client, balancer, {BACKENDS} backends with nginx");
     let lab = Lab::new(BACKENDS)?.with_binary(binary);
