@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use lb_tests::harness::{Flows, Result, Survey, eventually, source_addresses};
 
-use super::{PATIENCE, Pair, SHARED, VIPS, WEB, web_services};
+use super::{FLOWS, PATIENCE, Pair, SHARED, VIPS, WEB, web_services};
 
 /// Connections to each of the six VIPs.
 const EACH: usize = 1700;
@@ -96,6 +96,52 @@ fn a_node_that_knows_nothing_is_told_everything() -> Result<()> {
     assert!(pair.agent(0).terminate()?.success());
     pair.serves("all", 1);
     assert_none_broke(&mut flows);
+    Ok(())
+}
+
+fn heard(pair: &Pair, node: usize, what: &str) -> Option<u64> {
+    pair.lab.nodes[node].json(&["ha", "status"]).ok()?["sync"]["heard"][what].as_u64()
+}
+
+#[test]
+fn everything_is_told_again_when_an_operator_asks_for_it() -> Result<()> {
+    let pair = Pair::new(1)?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    let flows = pair.open()?;
+    let all = FLOWS * flows.len();
+    knows_all(&pair, 1, all);
+    for asked in &pair.lab.nodes {
+        let before = heard(&pair, 1, "records").unwrap_or_default();
+        asked.done(&["ha", "resync"])?;
+        let again = || heard(&pair, 1, "records").is_some_and(|now| now >= before + all as u64);
+        assert!(eventually(PATIENCE, again), "{}", pair.words());
+        pair.is_told(1);
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_of_a_backend_that_the_peer_gets_later_are_told_then() -> Result<()> {
+    let pair = Pair::with(2, |config| {
+        config.services.iter_mut().for_each(|service| service.remove("b2"));
+    })?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    let add = |node: usize| -> Result<()> {
+        let address = pair.lab.backends[1].address(true).to_string();
+        let service = web_services().next().expect("one at an IPv4 VIP");
+        let node = &pair.lab.nodes[node];
+        node.done(&["backend", "add", service.name(), "b2", &address]).map(drop)
+    };
+    add(0)?;
+    let flows = pair.open()?;
+    assert!(flows[0].by_backend().contains_key("b2"));
+    let unknown = || heard(&pair, 1, "unknown").is_some_and(|unknown| unknown > 0);
+    assert!(eventually(PATIENCE, unknown), "{}", pair.words());
+    add(1)?;
+    knows_all(&pair, 1, FLOWS * flows.len());
+    pair.is_told(1);
     Ok(())
 }
 

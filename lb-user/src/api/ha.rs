@@ -28,7 +28,7 @@ pub struct HaStatus {
     /// The groups.
     pub groups: Vec<HaGroup>,
     /// Frames without effect, by reason: `foreign`, `version`, `length`, `key`,
-    /// `malformed`, `replayed`, `unproven`, `namesake`.
+    /// `malformed`, `replayed`, `unproven`, `reflected`.
     pub refused: BTreeMap<String, u64>,
     /// Flows that the nodes tell each other.
     pub sync: HaSync,

@@ -86,17 +86,14 @@ pub struct GroupSettings {
 }
 
 /// Why a frame has no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A frame that was there before.
-    #[error("replayed")]
     Replayed,
     /// The first frame of a run, which may be replayed: to be answered with a
     /// frame that echoes it, unless there were too many of late.
-    #[error("not proven yet")]
     Unproven(Option<Stamp>),
     /// Our own frame.
-    #[error("reflected")]
     Reflected,
 }
 
@@ -235,7 +232,12 @@ impl Pair {
     /// Whether the peer is there.
     #[must_use]
     pub fn hears_peer(&self, now: Duration) -> bool {
-        self.peer.as_ref().is_some_and(|peer| !self.is_silent(peer, now))
+        self.heard(now).is_some()
+    }
+
+    /// The peer, while it is heard.
+    fn heard(&self, now: Duration) -> Option<&Peer> {
+        self.peer.as_ref().filter(|peer| !self.is_silent(peer, now))
     }
 
     /// What the peer says of a group, by position, unless it is gone.

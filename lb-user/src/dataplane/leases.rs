@@ -26,7 +26,7 @@ impl Leases {
     /// have been others.
     pub(super) fn take_over(ends: Mapped<u64>, clock: Arc<Clock>, tick_scale: u64) -> Self {
         let leases = Self { ends, clock, tick_scale };
-        leases.clear();
+        (0..leases.ends.entries() as usize).for_each(|group| leases.set(group, None));
         leases
     }
 
@@ -50,11 +50,6 @@ impl Leases {
     pub fn set(&self, group: usize, lease: Option<(Moment, Duration)>) {
         let end = lease.map_or(0, |(from, length)| end(from, length, self.tick_scale));
         self.ends.word64(group as u32, 0).store(end, Ordering::Release);
-    }
-
-    /// Ends all leases.
-    pub fn clear(&self) {
-        (0..self.ends.entries() as usize).for_each(|group| self.set(group, None));
     }
 }
 

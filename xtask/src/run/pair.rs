@@ -1,17 +1,14 @@
 //! Two balancers in a lab, of which one dies under load.
 
-use std::{
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::Path, thread, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::ensure;
 use lb_tests::harness::{
-    Agent, DSR_V4, Load, Mode, NAT_V4, PairLab, Prober, Protocol, Service, source_addresses,
+    Agent, DSR_V4, Load, Mode, NAT_V4, PairLab, Prober, Protocol, Service, eventually,
+    source_addresses,
 };
 
-use super::Interruption;
+use super::{Interruption, url};
 
 /// Backends of the lab.
 const BACKENDS: usize = 3;
@@ -44,8 +41,10 @@ pub(super) fn demonstrate(binary: &Path, interruption: Interruption) -> anyhow::
     let names = lab.nodes.each_ref().map(|node| node.name);
     println!("\n{} serves, {} stands by and knows its connections.\n", names[0], names[1]);
 
-    let url = |vip| format!("http://{vip}/1k");
-    let load = |vip| Load { duration: LOAD, ..Load::new(url(vip)) }.start(&lab.client);
+    let load = |vip| {
+        let load = Load::new(url(vip) + "1k");
+        Load { duration: LOAD, ..load }.start(&lab.client)
+    };
     let loads = [("nat", load(NAT_V4)?), ("dsr", load(DSR_V4)?)];
     let prober = Prober::start(&lab.client, source_addresses(true)[0], (NAT_V4, ECHO).into())?;
     thread::sleep(DEATH);
@@ -81,27 +80,17 @@ pub(super) fn demonstrate(binary: &Path, interruption: Interruption) -> anyhow::
 fn wait_for(lab: &PairLab, active: usize) -> anyhow::Result<()> {
     wait_for_role(lab, active)?;
     let peer = &lab.nodes[1 - active];
-    wait(|| {
-        let status = peer.json(&["ha", "status"])?;
-        Ok(status["sync"]["heard"]["complete"] == true)
-    })
-    .with_context(|| format!("{} does not hear of all connections", peer.name))
+    let status = || peer.json(&["ha", "status"]);
+    let knows = || status().is_ok_and(|status| status["sync"]["heard"]["complete"] == true);
+    ensure!(eventually(PATIENCE, knows), "{} does not hear of all connections", peer.name);
+    Ok(())
 }
 
 fn wait_for_role(lab: &PairLab, active: usize) -> anyhow::Result<()> {
     let node = &lab.nodes[active];
-    wait(|| Ok(node.groups_by("role")?.get(GROUP).is_some_and(|role| role == "active")))
-        .with_context(|| format!("{} does not serve", node.name))
-}
-
-fn wait(done: impl Fn() -> lb_tests::harness::Result<bool>) -> anyhow::Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while !done()? {
-        if Instant::now() > end {
-            bail!("nothing happens");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+    let role = || node.groups_by("role").ok()?.remove(GROUP);
+    let serves = || role().is_some_and(|role| role == "active");
+    ensure!(eventually(PATIENCE, serves), "{} does not serve", node.name);
     Ok(())
 }
 
@@ -115,13 +104,14 @@ fn suggest(lab: &PairLab, binary: &Path) {
     println!(
         "
 Try, in another terminal (as root):
-  {client} curl http://{NAT_V4}/
-  {client} wrk -c 64 -d 20 http://{NAT_V4}/1k
+  {client} curl {nat}
+  {client} wrk -c 64 -d 20 {nat}1k
   {status}
   {failover}
   {peer}
 
 Ctrl-C ends the lab and removes all of it.",
+        nat = url(NAT_V4),
         status = ask(0, "ha status"),
         failover = ask(0, "ha failover"),
         peer = ask(1, "ha status"),

@@ -73,8 +73,7 @@ impl Pair {
         if group.lease.is_some_and(|end| end <= now) {
             return self.stop(index);
         }
-        let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
-        let theirs = said.and_then(|peer| Some((peer, peer.group(group.settings.id)?)));
+        let theirs = self.heard(now).and_then(|peer| Some((peer, peer.group(group.settings.id)?)));
         if let Some((peer, theirs)) = theirs {
             if theirs.stance == Stance::Active {
                 return self.weigh_contested(index, now);
@@ -120,8 +119,7 @@ impl Pair {
             self.groups[index].resigned = None;
         }
         let lease = self.lease(now);
-        let said = self.peer.as_ref().filter(|peer| !self.is_silent(peer, now));
-        let is_ours = match said {
+        let is_ours = match self.heard(now) {
             _ if now >= self.takes_over_at() => true,
             None => false,
             // It does not take over by itself as long as our lease is going to

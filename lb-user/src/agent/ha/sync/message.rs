@@ -5,7 +5,7 @@
 //! | kind | from | what follows |
 //! |---|---|---|
 //! | 1 hello | sender | fingerprint of `node.hash_seed` (8), name of the node |
-//! | 2 welcome | receiver | name of the node |
+//! | 2 welcome | receiver | |
 //! | 3 refused | receiver | why, in words |
 //! | 4 names | sender | backends: number (2), identity (40) |
 //! | 5 begin | sender | all flows are going to be told |
@@ -36,7 +36,7 @@ const EXACT: u8 = 1 << 7;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Hello { seed: u64, node: String },
-    Welcome { node: String },
+    Welcome,
     Refused { reason: String },
     Names(Vec<(BackendId, BackendIdentity)>),
     Begin,
@@ -52,7 +52,7 @@ impl Message {
         let number = |kind: u8, number: u64| [&[kind][..], &number.to_be_bytes()].concat();
         match self {
             Self::Hello { seed, node } => [&number(1, *seed), node.as_bytes()].concat(),
-            Self::Welcome { node } => text(2, node),
+            Self::Welcome => vec![2],
             Self::Refused { reason } => text(3, reason),
             Self::Names(names) => {
                 let mut bytes = vec![4];
@@ -90,7 +90,7 @@ impl Message {
                 let (seed, node) = body.split_first_chunk()?;
                 Self::Hello { seed: u64::from_be_bytes(*seed), node: text(node)? }
             }
-            2 => Self::Welcome { node: text(body)? },
+            2 if body.is_empty() => Self::Welcome,
             3 => Self::Refused { reason: text(body)? },
             4 => {
                 let (names, []) = body.as_chunks() else { return None };
@@ -158,7 +158,7 @@ mod tests {
         let name = ".{0,64}";
         prop_oneof![
             (any::<u64>(), name).prop_map(|(seed, node)| Message::Hello { seed, node }),
-            name.prop_map(|node| Message::Welcome { node }),
+            Just(Message::Welcome),
             name.prop_map(|reason| Message::Refused { reason }),
             prop::collection::vec((any::<u16>(), any_identity()), 0..8).prop_map(Message::Names),
             Just(Message::Begin),

@@ -124,7 +124,7 @@ async fn greet(common: Common, stream: TcpStream) -> Result<Caller, Error> {
             say.say(&Message::Refused { reason: reason.clone() }).await?;
             return Err(Error::Refused(reason));
         }
-        say.say(&Message::Welcome { node: common.node.clone() }).await?;
+        say.say(&Message::Welcome).await?;
         Ok(Caller { node, say, hear })
     };
     timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(Error::late()))

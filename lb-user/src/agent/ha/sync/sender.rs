@@ -79,7 +79,7 @@ impl Sender {
         let Common { node, seed, .. } = &self.common;
         say.say(&Message::Hello { seed: *seed, node: node.clone() }).await?;
         match hear.hear().await? {
-            Message::Welcome { .. } => Ok((Session::new(self.common.clone(), say), hear)),
+            Message::Welcome => Ok((Session::new(self.common.clone(), say), hear)),
             Message::Refused { reason } => Err(Error::Refused(reason)),
             _ => Err(Error::Malformed),
         }
