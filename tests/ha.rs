@@ -10,6 +10,7 @@ mod freeze;
 mod handover;
 mod key;
 mod path;
+mod replica;
 mod topology;
 
 use std::{net::IpAddr, time::Duration};

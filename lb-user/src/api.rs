@@ -27,6 +27,8 @@
 //! | `POST /v1/reload/confirm` | | [`Done`] |
 //! | `POST /v1/explain` | [`Question`] | [`Explanation`] |
 //! | `GET /v1/ha` | | [`HaStatus`] |
+//! | `GET /v1/ha/conflicts` | | list of [`HaConflict`] |
+//! | `DELETE /v1/ha/conflicts` | | [`Done`] |
 //! | `POST /v1/ha/failover` | [`FailoverOrder`] | [`FailedOver`] |
 //! | `GET /v1/openapi.json` | | the OpenAPI document |
 //!
@@ -40,8 +42,8 @@ use std::net::IpAddr;
 
 pub use explain::{Explanation, Question, Step};
 pub use ha::{
-    FailedOver, FailoverOrder, HaGroup, HaHeard, HaPath, HaPeer, HaStatus, HaSummary, HaSync,
-    HaTold,
+    FailedOver, FailoverOrder, HaConfig, HaConflict, HaGroup, HaHeard, HaPath, HaPeer, HaStatus,
+    HaSummary, HaSync, HaTold,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

@@ -10,6 +10,7 @@ pub mod mistake;
 pub mod overlay;
 pub mod read;
 pub mod render;
+pub mod shared;
 pub mod surprise;
 #[cfg(test)]
 mod tests;

@@ -90,6 +90,14 @@ impl Node {
         parse(words, finish(&mut command, ANSWER)?)
     }
 
+    /// A field of each of a service's backends, by name.
+    ///
+    /// # Errors
+    /// Those of [`Self::json`].
+    pub fn backends_by(&self, service: &str, field: &str) -> Result<BTreeMap<String, Value>> {
+        by_name(&self.json(&["backend", "list", service])?, field)
+    }
+
     /// A field of every group of its pair, by the group's name.
     ///
     /// # Errors

@@ -160,6 +160,7 @@ impl PairLab {
             priority: [150, 100][node],
             heartbeat: HEARTBEAT,
             preempt: false,
+            replicate: false,
             groups: vec![Group {
                 name: "all".into(),
                 prefer: None,

@@ -97,6 +97,7 @@ impl Setup {
             priority: 100,
             heartbeat: Duration::from_secs(1),
             preempt: false,
+            replicate: false,
             groups: groups.iter().enumerate().map(group).collect(),
         };
         Self { ha: Some(ha), ..self }

@@ -86,6 +86,10 @@ pub enum Request {
     Ha,
     /// To have both nodes of the pair tell each other all flows again.
     Resync,
+    /// `GET /v1/ha/conflicts`.
+    Conflicts,
+    /// `DELETE /v1/ha/conflicts`.
+    ClearConflicts,
     /// `POST /v1/ha/failover`.
     Failover(api::FailoverOrder),
     /// Everything that changes the configuration piece by piece.

@@ -11,6 +11,7 @@ mod flows;
 mod local;
 mod outlook;
 mod programs;
+mod shared;
 mod source;
 mod state;
 mod view;
@@ -144,6 +145,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         kept.edits = Edits::default();
     }
     let discards = kept.edits != found.edits;
+    let file = shared::begin(file, &mut kept, &source.path.display().to_string())?;
     let mut origin = Origin { file: file.into(), edits: kept.edits.clone() };
     origin.edits.expire(view::unix_now());
     let model = origin.model()?;
@@ -168,11 +170,16 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let beginning = Beginning { source, origin, direction, store, kept: found, place_seed, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     let joined = pair.map(|pair| pair.join(state.flows(), Arc::clone(&state.data_plane.leases)));
-    let (pair, mut heartbeats) = joined.unzip();
-    state.ha = pair;
+    let (mut heartbeats, mut sharing) = (None, None);
+    if let Some((pair, driving, shares)) = joined {
+        (state.ha, heartbeats, sharing) = (Some(pair), Some(driving), shares);
+    }
     let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");
+    }
+    if let Some(sharing) = &sharing {
+        state.begin_sharing(sharing);
     }
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
@@ -220,6 +227,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 }
                 weighing.report(state.reweigh(false).await, "cannot change weights");
             }
+            Some(heard) = heard(&mut sharing) => state.hear(heard, &mut network).await,
             Some(call) = calls.recv() => state.answer(call, &mut network).await,
             () = sleep_until(state.next_wake()) => {
                 state.expire(&mut network).await;
@@ -263,6 +271,14 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for what the peer says of the configuration, for ever if it is not shared.
+async fn heard(sharing: &mut Option<ha::Sharing>) -> Option<ha::Heard> {
+    match sharing {
+        Some(sharing) => sharing.heard.recv().await,
         None => std::future::pending().await,
     }
 }

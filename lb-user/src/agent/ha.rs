@@ -30,7 +30,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use self::sync::Flows;
+pub use self::sync::{
+    Flows,
+    replica::{Answer, Heard, Ours, Shared, Sharing},
+};
 use self::{
     addresses::{Keeper, Kept, Serving},
     driver::Driver,
@@ -180,6 +183,7 @@ pub struct Member {
     summary: watch::Receiver<api::HaSummary>,
     kept: watch::Receiver<Vec<Kept>>,
     sync: Sync,
+    shared: Option<Shared>,
     /// Of heartbeats, and of flows.
     _threads: [Thread; 2],
 }
@@ -189,6 +193,7 @@ pub struct Member {
 pub struct Asking {
     orders: mpsc::Sender<Order>,
     sync: Sync,
+    shared: Option<Shared>,
 }
 
 impl Candidate {
@@ -257,7 +262,11 @@ impl Candidate {
     /// task goes on as long as the member does: if it ends before, nobody renews
     /// leases.
     #[must_use]
-    pub fn join(self, flows: Flows, leases: Arc<Leases>) -> (Member, JoinHandle<()>) {
+    pub fn join(
+        self,
+        flows: Flows,
+        leases: Arc<Leases>,
+    ) -> (Member, JoinHandle<()>, Option<Sharing>) {
         let Self { ha, settings, codec, terms, used, boot, .. } = self;
         let Self { ways, keeper, started, thread, exchange, .. } = self;
         let node = settings.node.clone();
@@ -265,12 +274,18 @@ impl Candidate {
         let (orders, queue) = mpsc::channel(WAITING);
         let (told, summary) = watch::channel(api::HaSummary {
             role: "standby".to_owned(),
+            term: used,
             peer: None,
             connected: false,
         });
         let serving = pair.groups().map(|view| Serving { active: false, since: view.since });
         let (serving, follows) = watch::channel(serving.collect());
-        let (sync, flow_thread) = exchange.begin(flows, follows.clone());
+        let ends = ha.replicate.then(|| sync::replica::ends(summary.clone()));
+        let (sharing, shared, ends) = match ends {
+            Some((sharing, shared, ends)) => (Some(sharing), Some(shared), Some(ends)),
+            None => (None, None, None),
+        };
+        let (sync, flow_thread) = exchange.begin(flows, follows.clone(), ends);
         let kept = keeper.kept();
         thread.handle().spawn(keeper.run(follows));
         let driver = Driver {
@@ -293,7 +308,8 @@ impl Candidate {
             peer: None,
         };
         let driving = thread.handle().spawn(driver.run(queue));
-        (Member { orders, summary, kept, sync, _threads: [thread, flow_thread] }, driving)
+        let _threads = [thread, flow_thread];
+        (Member { orders, summary, kept, sync, shared, _threads }, driving, sharing)
     }
 }
 
@@ -301,7 +317,14 @@ impl Member {
     /// By which it is asked from elsewhere.
     #[must_use]
     pub fn asking(&self) -> Asking {
-        Asking { orders: self.orders.clone(), sync: self.sync.clone() }
+        Asking { orders: self.orders.clone(), sync: self.sync.clone(), shared: self.shared.clone() }
+    }
+
+    /// By which the peer's knowledge of the configuration is seen, where it is
+    /// shared.
+    #[must_use]
+    pub fn shared(&self) -> Option<Shared> {
+        self.shared.clone()
     }
 
     /// What it is at the moment.
@@ -347,7 +370,8 @@ impl Asking {
         let (reply, answer) = oneshot::channel();
         self.orders.send(Order::Status(reply)).await.map_err(|_| Failover::Gone)?;
         let status = answer.await.map_err(|_| Failover::Gone)?;
-        Ok(api::HaStatus { sync: self.sync.status(), ..status })
+        let config = self.shared.as_ref().map(Shared::status).unwrap_or_default();
+        Ok(api::HaStatus { sync: self.sync.status(), config, ..status })
     }
 
     /// Gives up a group, or all that this node serves; which those are, once the

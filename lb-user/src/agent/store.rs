@@ -1,30 +1,41 @@
 //! Edits on disk, so that they outlive the agent: `edits.json` in
 //! `node.state_dir`. Beside them stands a configuration file that is not to be
-//! gone by: nobody confirmed it.
+//! gone by, since nobody confirmed it, and what the nodes of a pair share.
+//!
+//! The part of a file that is shared may be large and seldom changes: it has a file
+//! of its own, named by its digest and written before anything names it.
 //!
 //! The file is replaced as a whole: written beside it, synced, renamed over
 //! it, and the directory synced. Whenever the machine stops, the file is the
 //! old one or the new one; a leftover beside it is removed at the next start.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Write as _},
+    iter,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::edit::Edits;
+use crate::core::{
+    edit::Edits,
+    replica::{Base, Digest, Ledger},
+};
 
 /// The file.
 const FILE: &str = "edits.json";
-/// What it is written as first.
-const TEMPORARY: &str = "edits.json.new";
 /// Edits that were discarded at a start.
 const DISCARDED: &str = "edits.json.discarded";
 /// Held locked by the agent that uses the directory.
 const LOCK: &str = "lock";
+/// A shared part of a file has a name between these.
+const BASE: [&str; 2] = ["base.", ".json"];
+/// What files are written as first ends so.
+const TEMPORARY: &str = ".json.new";
 /// Layout of the file.
 const VERSION: u32 = 1;
 
@@ -32,18 +43,38 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
+    /// The shared parts of files that are on disk.
+    bases: BTreeSet<Digest>,
     /// The lock goes with the process, however it ends.
     _lock: File,
 }
 
 /// What outlives the agent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kept<B = Arc<Base>> {
     /// The edits to begin with.
     pub edits: Edits,
     /// A file that was not confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<Withdrawn>,
+    /// What the nodes of a pair share; left as it was while they do not.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Ledger<B>>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { edits: Edits::default(), withdrawn: None, shared: None }
+    }
+}
+
+impl<B> Kept<B> {
+    /// The same with bases of another kind.
+    fn try_map<C, E>(self, convert: impl FnMut(B) -> Result<C, E>) -> Result<Kept<C>, E> {
+        let Self { edits, withdrawn, shared } = self;
+        let shared = shared.map(|ledger| ledger.try_map(convert)).transpose()?;
+        Ok(Kept { edits, withdrawn, shared })
+    }
 }
 
 /// The text of a configuration file that is not to be gone by, although the
@@ -158,13 +189,11 @@ impl Store {
             }
             Err(TryLockError::Error(source)) => tried(Err(source), "locked", &lock)?,
         }
-        let store = Self { directory: directory.to_owned(), _lock: file };
-        let temporary = store.directory.join(TEMPORARY);
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            removed => tried(removed, "removed", &temporary)?,
-        }
+        let (directory, bases) = (directory.to_owned(), BTreeSet::new());
+        let mut store = Self { directory, bases, _lock: file };
         let kept = store.read()?;
+        store.bases = bases_of(&kept).into_iter().map(|base| base.digest()).collect();
+        store.tidy()?;
         Ok((store, kept))
     }
 
@@ -174,16 +203,47 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Kept::default()),
             text => tried(text, "read", &file)?,
         };
-        let damaged = |error: serde_json::Error| StoreError::Damaged {
-            file: file.clone(),
-            reason: error.to_string(),
-        };
-        let Version { version } = serde_json::from_slice(&text).map_err(damaged)?;
+        let Version { version } = parse(&file, &text)?;
         if version != VERSION {
             return Err(StoreError::Version { file, version });
         }
-        let document: Document<Kept> = serde_json::from_slice(&text).map_err(damaged)?;
-        Ok(document.kept)
+        let document: Document<Kept<Digest>> = parse(&file, &text)?;
+        let mut known: BTreeMap<Digest, Arc<Base>> = BTreeMap::new();
+        document.kept.try_map(|digest| {
+            if let Some(base) = known.get(&digest) {
+                return Ok(Arc::clone(base));
+            }
+            let base = Arc::new(self.read_base(digest)?);
+            known.insert(digest, Arc::clone(&base));
+            Ok(base)
+        })
+    }
+
+    fn read_base(&self, digest: Digest) -> Result<Base, StoreError> {
+        let file = self.directory.join(base_name(digest));
+        let text = tried(fs::read(&file), "read", &file)?;
+        let base: Base = parse(&file, &text)?;
+        if base.digest() != digest {
+            let reason = format!("its digest is {}", base.digest());
+            return Err(StoreError::Damaged { file, reason });
+        }
+        Ok(base)
+    }
+
+    /// Removes what nothing names.
+    fn tidy(&self) -> Result<(), StoreError> {
+        let entries = tried(fs::read_dir(&self.directory), "read", &self.directory)?;
+        for entry in entries {
+            let entry = tried(entry, "read", &self.directory)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let is_base = name.starts_with(BASE[0]) && name.ends_with(BASE[1]);
+            let named = self.bases.iter().any(|base| base_name(*base) == name);
+            if name.ends_with(TEMPORARY) || is_base && !named {
+                tried(fs::remove_file(entry.path()), "removed", &entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the file aside, as it is; returns where. There need not be one.
@@ -205,13 +265,48 @@ impl Store {
     /// The kernel refuses, for instance because the disk is full. Then the
     /// file is the old one. (If only the last step fails, the sync of the
     /// directory, it is the new one until the machine stops.)
-    pub fn save(&self, kept: &Kept) -> Result<(), StoreError> {
-        let document = Document { version: VERSION, kept };
-        let text = serde_json::to_vec_pretty(&document).map_err(io::Error::from);
-        let mut text = tried(text, "written", &self.directory.join(FILE))?;
-        text.push(b'\n');
-        replace(&self.directory, FILE, &text)
+    pub fn save(&mut self, kept: &Kept) -> Result<(), StoreError> {
+        let bases = bases_of(kept);
+        for base in &bases {
+            if !self.bases.contains(&base.digest()) {
+                self.write(&base_name(base.digest()), serde_json::to_vec(base))?;
+                self.bases.insert(base.digest());
+            }
+        }
+        let kept = kept.clone().try_map(|base| Ok::<_, StoreError>(base.digest()))?;
+        self.write(FILE, serde_json::to_vec_pretty(&Document { version: VERSION, kept }))?;
+        let named: BTreeSet<_> = bases.into_iter().map(|base| base.digest()).collect();
+        if named != self.bases {
+            self.bases = named;
+            // What is left over is removed at the next start.
+            let _ = self.tidy();
+        }
+        Ok(())
     }
+
+    fn write(&self, name: &str, text: serde_json::Result<Vec<u8>>) -> Result<(), StoreError> {
+        let text = text.map_err(io::Error::from);
+        let mut text = tried(text, "written", &self.directory.join(name))?;
+        text.push(b'\n');
+        replace(&self.directory, name, &text)
+    }
+}
+
+fn parse<'t, T: Deserialize<'t>>(file: &Path, text: &'t [u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(text)
+        .map_err(|error| StoreError::Damaged { file: file.to_owned(), reason: error.to_string() })
+}
+
+/// The shared parts of files that this names.
+fn bases_of(kept: &Kept) -> Vec<&Base> {
+    let ledger = kept.shared.iter();
+    let revisions = ledger.flat_map(|ledger| iter::once(&ledger.current).chain(&ledger.common));
+    revisions.map(|revision| &*revision.content.base).collect()
+}
+
+fn base_name(digest: Digest) -> String {
+    let [head, tail] = BASE;
+    format!("{head}{digest}{tail}")
 }
 
 /// Replaces a file as a whole; it is on disk when this returns.

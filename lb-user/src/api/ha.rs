@@ -10,6 +10,9 @@ use utoipa::ToSchema;
 pub struct HaSummary {
     /// `active`, `standby`, or `both` where it depends on the group.
     pub role: String,
+    /// The latest term of the pair that this node knows of.
+    #[serde(default)]
+    pub term: u64,
     /// Name of the peer, once it was heard.
     pub peer: Option<String>,
     /// Whether it is there.
@@ -32,6 +35,47 @@ pub struct HaStatus {
     pub refused: BTreeMap<String, u64>,
     /// Flows that the nodes tell each other.
     pub sync: HaSync,
+    /// The configuration that they share.
+    #[serde(default)]
+    pub config: HaConfig,
+}
+
+/// The configuration that the nodes share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaConfig {
+    /// `replicate`, or `independent`: they share none.
+    pub mode: String,
+    /// What this node goes by: the pair's term and the number of changes.
+    pub version: Option<String>,
+    /// Whether the peer goes by the same.
+    pub agreed: bool,
+    /// Changes that gave way to others and that nobody has cleared.
+    pub conflicts: u64,
+    /// Why the peer does not have this node's.
+    pub trouble: Option<String>,
+}
+
+impl Default for HaConfig {
+    fn default() -> Self {
+        let mode = "independent".to_owned();
+        Self { mode, version: None, agreed: false, conflicts: 0, trouble: None }
+    }
+}
+
+/// A change that was ordered on one node, and gave way to what was ordered on the
+/// other while they did not hear each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HaConflict {
+    /// UNIX second at which it was found.
+    pub at: u64,
+    /// What was changed, such as `edits.services.web.backends.b1.keys.weight`.
+    pub path: String,
+    /// What stays; `null`: nothing.
+    pub kept: Option<serde_json::Value>,
+    /// What gave way; `null`: that it was removed.
+    pub dropped: Option<serde_json::Value>,
+    /// The node where that was ordered.
+    pub node: String,
 }
 
 /// Flows that the nodes tell each other.

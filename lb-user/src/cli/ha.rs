@@ -8,11 +8,13 @@ use super::{
     Failure, Session, Status,
     client::Request,
     console::Console,
+    count,
     table::{Cell, Table, numbers, words},
+    units::moment,
 };
 use crate::{
     agent::ha::key::{self, KeyError},
-    api::{FailedOver, FailoverOrder, HaHeard, HaStatus, HaSync},
+    api::{FailedOver, FailoverOrder, HaConfig, HaConflict, HaHeard, HaStatus, HaSync},
 };
 
 /// Operate a pair of balancers
@@ -22,6 +24,7 @@ Examples:
   lb ha status
   lb ha failover blue                     the peer serves it from now on
   lb ha resync                            compare all flows with the peer's anew
+  lb ha conflicts                         what was changed on both nodes at once
   lb ha keygen /etc/lb/pair.key")]
 pub(super) struct Command {
     #[command(subcommand)]
@@ -43,6 +46,15 @@ enum Order {
     },
     /// Have both nodes tell each other all flows again
     Resync,
+    /// Changes that gave way to others
+    ///
+    /// Where both nodes changed the same while they did not hear each other, what was
+    /// ordered on the node of the higher term stays.
+    Conflicts {
+        /// Forget them, on both nodes
+        #[arg(long)]
+        clear: bool,
+    },
     /// Make the key of a pair, the same for both nodes
     ///
     /// The key is 32 random bytes, as hexadecimal digits in one line. Make it on
@@ -74,6 +86,14 @@ impl Command {
                 lb.console.answer(&answer, |console, _| {
                     console.say("all flows are told again: `lb ha status` says when that is done")
                 })
+            }
+            Order::Conflicts { clear: false } => {
+                let answer =
+                    lb.client.send::<Vec<HaConflict>>(Request::get(&["ha", "conflicts"]))?;
+                lb.console.answer(&answer, |console, conflicts| show_conflicts(console, conflicts))
+            }
+            Order::Conflicts { clear: true } => {
+                lb.change(Request::delete(&["ha", "conflicts"]), "conflicts forgotten")
             }
             Order::Keygen { file: None } => {
                 let key = key::generate()?;
@@ -132,8 +152,42 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
         }
     }
     show_sync(console, &status.sync)?;
+    show_config(console, &status.config)?;
     for (reason, count) in &status.refused {
         console.say(format_args!("frames refused, {reason}: {count}"))?;
+    }
+    Ok(())
+}
+
+fn show_config(console: &mut Console<'_>, config: &HaConfig) -> Result<(), Failure> {
+    let HaConfig { mode, version, agreed, conflicts, trouble } = config;
+    let Some(version) = version else {
+        return console.say(format_args!("configuration: {mode}"));
+    };
+    let agreed = if *agreed { "the same at the peer" } else { "the peer has another one" };
+    console.say(format_args!("configuration: version {version}, {agreed}"))?;
+    if let Some(trouble) = trouble {
+        console.say(format_args!("configuration: {trouble}"))?;
+    }
+    if *conflicts > 0 {
+        let conflicts = count(*conflicts, "change");
+        console.say(format_args!("configuration: {conflicts} gave way: `lb ha conflicts`"))?;
+    }
+    Ok(())
+}
+
+fn show_conflicts(console: &mut Console<'_>, conflicts: &[HaConflict]) -> Result<(), Failure> {
+    if conflicts.is_empty() {
+        return console.say("no conflicts");
+    }
+    let json = |value: &Option<serde_json::Value>| match value {
+        Some(value) => value.to_string(),
+        None => "nothing".to_owned(),
+    };
+    for HaConflict { at, path, kept, dropped, node } in conflicts {
+        let at = moment(*at);
+        let (kept, dropped) = (json(kept), json(dropped));
+        console.say(format_args!("{at} {path}: {kept} stays, {dropped} of `{node}` gave way"))?;
     }
     Ok(())
 }

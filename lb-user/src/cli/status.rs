@@ -47,7 +47,7 @@ fn table(status: &api::Status) -> Table {
     }
     match &status.ha {
         None => row("pair", "none, a single balancer".to_owned()),
-        Some(api::HaSummary { role, peer, connected }) => {
+        Some(api::HaSummary { role, peer, connected, .. }) => {
             let peer = match (peer, connected) {
                 (Some(peer), true) => format!("peer {peer}"),
                 (Some(peer), false) => format!("peer {peer} is silent"),

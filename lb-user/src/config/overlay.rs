@@ -295,6 +295,24 @@ fn put(services: &mut Vec<Service>, file: &Model, name: &str, service: Option<Se
     }
 }
 
+/// Reads the firewall from its keys, as [`render::firewall`] writes them.
+pub(super) fn firewall_from(keys: &Keys) -> Result<Firewall, Vec<Mistake>> {
+    let texts = |key: &str| {
+        let list = keys.get(key).and_then(Value::as_array);
+        list.into_iter().flatten().map(|text| text.as_str().unwrap_or_default())
+    };
+    let wrong = |key: &str, text: &str, wrong| {
+        vec![error::mistake(&format!("firewall.{key}"), Some(text), wrong)]
+    };
+    let rule = |text| value::port_rule_of(text).map_err(|rule| wrong("allow", text, rule));
+    let prefix = |text| value::prefix_of(text).map_err(|rule| wrong("deny_sources", text, rule));
+    Ok(Firewall {
+        guard_host: keys.get("host").is_some_and(|host| host == render::host(true)),
+        allow: texts("allow").map(rule).collect::<Result<_, _>>()?,
+        deny_sources: texts("deny_sources").map(prefix).collect::<Result<_, _>>()?,
+    })
+}
+
 fn firewall(edits: &FirewallEdits, known: &Firewall) -> Result<Firewall, Vec<Mistake>> {
     let Firewall { guard_host, allow, deny_sources } = known;
     let rules: HashSet<_> = allow.iter().map(render::port_rule).collect();

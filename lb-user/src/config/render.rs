@@ -10,7 +10,7 @@ use super::value::{PortRule, probe::show_bytes};
 use crate::{
     api::Table,
     core::model::{
-        Affinity, Backend, Mode, OnDown, OnEmpty, Policy, Protocol, Service,
+        Affinity, Backend, Firewall, Mode, OnDown, OnEmpty, Policy, Protocol, Service,
         health::{Dns, Health, Http, Probe, Tls, Udp},
     },
 };
@@ -62,6 +62,23 @@ pub fn backend(backend: &Backend) -> Table {
         ("group", group.as_ref().map(|group| json!(group))),
         ("backup", Some(json!(backup))),
     ])
+}
+
+/// Every key of `[firewall]` in force.
+#[must_use]
+pub fn firewall(firewall: &Firewall) -> Table {
+    let Firewall { guard_host, allow, deny_sources } = firewall;
+    table([
+        ("host", Some(json!(host(*guard_host)))),
+        ("allow", Some(allow.iter().map(|rule| Value::from(port_rule(rule))).collect())),
+        ("deny_sources", Some(json!(deny_sources))),
+    ])
+}
+
+/// "drop" or "pass".
+#[must_use]
+pub fn host(guarded: bool) -> &'static str {
+    if guarded { "drop" } else { "pass" }
 }
 
 fn health(health: &Health) -> Table {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// `[ha]`, with `config = "independent"`: every node has the file of its own.
+/// `[ha]`.
 #[derive(Clone, Debug)]
 pub struct Ha {
     /// `ha.pair`.
@@ -24,6 +24,8 @@ pub struct Ha {
     pub heartbeat: Duration,
     /// `ha.preempt`.
     pub preempt: bool,
+    /// `ha.config`: whether it is "replicate".
+    pub replicate: bool,
     /// The groups.
     pub groups: Vec<Group>,
 }
@@ -41,13 +43,15 @@ pub struct Group {
 
 impl Display for Ha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pair, peer, listen, key_file, priority, heartbeat, preempt, groups } = self;
+        let Self { pair, peer, listen, key_file, priority, heartbeat, preempt, .. } = self;
+        let Self { replicate, groups, .. } = self;
         let words = |paths: &[SocketAddr]| paths.iter().map(ToString::to_string).collect();
         let (peer, listen): (Vec<_>, Vec<_>) = (words(peer), words(listen));
         writeln!(f, "[ha]\npair = {pair:?}\npeer = {peer:?}\nlisten = {listen:?}")?;
         writeln!(f, "key_file = {key_file:?}\npriority = {priority}")?;
         writeln!(f, "heartbeat = \"{}ms\"\npreempt = {preempt}", heartbeat.as_millis())?;
-        writeln!(f, "config = \"independent\"")?;
+        let config = if *replicate { "replicate" } else { "independent" };
+        writeln!(f, "config = {config:?}")?;
         groups.iter().try_for_each(|group| group.fmt(f))
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn router() -> Router<Caller> {
         .route("/v1/reload/confirm", post(confirm))
         .route("/v1/explain", post(explain))
         .route("/v1/ha", get(ha))
+        .route("/v1/ha/conflicts", get(conflicts).delete(clear_conflicts))
         .route("/v1/ha/failover", post(fail_over))
         .route("/v1/ha/resync", post(resync))
         .route("/v1/openapi.json", get(async || Json(Document::openapi())))
@@ -348,6 +349,20 @@ async fn resync(caller: Asking) -> Answer {
     ask(caller.0, Request::Resync).await
 }
 
+/// Changes that gave way to others while the nodes of the pair did not hear each other
+#[utoipa::path(get, path = "/v1/ha/conflicts",
+    responses((status = 200, body = [api::HaConflict]), (status = "4XX", body = api::Refusal)))]
+async fn conflicts(caller: Asking) -> Answer {
+    ask(caller.0, Request::Conflicts).await
+}
+
+/// Forget them, on both nodes
+#[utoipa::path(delete, path = "/v1/ha/conflicts",
+    responses((status = 200, body = api::Done), (status = "4XX", body = api::Refusal)))]
+async fn clear_conflicts(caller: Asking) -> Answer {
+    ask(caller.0, Request::ClearConflicts).await
+}
+
 /// The document at `/v1/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
@@ -382,7 +397,9 @@ async fn resync(caller: Asking) -> Answer {
         explain,
         ha,
         fail_over,
-        resync
+        resync,
+        conflicts,
+        clear_conflicts
     )
 )]
 struct Document;

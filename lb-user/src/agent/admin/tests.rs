@@ -110,7 +110,7 @@ async fn the_openapi_document_has_the_paths_that_are_served_and_no_others() {
                     methods += 1;
                 }
             }
-            assert_eq!(methods, 25);
+            assert_eq!(methods, 27);
             assert!(document["components"]["schemas"]["Refusal"].is_object());
         },
     )

@@ -38,12 +38,24 @@ impl State {
             return tracing::debug!(?request, "who asked has gone");
         }
         let now = match request {
-            Request::Edit(change) => json(self.edit(change, peer, network).await),
+            Request::Edit(change) => {
+                let done = self.edit(change, peer, network).await;
+                return self.finish(reply, done);
+            }
             Request::Reload(order) => {
-                let _ = reply.send(json(self.reload_file(&order, peer, network).await));
+                let done = self.reload_file(&order, peer, network).await;
+                self.finish(reply, done);
                 return self.give_back_memory();
             }
-            Request::Confirm => json(self.confirm()),
+            Request::Confirm => {
+                let done = self.confirm();
+                return self.finish(reply, done);
+            }
+            Request::ClearConflicts => {
+                let done = self.clear_conflicts();
+                return self.finish(reply, done);
+            }
+            Request::Conflicts => json(self.conflicts()),
             Request::Firewall => json(Ok(self.firewall())),
             Request::Stats => json(view::stats(self).map_err(refused)),
             Request::Explain(question) => json(self.explain(&question).await),
@@ -297,7 +309,7 @@ impl State {
         };
         let denied = |prefix| api::Denied { prefix: format!("{prefix}"), left_s: left(prefix) };
         api::Firewall {
-            host: if firewall.guard_host { "drop" } else { "pass" }.to_owned(),
+            host: render::host(firewall.guard_host).to_owned(),
             allow: firewall.allow.iter().map(render::port_rule).collect(),
             deny: firewall.deny_sources.iter().map(denied).collect(),
         }
@@ -319,7 +331,7 @@ impl From<ha::Failover> for Refused {
     }
 }
 
-fn json(answer: Result<impl Serialize, Refused>) -> Reply {
+pub(super) fn json(answer: Result<impl Serialize, Refused>) -> Reply {
     let value = serde_json::to_value(answer?);
     value.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }

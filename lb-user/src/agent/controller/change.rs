@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Error, chain, local,
+    Error, chain, local, shared,
     state::{Direction, Origin, State},
     view::unix_now,
 };
@@ -17,7 +17,10 @@ use crate::{
         store::{Kept, StoreError, Withdrawn},
     },
     api,
-    config::overlay::{self, EditError},
+    config::{
+        self,
+        overlay::{self, EditError},
+    },
     core::{
         edit::{Edit, Edits, Order},
         fleet::Fleet,
@@ -51,6 +54,8 @@ pub(super) struct Unconfirmed {
     fleet: Fleet,
     /// When that was.
     taken: Instant,
+    /// Whether it is another file than the agent's own.
+    foreign: bool,
 }
 
 type Following<'a> = &'a mut watch::Receiver<Arc<Network>>;
@@ -76,6 +81,7 @@ impl State {
             kept.edits = before.edits.clone();
             kept.edits.take_over(edit, &before.file.model);
         }
+        self.amend(&mut kept, None);
         let origin = Origin { edits, ..self.origin.clone() };
         let carried = kept.edits.clone();
         self.change_to(model, origin, kept, network).await?;
@@ -107,6 +113,10 @@ impl State {
         let mut kept = self.kept.clone();
         if order.confirm_s.is_none() {
             kept.edits = origin.edits.clone();
+            self.amend(&mut kept, Some(&origin.file.model));
+            if !foreign {
+                look_at(&mut kept, &origin.file.model);
+            }
         }
         if !foreign {
             let (text, instead) = (&origin.file.text, &self.origin.file.text);
@@ -119,7 +129,7 @@ impl State {
         self.change_to(model, origin, kept, network).await?;
         let mut done = self.done();
         done.notes = [notes, lacks].concat();
-        if foreign && order.confirm_s.is_none() {
+        if foreign && order.confirm_s.is_none() && !shared::shares(&self.model) {
             let path = self.source.path.display();
             done.notes.push(format!("until the agent starts again, which reads `{path}`"));
         }
@@ -127,28 +137,35 @@ impl State {
             done.notes.push(format!("taken back in {seconds} s unless confirmed"));
             let taken = Instant::now();
             let until = taken + Duration::from_secs(seconds);
-            self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken });
+            self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken, foreign });
         }
         Ok(done)
     }
 
     /// Keeps what an unconfirmed reload brought.
     pub(super) fn confirm(&mut self) -> Result<api::Done, Refused> {
-        if self.unconfirmed.is_none() {
+        let Some(Unconfirmed { foreign, .. }) = self.unconfirmed else {
             let error = "no reload waits for a confirmation";
             return Err(Refused::new(StatusCode::CONFLICT, error)
                 .hint("it may have been taken back: see the agent's log"));
-        }
+        };
         let withdrawn = self.kept.withdrawn.clone();
         let withdrawn = withdrawn.filter(|withdrawn| withdrawn.text != self.origin.file.text);
-        self.keep(Kept { edits: self.origin.edits.clone(), withdrawn })?;
+        let edits = self.origin.edits.clone();
+        let mut kept = Kept { edits, withdrawn, shared: self.kept.shared.clone() };
+        self.amend(&mut kept, Some(&self.origin.file.model));
+        if !foreign {
+            look_at(&mut kept, &self.origin.file.model);
+        }
+        self.keep(kept)?;
         self.unconfirmed = None;
         Ok(self.done())
     }
 
     /// Takes back what nobody confirmed; the disk never had it.
     pub(super) async fn take_back(&mut self, network: Following<'_>) {
-        let Some(Unconfirmed { mut before, fleet, taken, .. }) = self.unconfirmed.take() else {
+        let Some(Unconfirmed { mut before, fleet, taken, foreign, .. }) = self.unconfirmed.take()
+        else {
             return;
         };
         before.edits.expire(unix_now());
@@ -166,7 +183,7 @@ impl State {
                 let error = refused.refusal.error;
                 tracing::error!(error, "cannot take the reload back yet, trying again");
                 let until = Instant::now() + AGAIN;
-                self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken });
+                self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken, foreign });
             }
         }
     }
@@ -209,7 +226,7 @@ impl State {
     }
 
     /// On disk first, then in force.
-    async fn change_to(
+    pub(super) async fn change_to(
         &mut self,
         model: Model,
         origin: Origin,
@@ -237,7 +254,7 @@ impl State {
     }
 
     /// Puts on disk what is not there yet.
-    fn keep(&mut self, kept: Kept) -> Result<(), StoreError> {
+    pub(super) fn keep(&mut self, kept: Kept) -> Result<(), StoreError> {
         if kept == self.kept {
             return Ok(());
         }
@@ -250,8 +267,17 @@ impl State {
         Ok(())
     }
 
-    fn done(&self) -> api::Done {
+    /// What is in force is what the peer is to have, too.
+    pub(super) fn done(&self) -> api::Done {
+        self.share();
         api::Done { generation: self.generation(), notes: Vec::new() }
+    }
+}
+
+/// Takes note of what the agent's own file says.
+fn look_at(kept: &mut Kept, file: &Model) {
+    if let Some(ledger) = &mut kept.shared {
+        ledger.file = config::shared::base(file).digest();
     }
 }
 

@@ -122,6 +122,8 @@ pub(super) struct State {
     pub(super) plans: Arc<Semaphore>,
     /// This node of a pair.
     pub(super) ha: Option<ha::Member>,
+    /// What the peer is told that it goes by.
+    pub(super) sharing: Option<watch::Sender<Option<Arc<ha::Ours>>>>,
     /// Who the backends of its groups are.
     pub(super) names: watch::Sender<Arc<Names>>,
     /// Whether probes of services in mode `dsr` go to the VIP.
@@ -193,6 +195,7 @@ impl State {
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
             plans: Arc::new(Semaphore::new(1)),
             ha: None,
+            sharing: None,
             names: watch::Sender::default(),
             probing_vips: false,
             rewriting: Complaint::default(),

@@ -308,6 +308,7 @@ impl Driver {
         let now = self.now();
         api::HaSummary {
             role: role.to_owned(),
+            term: self.pair.term(),
             peer: self.pair.peer(now).map(|peer| peer.node.clone()),
             connected: self.pair.hears_peer(now),
         }
@@ -348,6 +349,7 @@ impl Driver {
                 .map(|(reason, (count, _))| ((*reason).to_owned(), *count))
                 .collect(),
             sync: api::HaSync::default(),
+            config: api::HaConfig::default(),
         }
     }
 }

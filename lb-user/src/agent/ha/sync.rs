@@ -7,6 +7,7 @@
 mod channel;
 mod message;
 mod receiver;
+pub(super) mod replica;
 mod sender;
 
 use std::{io, sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use tokio::{
 
 use self::{
     receiver::Receiver,
+    replica::{Answering, Calling, Ends},
     sender::{Sender, State},
 };
 use super::{Error, addresses::Serving, fingerprint, key::Key, socket};
@@ -153,6 +155,7 @@ impl Exchange {
         self,
         flows: Flows,
         serving: watch::Receiver<Vec<Serving>>,
+        sharing: Option<Ends>,
     ) -> (Sync, Thread) {
         let Self { paths, node, seed, key, listeners, thread } = self;
         let Flows { changes, names } = flows;
@@ -167,7 +170,14 @@ impl Exchange {
             flushes: waiting,
             resyncs: orders.clone(),
         };
-        let receiver = Receiver { common, inward: hear, resyncs: orders };
+        let answering = sharing.as_ref().map(|ends| {
+            let Ends { ours, heard, .. } = ends;
+            Answering { ours: ours.clone(), heard: heard.clone() }
+        });
+        if let Some(ends) = sharing {
+            thread.handle().spawn(Calling { common: common.clone(), ends }.run());
+        }
+        let receiver = Receiver { common, inward: hear, resyncs: orders, answering };
         thread.handle().spawn(sender.run());
         thread.handle().spawn(receiver.run(listeners));
         (Sync { outward, inward, flushes, resyncs }, thread)

@@ -3,8 +3,13 @@ use std::{
     process::Command,
 };
 
+use serde_json::json;
+
 use super::*;
-use crate::core::edit::Denial;
+use crate::core::{
+    edit::Denial,
+    replica::{Content, Revision},
+};
 
 fn kept(prefixes: u8) -> Kept {
     let mut edits = Edits::default();
@@ -13,8 +18,34 @@ fn kept(prefixes: u8) -> Kept {
         edits.firewall.deny.insert(prefix, Denial { deny: true, until: None });
     }
     let withdrawn = Withdrawn { text: "[node]\n# \"new\"".into(), instead: "[node]".into() };
-    Kept { edits, withdrawn: (prefixes > 1).then_some(withdrawn) }
+    Kept { edits, withdrawn: (prefixes > 1).then_some(withdrawn), shared: None }
 }
+
+/// What is on disk of it.
+fn on_disk(kept: Kept) -> Vec<u8> {
+    let kept = kept.try_map(|base| Ok::<_, StoreError>(base.digest())).expect("digests");
+    serde_json::to_vec(&Document { version: VERSION, kept }).expect("JSON")
+}
+
+fn base(name: &str) -> Arc<Base> {
+    let service = json!({ "name": name });
+    Arc::new(Base::new(vec![service.as_object().expect("keys").clone()], Default::default()))
+}
+
+/// With a file that is shared, and another one that was before.
+fn shared(now: &str, before: &str) -> Kept {
+    let content = |name| {
+        let edits = kept(1).edits;
+        Content { base: base(name), edits, conflicts: Vec::new() }
+    };
+    let mut ledger = Ledger::new(content(now), base(now).digest(), 7);
+    let version = ledger.current.version;
+    ledger.common = Some(Revision { version, content: content(before) });
+    Kept { shared: Some(ledger), ..kept(1) }
+}
+
+/// What the file is written as first.
+const NEW: &str = "edits.json.new";
 
 fn directory() -> (tempfile::TempDir, PathBuf) {
     let parent = tempfile::tempdir().expect("a directory");
@@ -34,7 +65,7 @@ fn names(directory: &Path) -> Vec<String> {
 #[test]
 fn edits_are_there_for_the_next_agent() {
     let (_parent, path) = directory();
-    let (store, found) = Store::open(&path).expect("a new directory");
+    let (mut store, found) = Store::open(&path).expect("a new directory");
     assert_eq!(found, Kept::default());
     let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o700);
@@ -45,6 +76,50 @@ fn edits_are_there_for_the_next_agent() {
     assert_eq!(mode(&path.join(FILE)), 0o600);
     drop(store);
     assert_eq!(Store::open(&path).expect("a directory of ours").1, kept(2));
+}
+
+#[test]
+fn shared_parts_of_files_are_there_while_something_names_them() {
+    let (_parent, path) = directory();
+    let (mut store, _) = Store::open(&path).expect("a new directory");
+    let name = |name: &str| base_name(base(name).digest());
+    let files = |bases: &[&str]| {
+        let mut files: Vec<_> = bases.iter().map(|base| name(base)).collect();
+        files.extend(["edits.json".to_owned(), "lock".to_owned()]);
+        files.sort();
+        files
+    };
+    for (now, before) in [("a", "a"), ("b", "a"), ("c", "b"), ("a", "c")] {
+        store.save(&shared(now, before)).expect("room");
+        let named = if now == before { vec![now] } else { vec![now, before] };
+        assert_eq!(names(&path), files(&named));
+    }
+    drop(store);
+    // Left behind by who was killed.
+    fs::write(path.join(name("b")), "{").expect("room");
+    let (mut store, found) = Store::open(&path).expect("a directory of ours");
+    assert_eq!((found, names(&path)), (shared("a", "c"), files(&["a", "c"])));
+    store.save(&kept(1)).expect("room");
+    assert_eq!(names(&path), files(&[]));
+}
+
+#[test]
+fn a_shared_part_that_is_damaged_is_named() {
+    let (_parent, path) = directory();
+    let (mut store, _) = Store::open(&path).expect("a new directory");
+    store.save(&shared("a", "a")).expect("room");
+    drop(store);
+    let file = path.join(base_name(base("a").digest()));
+    let other = serde_json::to_vec(&*base("b")).expect("JSON");
+    for (text, expected) in [(&b"{"[..], "EOF"), (&other[..], "its digest is ")] {
+        fs::write(&file, text).expect("room");
+        let error = Store::open(&path).expect_err("damaged").to_string();
+        let shown = file.display();
+        assert!(
+            error.starts_with(&format!("`{shown}` cannot be understood: {expected}")),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -66,23 +141,22 @@ fn two_agents_do_not_share_a_directory() {
 #[test]
 fn kill_between_any_two_steps_leaves_the_old_edits_or_the_new() {
     let (_parent, path) = directory();
-    let whole = |kept| serde_json::to_vec(&Document { version: VERSION, kept }).expect("JSON");
-    let new = whole(&kept(2));
+    let new = on_disk(kept(2));
     let leftovers = [None, Some(&new[..0]), Some(&new[..new.len() / 2]), Some(&new[..])];
     for leftover in leftovers {
-        let (store, _) = Store::open(&path).expect("a directory");
+        let (mut store, _) = Store::open(&path).expect("a directory");
         store.save(&kept(1)).expect("room");
         drop(store);
         if let Some(leftover) = leftover {
-            fs::write(path.join(TEMPORARY), leftover).expect("room");
+            fs::write(path.join(NEW), leftover).expect("room");
         }
         let (store, found) = Store::open(&path).expect("a directory of ours");
         assert_eq!(found, kept(1));
         assert_eq!(names(&path), ["edits.json", "lock"]);
         drop(store);
     }
-    fs::write(path.join(TEMPORARY), &new).expect("room");
-    fs::rename(path.join(TEMPORARY), path.join(FILE)).expect("the last step");
+    fs::write(path.join(NEW), &new).expect("room");
+    fs::rename(path.join(NEW), path.join(FILE)).expect("the last step");
     assert_eq!(Store::open(&path).expect("a directory of ours").1, kept(2));
 }
 
@@ -124,11 +198,11 @@ fn directory_that_cannot_be_is_named() {
 #[test]
 fn full_disk_leaves_the_old_edits_and_nothing_else() {
     let (_parent, path) = directory();
-    let (store, _) = Store::open(&path).expect("a new directory");
+    let (mut store, _) = Store::open(&path).expect("a new directory");
     store.save(&kept(1)).expect("room");
-    symlink("/dev/full", path.join(TEMPORARY)).expect("room");
+    symlink("/dev/full", path.join(NEW)).expect("room");
     let error = store.save(&kept(200)).expect_err("no room");
-    let temporary = path.join(TEMPORARY);
+    let temporary = path.join(NEW);
     assert_eq!(
         error.to_string(),
         format!(
@@ -150,14 +224,14 @@ fn write_that_ends_half_way_leaves_the_old_edits_and_nothing_else() {
     const NAME: &str =
         "agent::store::tests::write_that_ends_half_way_leaves_the_old_edits_and_nothing_else";
     if let Some(path) = std::env::var_os(DIRECTORY) {
-        let (store, found) = Store::open(Path::new(&path)).expect("a directory of ours");
+        let (mut store, found) = Store::open(Path::new(&path)).expect("a directory of ours");
         assert_eq!(found, kept(1));
         let error = store.save(&kept(200)).expect_err("too large");
         assert!(error.to_string().ends_with("File too large (os error 27)"), "{error}");
         return;
     }
     let (_parent, path) = directory();
-    let (store, _) = Store::open(&path).expect("a new directory");
+    let (mut store, _) = Store::open(&path).expect("a new directory");
     store.save(&kept(1)).expect("room");
     drop(store);
     let limited = Command::new("sh")
@@ -176,7 +250,7 @@ fn write_that_ends_half_way_leaves_the_old_edits_and_nothing_else() {
 #[test]
 fn file_that_cannot_be_replaced_is_named() {
     let (_parent, path) = directory();
-    let (store, _) = Store::open(&path).expect("a new directory");
+    let (mut store, _) = Store::open(&path).expect("a new directory");
     fs::create_dir(path.join(FILE)).expect("room");
     let error = store.save(&kept(1)).expect_err("in the way");
     assert!(

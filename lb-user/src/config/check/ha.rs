@@ -43,7 +43,8 @@ pub(super) fn check(ha: &Ha, node: &Node, services: &[Service], report: &mut Rep
 /// well, so they are of a file or of a model.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
-    peers: Vec<Located<IpAddr>>,
+    /// Both nodes: what one of them refuses, the other would.
+    nodes: Vec<Located<IpAddr>>,
     moving: Vec<Located<IpAddr>>,
 }
 
@@ -73,10 +74,10 @@ impl Claimed {
         place: impl FnOnce() -> Place,
         report: &mut Report<'_>,
     ) {
-        if let Some(peer) = self.peers.iter().find(|peer| denied.contains(&peer.value)) {
-            let rule = "must not contain the peer of `[ha]`: nodes that do not hear each other both \
+        if let Some(node) = self.nodes.iter().find(|node| denied.contains(&node.value)) {
+            let rule = "must not contain a node of the pair: nodes that do not hear each other both \
                         serve";
-            let Located { place: theirs, value } = peer;
+            let Located { place: theirs, value } = node;
             report.add(&place(), Wrong::new(rule).hint(format!("{theirs} is at `{value}`")));
         }
     }
@@ -84,22 +85,24 @@ impl Claimed {
 
 impl From<&Ha> for Claimed {
     fn from(ha: &Ha) -> Self {
-        let peers = sockets(&ha.peer);
-        let peers = peers.map(|Located { place, value }| (place.clone(), value.ip()));
-        Self { peers: located(peers), moving: moving(ha) }
+        let nodes = sockets(&ha.peer).chain(sockets(&ha.listen));
+        let nodes = nodes.map(|Located { place, value }| (place.clone(), value.ip()));
+        Self { nodes: located(nodes), moving: moving(ha) }
     }
 }
 
 impl From<&model::ha::Ha> for Claimed {
     fn from(ha: &model::ha::Ha) -> Self {
         let place = |path: String| Place { line: None, path, written: None };
-        let peers = ha.paths.iter().enumerate();
-        let peers = peers.map(|(at, path)| (place(format!("ha.peer[{at}]")), path.peer.ip()));
+        let nodes = ha.paths.iter().enumerate().flat_map(|(at, path)| {
+            let socket = |key, ip| (place(format!("ha.{key}[{at}]")), ip);
+            [socket("peer", path.peer.ip()), socket("listen", path.listen.ip())]
+        });
         let moving = ha.groups.iter().flat_map(|group| {
             let at = place(format!("ha.group.{}.addresses", group.name));
             group.addresses.iter().map(move |one| (at.clone(), one.address))
         });
-        Self { peers: located(peers), moving: located(moving) }
+        Self { nodes: located(nodes), moving: located(moving) }
     }
 }
 
@@ -211,6 +214,7 @@ pub(super) fn model(ha: Ha) -> Option<model::ha::Ha> {
         priority: ha.priority?.value,
         heartbeat: ha.heartbeat?.value,
         preempt: ha.preempt?.value,
+        replicate: ha.replicate?.value,
         groups: ha.groups.into_iter().map(group).collect::<Option<_>>()?,
     })
 }

@@ -48,6 +48,8 @@ pub struct Ha {
     pub heartbeat: Field<Duration>,
     /// `preempt`.
     pub preempt: Field<bool>,
+    /// `config`: whether it is "replicate".
+    pub replicate: Field<bool>,
     /// `[[ha.group]]`.
     pub groups: Vec<Group>,
 }
@@ -85,15 +87,17 @@ pub(super) fn read(mut table: Section<'_>) -> Ha {
         }),
         heartbeat: table.optional("heartbeat", HEARTBEAT, heartbeat),
         preempt: table.optional("preempt", false, flag),
+        replicate: table.optional(
+            "config",
+            true,
+            word(&[("replicate", Some(true)), ("independent", Some(false))]),
+        ),
         groups: table
             .some_tables("group", "`[[ha.group]]`, with the addresses that move")
             .into_iter()
             .map(group)
             .collect(),
     };
-    let expected = "`config = \"independent\"`: each node goes by its own file; \"replicate\", to be \
-                    the default, is not built yet";
-    table.required("config", expected, word(&[("independent", Some(())), ("replicate", None)]));
     table.unbuilt("witness", "leave it out: this version asks nobody but the peer");
     table.finish();
     ha

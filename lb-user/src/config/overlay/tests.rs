@@ -227,7 +227,7 @@ fn edits_that_would_keep_a_pair_apart_are_refused() {
     let cases = [
         (
             deny("10.9.0.0/24", true, Some(60)).expect("a prefix"),
-            "firewall.deny_sources: \"10.9.0.0/24\": must not contain the peer of `[ha]`: nodes that \
+            "firewall.deny_sources: \"10.9.0.0/24\": must not contain a node of the pair: nodes that \
              do not hear each other both serve\n  hint: `ha.peer[0]` is at `10.9.0.3`",
         ),
         (

@@ -96,6 +96,7 @@ addresses = [{ address = \"2001:db8::10/128\", interface = \"eth0\" }]
         priority: 150,
         heartbeat: Duration::from_millis(25),
         preempt: true,
+        replicate: false,
         groups: vec![
             Group {
                 name: "blue".to_owned(),
@@ -114,9 +115,11 @@ addresses = [{ address = \"2001:db8::10/128\", interface = \"eth0\" }]
 
 #[test]
 fn keys_of_a_pair_have_defaults() {
-    let ha = model(&pair(PAIR, GROUP)).ha.expect("a pair");
+    let ha = PAIR.replace("config = \"independent\"\n", "");
+    let ha = model(&pair(&ha, GROUP)).ha.expect("a pair");
     assert_eq!(ha.key_file, Path::new("/etc/lb/pair.key"));
-    assert_eq!((ha.priority, ha.heartbeat, ha.preempt), (100, Duration::from_millis(50), false));
+    assert_eq!((ha.priority, ha.heartbeat), (100, Duration::from_millis(50)));
+    assert_eq!((ha.preempt, ha.replicate), (false, true));
 }
 
 #[test]
@@ -144,9 +147,6 @@ addresses = []
         mistakes(text),
         "1: node.hash_seed: missing, must be set where `[ha]` is
   hint: make one with `openssl rand -hex 16`: both nodes need the same
-3: ha.config: missing, must be set
-  hint: `config = \"independent\"`: each node goes by its own file; \"replicate\", to be the \
-         default, is not built yet
 4: ha.pair: \"a b\": must be 1 to 64 of the characters a-z A-Z 0-9 . _ -
 5: ha.peer[0]: \"10.0.0.3\": must be an address and a port
   hint: such as \"10.0.0.2:4790\" or \"[2001:db8::2]:4790\"
@@ -181,19 +181,14 @@ addresses = []
 #[test]
 fn a_table_that_says_nothing_is_told_what_a_pair_needs() {
     let mistakes = mistakes(&(node() + "[ha]\n"));
-    for key in ["config", "group", "listen", "pair", "peer"] {
+    for key in ["group", "listen", "pair", "peer"] {
         assert!(mistakes.contains(&format!("4: ha.{key}: ")), "{key} is not in\n{mistakes}");
     }
-    assert_eq!(mistakes.matches(": m").count(), 5, "{mistakes}");
+    assert_eq!(mistakes.matches(": m").count(), 4, "{mistakes}");
 }
 
 #[test]
 fn what_is_not_built_of_pairs_is_refused() {
-    refused(
-        &with("config", "\"replicate\""),
-        "ha.config: \"replicate\": not built yet in this version\
-         \n  hint: this version has \"independent\"",
-    );
     refused(
         &with("witness", "\"10.0.0.1\""),
         "ha.witness: \"10.0.0.1\": not built yet in this version\n  hint: leave it out",
@@ -346,10 +341,12 @@ fn nothing_keeps_the_nodes_of_a_pair_apart() {
     let firewall = "[firewall]\ndeny_sources = [\"192.0.2.0/24\", \"10.0.0.0/24\"]\n";
     refused(
         &(pair(PAIR, GROUP) + firewall),
-        "14: firewall.deny_sources[1]: \"10.0.0.0/24\": must not contain the peer of `[ha]`: nodes \
-         that do not hear each other both serve\n  hint: `ha.peer[0]` in line 8 is at `10.0.0.3`",
+        "14: firewall.deny_sources[1]: \"10.0.0.0/24\": must not contain a node of the pair: \
+         nodes that do not hear each other both serve\n  hint: `ha.peer[0]` in line 8 is at `10.0.0.3`",
     );
-    model(&(pair(PAIR, GROUP) + &firewall.replace("10.0.0.0/24", "10.0.0.2")));
+    // What this node's own address is to it, it is to the peer.
+    let own = pair(PAIR, GROUP) + &firewall.replace("10.0.0.0/24", "10.0.0.2");
+    assert!(mistakes(&own).contains("hint: `ha.listen[0]` in line 7 is at `10.0.0.2`"));
 }
 
 #[test]

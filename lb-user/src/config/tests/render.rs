@@ -3,11 +3,14 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{backend, model, shown};
+use super::{backend, example::EXAMPLE, model, shown};
 use crate::{
     api::Table,
-    config::{render, service_from},
-    core::model::Service,
+    config::{render, service_from, shared},
+    core::{
+        model::{Firewall, Model, Service},
+        replica::Base,
+    },
 };
 
 fn keys(value: serde_json::Value) -> Table {
@@ -95,6 +98,36 @@ fn groups_ports_and_ranges_read_as_they_were() {
     assert_eq!(table["port"], json!("any"));
     assert_eq!(table["route"], json!([{ "from": ["::/0"], "group": "blue" }]));
     assert_eq!(service_from(&table).as_ref(), Ok(service));
+}
+
+#[test]
+fn what_a_pair_shares_reads_as_it_was_on_the_other_node() {
+    let text = EXAMPLE.to_owned()
+        + "
+[[service]]
+name = \"other\"
+vip = \"2001:db8::10\"
+protocol = \"udp\"
+port = \"8000-8100\"
+mode = \"dsr\"
+[[service.backend]]
+name = \"b1\"
+address = \"2001:db8::1\"
+";
+    let ours = model(&text);
+    let node = crate::core::model::Node { name: "other".to_owned(), ..ours.node.clone() };
+    let empty = Firewall { guard_host: true, allow: Vec::new(), deny_sources: Vec::new() };
+    let other = Model { node, firewall: empty, services: Vec::new(), ..ours.clone() };
+    let base = shared::base(&ours);
+    let theirs = shared::with_base(&other, &base).expect("a configuration");
+    assert_eq!((&theirs.services, &theirs.firewall), (&ours.services, &ours.firewall));
+    assert_eq!((&theirs.node, shared::base(&theirs).digest()), (&other.node, base.digest()));
+    // What is wrong is told.
+    let mut service = base.services()[0].clone();
+    service.insert("vip".to_owned(), json!("none"));
+    let wrong = Base::new(vec![service], base.firewall().clone());
+    let mistakes = shared::with_base(&other, &wrong).expect_err("no address");
+    assert!(shown(&mistakes).contains(".vip: "), "{mistakes:?}");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Ha {
     pub heartbeat: Duration,
     /// Whether a node takes its groups back when it returns.
     pub preempt: bool,
+    /// Whether both nodes share services and firewall, and edits of them.
+    pub replicate: bool,
     /// One to [`GROUPS`], names unique, no address in two, [`ADDRESSES`] in all.
     pub groups: Vec<Group>,
 }

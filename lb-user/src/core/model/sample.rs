@@ -54,6 +54,7 @@ pub(crate) fn ha(groups: &[&[&str]]) -> Ha {
         priority: 100,
         heartbeat: Duration::from_millis(50),
         preempt: false,
+        replicate: true,
         groups: groups.iter().enumerate().map(group).collect(),
     }
 }

@@ -12,6 +12,8 @@
 //! | 6 flows | sender | sequence (8), 1 if a pass tells them and 0 if they changed (1), records: key (8), number of the backend (2), state and, at bit 7, whether the key is exact (1), seconds left (2) |
 //! | 7 told | sender | sequence (8): all flows were told since `begin` |
 //! | 8 heard | receiver | sequence (8): all up to this one have been entered |
+//! | 9 share | caller | name of the node: this connection is about the configuration |
+//! | 10 part | both | 1 if it is the last and 0 if more follow (1), bytes |
 
 use lb_common::flow::FlowState;
 
@@ -22,6 +24,8 @@ use crate::core::{
 
 /// Most bytes of a message: what one of Noise's has room for, without its tag.
 pub(super) const MOST_BYTES: usize = 65_535 - 16;
+/// Most bytes of a part.
+pub(super) const MOST_PART: usize = MOST_BYTES - 2;
 /// Most records of a message.
 pub(super) const MOST_RECORDS: usize = 2048;
 /// Most names of a message.
@@ -43,6 +47,8 @@ pub(super) enum Message {
     Flows { sequence: u64, pass: bool, records: Vec<Record> },
     Told { sequence: u64 },
     Heard { sequence: u64 },
+    Share { node: String },
+    Part { last: bool, bytes: Vec<u8> },
 }
 
 impl Message {
@@ -77,6 +83,8 @@ impl Message {
             }
             Self::Told { sequence } => number(7, *sequence),
             Self::Heard { sequence } => number(8, *sequence),
+            Self::Share { node } => text(9, node),
+            Self::Part { last, bytes } => [&[10, u8::from(*last)][..], bytes].concat(),
         }
     }
 
@@ -106,6 +114,11 @@ impl Message {
             }
             7 => Self::Told { sequence: number()? },
             8 => Self::Heard { sequence: number()? },
+            9 => Self::Share { node: text(body)? },
+            10 => {
+                let (&last @ 0..=1, bytes) = body.split_first()? else { return None };
+                Self::Part { last: last == 1, bytes: bytes.to_vec() }
+            }
             _ => return None,
         })
     }
@@ -166,6 +179,9 @@ mod tests {
                 .prop_map(|(sequence, pass, records)| Message::Flows { sequence, pass, records }),
             any::<u64>().prop_map(|sequence| Message::Told { sequence }),
             any::<u64>().prop_map(|sequence| Message::Heard { sequence }),
+            ".{0,64}".prop_map(|node| Message::Share { node }),
+            (any::<bool>(), prop::collection::vec(any::<u8>(), 0..64))
+                .prop_map(|(last, bytes)| Message::Part { last, bytes }),
         ]
     }
 
@@ -192,6 +208,7 @@ mod tests {
         let full = [
             Message::Names(vec![(1, identity); MOST_NAMES]),
             Message::Flows { sequence: 1, pass: true, records },
+            Message::Part { last: true, bytes: vec![1; MOST_PART] },
         ];
         for message in full {
             let bytes = message.encode();

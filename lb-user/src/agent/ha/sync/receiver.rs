@@ -15,6 +15,7 @@ use super::{
     Common, Inward, PATIENCE,
     channel::{self, Error, Incoming, Outgoing},
     message::Message,
+    replica::Answering,
 };
 use crate::{
     core::sync::{Record, Translation},
@@ -33,11 +34,21 @@ pub(super) struct Receiver {
     pub(super) inward: watch::Sender<Inward>,
     /// Changes when all is to be told anew.
     pub(super) resyncs: watch::Receiver<u64>,
+    /// Answers about the configuration, unless each node has its own.
+    pub(super) answering: Option<Answering>,
+}
+
+/// What a peer calls about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Flows,
+    Configuration,
 }
 
 /// A peer that has proven who it is.
 struct Caller {
     node: String,
+    subject: Subject,
     say: Outgoing,
     hear: Incoming,
 }
@@ -47,13 +58,18 @@ impl Receiver {
     /// that counts: the peer has one only.
     pub(super) async fn run(mut self, listeners: Vec<TcpListener>) {
         let (mut callers, mut session) = (JoinSet::new(), JoinSet::new());
+        let mut answers = JoinSet::new();
         let mut told = None;
         loop {
             tokio::select! {
                 stream = accept(&listeners, &self.common), if callers.len() < CALLERS => {
-                    callers.spawn(greet(self.common.clone(), stream));
+                    callers.spawn(greet(self.common.clone(), self.answering.is_some(), stream));
                 }
                 Some(Ok(greeted)) = callers.join_next() => match greeted {
+                    Ok(Caller { node, say, hear, subject: Subject::Configuration }) => {
+                        answers.shutdown().await;
+                        answers.extend(self.answering.clone().map(|answering| answering.run(node, say, hear)));
+                    }
                     Ok(caller) => {
                         told = None;
                         session.shutdown().await;
@@ -64,6 +80,8 @@ impl Receiver {
                 },
                 // The peer calls again, and tells everything to who knows nothing.
                 Ok(()) = self.resyncs.changed() => session.abort_all(),
+                // The peer says why, and calls again.
+                Some(_) = answers.join_next() => {}
                 Some(ended) = session.join_next() => {
                     self.inward.send_modify(|inward| {
                         (inward.connected, inward.complete) = (false, false);
@@ -102,11 +120,13 @@ async fn accept(listeners: &[TcpListener], common: &Common) -> TcpStream {
 }
 
 /// Finds out who calls.
-async fn greet(common: Common, stream: TcpStream) -> Result<Caller, Error> {
+async fn greet(common: Common, shares: bool, stream: TcpStream) -> Result<Caller, Error> {
     let greeted = async {
         let (mut say, mut hear) = channel::open(stream, &common.key, false).await?;
-        let Message::Hello { seed, node } = hear.hear().await? else {
-            return Err(Error::Malformed);
+        let (subject, seed, node) = match hear.hear().await? {
+            Message::Hello { seed, node } => (Subject::Flows, seed, node),
+            Message::Share { node } => (Subject::Configuration, common.seed, node),
+            _ => return Err(Error::Malformed),
         };
         let reason = if node == common.node {
             Some(format!("`node.name` of both nodes is `{node}`"))
@@ -117,6 +137,8 @@ async fn greet(common: Common, stream: TcpStream) -> Result<Caller, Error> {
                  `{}`, expected the same",
                 common.node
             ))
+        } else if subject == Subject::Configuration && !shares {
+            Some(format!("`ha.config` is \"independent\" at `{}`", common.node))
         } else {
             None
         };
@@ -125,7 +147,7 @@ async fn greet(common: Common, stream: TcpStream) -> Result<Caller, Error> {
             return Err(Error::Refused(reason));
         }
         say.say(&Message::Welcome).await?;
-        Ok(Caller { node, say, hear })
+        Ok(Caller { node, subject, say, hear })
     };
     timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(Error::late()))
 }

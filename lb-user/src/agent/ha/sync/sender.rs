@@ -14,7 +14,7 @@ use self::session::Session;
 pub(super) use self::session::State;
 use super::{
     Common, Outward, PATIENCE,
-    channel::{self, Error, Incoming},
+    channel::{self, Error, Incoming, Outgoing},
     message::Message,
 };
 use crate::core::model::ha::Path;
@@ -61,28 +61,11 @@ impl Sender {
         }
     }
 
-    /// Finds the peer by one of the paths, and agrees with it.
     async fn call(&self) -> Result<(Session, Incoming), Error> {
-        let mut first = None;
-        for path in &self.common.paths {
-            match within(self.greet(*path)).await {
-                Err(error) => first = first.or(Some(error)),
-                greeted => return greeted,
-            }
-        }
-        Err(first.unwrap_or_else(Error::late))
-    }
-
-    async fn greet(&self, path: Path) -> Result<(Session, Incoming), Error> {
-        let stream = connect(path.listen, path.peer).await?;
-        let (mut say, mut hear) = channel::open(stream, &self.common.key, true).await?;
         let Common { node, seed, .. } = &self.common;
-        say.say(&Message::Hello { seed: *seed, node: node.clone() }).await?;
-        match hear.hear().await? {
-            Message::Welcome => Ok((Session::new(self.common.clone(), say), hear)),
-            Message::Refused { reason } => Err(Error::Refused(reason)),
-            _ => Err(Error::Malformed),
-        }
+        let hello = Message::Hello { seed: *seed, node: node.clone() };
+        let (say, hear) = call(&self.common, &hello).await?;
+        Ok((Session::new(self.common.clone(), say), hear))
     }
 
     /// Speaks until something goes wrong.
@@ -107,6 +90,33 @@ impl Sender {
                 return error;
             }
         }
+    }
+}
+
+/// Finds the peer by one of the paths, and agrees with it.
+pub(super) async fn call(common: &Common, hello: &Message) -> Result<(Outgoing, Incoming), Error> {
+    let mut first = None;
+    for path in &common.paths {
+        match within(greet(common, *path, hello)).await {
+            Err(error) => first = first.or(Some(error)),
+            greeted => return greeted,
+        }
+    }
+    Err(first.unwrap_or_else(Error::late))
+}
+
+async fn greet(
+    common: &Common,
+    path: Path,
+    hello: &Message,
+) -> Result<(Outgoing, Incoming), Error> {
+    let stream = connect(path.listen, path.peer).await?;
+    let (mut say, mut hear) = channel::open(stream, &common.key, true).await?;
+    say.say(hello).await?;
+    match hear.hear().await? {
+        Message::Welcome => Ok((say, hear)),
+        Message::Refused { reason } => Err(Error::Refused(reason)),
+        _ => Err(Error::Malformed),
     }
 }
 

@@ -1,0 +1,296 @@
+//! The configuration that the nodes of a pair share, see [`crate::core::replica`]:
+//! what this one goes by, and what becomes of what the peer offers.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+};
+
+use axum::http::StatusCode;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    outlook,
+    state::{Origin, State},
+    view::unix_now,
+};
+use crate::{
+    agent::{
+        admin::{Refused, Reply},
+        ha::{self, Answer, Heard, Ours, Sharing},
+        store::Kept,
+    },
+    api,
+    config::{self, Loaded, overlay::EditError},
+    core::{
+        edit::Edits,
+        model::Model,
+        nexthop::Network,
+        replica::{Base, Content, Judgement, Ledger, Offer, Revision},
+    },
+};
+
+/// Differences that are told one by one.
+const TOLD: usize = 20;
+
+type Following<'a> = &'a mut watch::Receiver<Arc<Network>>;
+
+/// What to begin with: where the nodes of a pair share services and firewall, those
+/// that they have, unless this node's file says something else than when it was
+/// looked at last.
+pub(super) fn begin(file: Loaded, kept: &mut Kept, path: &str) -> Result<Loaded, EditError> {
+    if !shares(&file.model) {
+        return Ok(file);
+    }
+    let own = Arc::new(config::shared::base(&file.model));
+    let digest = own.digest();
+    let mut ledger = kept.shared.take().unwrap_or_else(|| {
+        let base = Arc::clone(&own);
+        let content = Content { base, edits: Edits::default(), conflicts: Vec::new() };
+        Ledger::new(content, digest, tag())
+    });
+    let before = &ledger.current.content;
+    let base = if ledger.file == digest { Arc::clone(&before.base) } else { Arc::clone(&own) };
+    ledger.file = digest;
+    let conflicts = before.conflicts.clone();
+    let content = Content { base: Arc::clone(&base), edits: kept.edits.clone(), conflicts };
+    if content != *before {
+        ledger.change(content, 0, tag());
+    }
+    kept.shared = Some(ledger);
+    if base.digest() == digest {
+        return Ok(file);
+    }
+    tracing::warn!(
+        "services and firewall of `{path}` are not gone by, those of the pair are: `lb reload` puts \
+         the file in force on both nodes"
+    );
+    let model = with_base(&file.model, &base)?;
+    Ok(Loaded { model, ..file })
+}
+
+impl State {
+    /// Begins to share: the peer is told what this node goes by.
+    pub(super) fn begin_sharing(&mut self, sharing: &Sharing) {
+        self.sharing = Some(sharing.ours.clone());
+        self.share();
+    }
+
+    /// Makes what is kept another version, if it says anything new; `file`: a file
+    /// that is in force from now on.
+    pub(super) fn amend(&self, kept: &mut Kept, file: Option<&Model>) {
+        let base = file.map(config::shared::base);
+        self.restate(kept, |content| {
+            if let Some(base) = base.filter(|base| base.digest() != content.base.digest()) {
+                content.base = Arc::new(base);
+            }
+        });
+    }
+
+    fn restate(&self, kept: &mut Kept, change: impl FnOnce(&mut Content)) {
+        let edits = kept.edits.clone();
+        let Some(ledger) = kept.shared.as_mut().filter(|_| shares(&self.model)) else { return };
+        let mut content = Content { edits, ..ledger.current.content.clone() };
+        change(&mut content);
+        if content != ledger.current.content {
+            let term = self.ha.as_ref().map_or(0, |pair| pair.summary().term);
+            ledger.change(content, term, tag());
+        }
+    }
+
+    /// Has the peer offered what this node goes by.
+    pub(super) fn share(&self) {
+        if let (Some(sharing), Some(ledger)) = (&self.sharing, &self.kept.shared) {
+            let (offer, revision) = (ledger.offer(), ledger.current.clone());
+            let agreed = ledger.agreed();
+            sharing.send_replace(Some(Arc::new(Ours { offer, revision, agreed })));
+        }
+    }
+
+    /// Tells who made a change that it is made, once the peer has it as well, or how
+    /// it is with the peer.
+    pub(super) fn finish(&self, reply: oneshot::Sender<Reply>, done: Result<api::Done, Refused>) {
+        let version = self.kept.shared.as_ref().map(|ledger| ledger.current.version);
+        let shared = self.ha.as_ref().and_then(ha::Member::shared);
+        let (mut done, version, shared) = match (done, version, shared) {
+            (Ok(done), Some(version), Some(shared)) => (done, version, shared),
+            (done, ..) => return drop(reply.send(super::answer::json(done))),
+        };
+        tokio::spawn(async move {
+            done.notes.extend(shared.settle(version).await);
+            reply.send(super::answer::json(Ok(done)))
+        });
+    }
+
+    /// Takes what the peer said.
+    pub(super) async fn hear(&mut self, heard: Heard, network: Following<'_>) {
+        match heard {
+            Heard::Agreed { offered, version } => {
+                // The disk learns of it with the next change: until then both would
+                // find out again.
+                if let Some(ledger) = &mut self.kept.shared {
+                    ledger.confirm(offered, version);
+                }
+                self.share();
+            }
+            Heard::Offer { node, offer, content, reply } => {
+                let answer = self.judge(&node, offer, content, network).await;
+                // Who asked may have gone.
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    async fn judge(
+        &mut self,
+        node: &str,
+        offer: Offer,
+        content: Option<Content>,
+        network: Following<'_>,
+    ) -> Answer {
+        let Some(ledger) = &mut self.kept.shared else { return Answer::Wait };
+        let judgement = ledger.judge(&offer);
+        match (judgement, content) {
+            (Judgement::Same, _) => {
+                let agreed = ledger.agree(offer.version);
+                self.share();
+                return Answer::Agreed(agreed);
+            }
+            (Judgement::Older | Judgement::Yield, _) => {
+                self.share();
+                return Answer::Wait;
+            }
+            (Judgement::Newer | Judgement::Merge, _) if self.unconfirmed.is_some() => {
+                return Answer::Failed("a reload waits for its confirmation there".to_owned());
+            }
+            (Judgement::Newer | Judgement::Merge, None) => return Answer::Wanted,
+            (Judgement::Newer, Some(content)) => {
+                let version = offer.version;
+                let mut ledger = ledger.clone();
+                ledger.adopt(Revision { version, content });
+                match self.go_by(ledger, node, network).await {
+                    Ok(()) => return Answer::Agreed(version),
+                    Err(refused) => return Answer::Failed(words(refused)),
+                }
+            }
+            (Judgement::Merge, Some(theirs)) => {
+                let own = &self.origin.file.model;
+                let valid = |content: &Content| model_of(own, content).is_ok();
+                let names = [self.model.node.name.as_str(), node];
+                let moment = (tag(), unix_now());
+                let merged = ledger.merged(&offer, &theirs, moment, names, valid);
+                if let Err(refused) = self.go_by(merged, node, network).await {
+                    return Answer::Failed(words(refused));
+                }
+            }
+        }
+        Answer::Wait
+    }
+
+    /// Puts what the peer said on disk and in force.
+    async fn go_by(
+        &mut self,
+        ledger: Ledger,
+        node: &str,
+        network: Following<'_>,
+    ) -> Result<(), Refused> {
+        let content = &ledger.current.content;
+        let known = self.kept.shared.as_ref().map(|ledger| &ledger.current.content);
+        let file = if known.is_some_and(|known| known.base.digest() == content.base.digest()) {
+            Arc::clone(&self.origin.file)
+        } else {
+            let model = with_base(&self.origin.file.model, &content.base)?;
+            Arc::new(Loaded { model, text: self.origin.file.text.clone() })
+        };
+        let before = known.map_or(0, |known| known.conflicts.len());
+        for conflict in content.conflicts.iter().skip(before) {
+            let json = |value: &Option<_>| value.as_ref().map(ToString::to_string);
+            let (kept, dropped) = (json(&conflict.kept), json(&conflict.dropped));
+            let (path, of) = (&conflict.path, &conflict.node);
+            tracing::warn!(
+                path,
+                kept,
+                dropped,
+                of,
+                "a change gave way to another: `lb ha conflicts`"
+            );
+        }
+        let mut edits = content.edits.clone();
+        edits.expire(unix_now());
+        let origin = Origin { file, edits };
+        let model = origin.model()?;
+        let version = ledger.current.version;
+        let mut differences = outlook::differences(&self.model, &model);
+        let withdrawn = self.kept.withdrawn.clone();
+        let kept = Kept { edits: content.edits.clone(), withdrawn, shared: Some(ledger) };
+        self.change_to(model, origin, kept, network).await?;
+        self.share();
+        let more = differences.len().saturating_sub(TOLD);
+        differences.truncate(TOLD);
+        tracing::info!(%version, %node, "the configuration is shared");
+        for difference in differences {
+            tracing::info!("from the peer: {difference}");
+        }
+        if more > 0 {
+            tracing::info!("from the peer: {more} more differences");
+        }
+        Ok(())
+    }
+
+    /// Changes that gave way to others.
+    pub(super) fn conflicts(&self) -> Result<Vec<api::HaConflict>, Refused> {
+        let ledger = self.kept.shared.as_ref().filter(|_| shares(&self.model));
+        let ledger = ledger.ok_or_else(no_sharing)?;
+        let conflict = |conflict: &crate::core::replica::Conflict| api::HaConflict {
+            at: conflict.at,
+            path: conflict.path.clone(),
+            kept: conflict.kept.clone(),
+            dropped: conflict.dropped.clone(),
+            node: conflict.node.clone(),
+        };
+        Ok(ledger.current.content.conflicts.iter().map(conflict).collect())
+    }
+
+    /// Forgets them, on both nodes.
+    pub(super) fn clear_conflicts(&mut self) -> Result<api::Done, Refused> {
+        self.conflicts()?;
+        let mut kept = self.kept.clone();
+        self.restate(&mut kept, |content| content.conflicts.clear());
+        self.keep(kept)?;
+        Ok(self.done())
+    }
+}
+
+/// Whether the nodes of the pair share services and firewall.
+pub(super) fn shares(model: &Model) -> bool {
+    model.ha.as_ref().is_some_and(|ha| ha.replicate)
+}
+
+fn with_base(own: &Model, base: &Base) -> Result<Model, EditError> {
+    config::shared::with_base(own, base).map_err(EditError::Invalid)
+}
+
+fn model_of(own: &Model, content: &Content) -> Result<Model, EditError> {
+    let file = with_base(own, &content.base)?;
+    content.edits.apply(&file).map_err(EditError::Invalid)
+}
+
+/// Part of a version: random.
+fn tag() -> u64 {
+    // Hashers are made with random keys.
+    RandomState::new().hash_one(())
+}
+
+/// A refusal in one line.
+fn words(refused: Refused) -> String {
+    let api::Refusal { error, mistakes, .. } = refused.refusal;
+    match mistakes.first() {
+        Some(first) => format!("{error}: {first}"),
+        None => error,
+    }
+}
+
+fn no_sharing() -> Refused {
+    let error = "this node shares its configuration with nobody";
+    Refused::new(StatusCode::CONFLICT, error).hint("`ha.config = \"replicate\"` shares it")
+}
