@@ -5,6 +5,7 @@
 mod addresses;
 mod driver;
 pub mod frame;
+mod history;
 pub mod key;
 mod socket;
 mod sync;
@@ -289,6 +290,7 @@ impl Candidate {
             sync: sync.clone(),
             started,
             refused: Default::default(),
+            history: Default::default(),
             stopped: None,
             peer: None,
         };

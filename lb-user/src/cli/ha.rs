@@ -9,10 +9,11 @@ use super::{
     client::Request,
     console::Console,
     table::{Cell, Table, numbers, words},
+    units::duration,
 };
 use crate::{
     agent::ha::key::{self, KeyError},
-    api::{FailedOver, FailoverOrder, HaHeard, HaStatus, HaSync},
+    api::{FailedOver, FailoverOrder, HaHeard, HaStatus, HaSync, HaTransition},
 };
 
 /// Operate a pair of balancers
@@ -132,6 +133,7 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
         }
     }
     show_sync(console, &status.sync)?;
+    show_transitions(console, &status.transitions)?;
     for (reason, count) in &status.refused {
         console.say(format_args!("frames refused, {reason}: {count}"))?;
     }
@@ -159,6 +161,14 @@ fn show_sync(console: &mut Console<'_>, HaSync { told, heard }: &HaSync) -> Resu
         console.say(format_args!(
             "flows heard: {unknown} records of unknown backends, {no_room} without room"
         ))?;
+    }
+    Ok(())
+}
+
+fn show_transitions(console: &mut Console<'_>, latest: &[HaTransition]) -> Result<(), Failure> {
+    for HaTransition { group, to, cause, term, ago_ms } in latest {
+        let ago = duration(ago_ms / 1_000);
+        console.say(format_args!("{ago} ago: group {group} to {to}, {cause}, term {term}"))?;
     }
     Ok(())
 }

@@ -124,10 +124,13 @@ fn a_peer_is_there_or_gone_or_was_never_heard() {
             r#"{"connected":false,"complete":false,"records":0,"lag_ms":null,"trouble":null}"#;
         let zeros = r#""records":0,"entered":0,"repaired":0,"unknown":0,"no_room":0"#;
         let heard = format!(r#"{{"connected":false,"complete":false,{zeros}}}"#);
+        let transition =
+            r#"{"group":"blue","to":"active","cause":"silence","term":7,"ago_ms":61999}"#;
         let answer = format!(
-            r#"{{"pair":"edge","peer":{peer},"paths":[{paths}],"groups":[],"refused":{{}},"sync":{{"told":{told},"heard":{heard}}}}}"#
+            r#"{{"pair":"edge","peer":{peer},"paths":[{paths}],"groups":[],"refused":{{}},"sync":{{"told":{told},"heard":{heard}}},"transitions":[{transition}],"transition_counts":[]}}"#
         );
         let (out, ..) = shown(&answer, "ha status");
+        assert!(out.ends_with("1m 1s ago: group blue to active, silence, term 7\n"), "{out}");
         out.lines().nth(1).expect("a line").to_owned()
     };
     let there = r#"{"node":"lb-b","heard_ms":20}"#;
