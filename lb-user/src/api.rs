@@ -305,6 +305,9 @@ pub struct Stats {
     pub passed: u64,
     /// Flows that found no slot in the affinity table.
     pub unrecorded: u64,
+    /// TCP flows that were answered with a reset, since their backend serves no
+    /// more (`on_down = "reset"`).
+    pub reset: u64,
 }
 
 /// Counters of a service or backend.

@@ -186,7 +186,7 @@ pub struct Member {
 }
 
 /// By which the node is asked from elsewhere.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Asking {
     orders: mpsc::Sender<Order>,
     sync: Sync,
@@ -350,6 +350,13 @@ impl Asking {
         self.orders.send(Order::Status(reply)).await.map_err(|_| Failover::Gone)?;
         let status = answer.await.map_err(|_| Failover::Gone)?;
         Ok(api::HaStatus { sync: self.sync.status(), ..status })
+    }
+
+    /// Buckets of the affinity table whose changes the peer has still to be told.
+    /// Reads all marks: a millisecond where there are many.
+    #[must_use]
+    pub fn sync_queue(&self) -> usize {
+        self.sync.queue()
     }
 
     /// Gives up a group, or all that this node serves; which those are, once the

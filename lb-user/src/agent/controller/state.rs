@@ -30,6 +30,7 @@ use super::{Complaint, Error, change::Unconfirmed, source::Source};
 use crate::{
     agent::{
         ha,
+        metrics::Tally,
         probe::Prober,
         store::{Kept, Store},
     },
@@ -122,6 +123,8 @@ pub(super) struct State {
     pub(super) plans: Arc<Semaphore>,
     /// This node of a pair.
     pub(super) ha: Option<ha::Member>,
+    /// What is counted here.
+    pub(super) tally: Tally,
     /// Who the backends of its groups are.
     pub(super) names: watch::Sender<Arc<Names>>,
     /// Whether probes of services in mode `dsr` go to the VIP.
@@ -193,6 +196,7 @@ impl State {
             scans: Arc::new(Semaphore::new(super::answer::SCANS)),
             plans: Arc::new(Semaphore::new(1)),
             ha: None,
+            tally: Tally::default(),
             names: watch::Sender::default(),
             probing_vips: false,
             rewriting: Complaint::default(),
