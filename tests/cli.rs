@@ -9,6 +9,7 @@ mod editors;
 mod firewall;
 mod input;
 mod look;
+mod metrics;
 mod mmdb;
 mod pages;
 mod pair;

@@ -9,6 +9,7 @@ mod flows;
 mod freeze;
 mod handover;
 mod key;
+mod metrics;
 mod path;
 mod replica;
 mod topology;

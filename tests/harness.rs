@@ -18,6 +18,7 @@ mod http;
 mod keepalived;
 mod lab;
 mod line;
+mod metrics;
 mod mount;
 mod netns;
 mod nginx;
@@ -45,6 +46,7 @@ pub use lab::{
     source_addresses,
 };
 pub use line::LineServer;
+pub use metrics::{METRICS, Metrics, http_get};
 pub use mount::Mount;
 pub use netns::Netns;
 pub use nginx::Nginx;

@@ -5,6 +5,7 @@ mod aside;
 pub mod controller;
 pub mod ha;
 pub mod log;
+pub mod metrics;
 pub mod probe;
 pub mod store;
 pub mod thread;

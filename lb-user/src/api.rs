@@ -43,7 +43,7 @@ use std::net::IpAddr;
 pub use explain::{Explanation, Question, Step};
 pub use ha::{
     FailedOver, FailoverOrder, HaConfig, HaConflict, HaGroup, HaHeard, HaPath, HaPeer, HaStatus,
-    HaSummary, HaSync, HaTold,
+    HaSummary, HaSync, HaTold, HaTransition, HaTransitions,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -307,6 +307,9 @@ pub struct Stats {
     pub passed: u64,
     /// Flows that found no slot in the affinity table.
     pub unrecorded: u64,
+    /// TCP flows that were answered with a reset, since their backend serves no
+    /// more (`on_down = "reset"`).
+    pub reset: u64,
 }
 
 /// Counters of a service or backend.

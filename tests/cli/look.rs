@@ -133,7 +133,7 @@ fn counters_are_what_went_through() -> Result<()> {
     let _agent = lab.start_agent(&web(&lab))?;
     let answers = spread(&lab.client, URL, 30)?;
     let stats = lab.json(&["stats"])?;
-    assert_fields(&stats, &["services", "backends", "drops", "passed", "unrecorded"]);
+    assert_fields(&stats, &["services", "backends", "drops", "passed", "unrecorded", "reset"]);
     let of = |list: &str, index: usize, field: &str| stats[list][index][field].as_u64().unwrap();
     assert_eq!(of("services", 0, "new_flows"), 30);
     for (index, count) in answers.values().enumerate() {

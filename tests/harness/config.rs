@@ -4,7 +4,7 @@ mod ha;
 
 use std::{
     fmt::{self, Display, Write as _},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
@@ -70,6 +70,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// `admin.group`, if any.
     pub group: Option<String>,
+    /// `admin.http`, if any.
+    pub http: Option<SocketAddr>,
     /// `node.flows`.
     pub flows: u32,
     /// Lines of `[firewall]`.
@@ -170,6 +172,9 @@ impl Display for Config {
         writeln!(f, "state_dir = {:?}\n\n[admin]\nsocket = {:?}", self.state_dir, self.socket)?;
         if let Some(group) = &self.group {
             writeln!(f, "group = {group:?}")?;
+        }
+        if let Some(http) = self.http {
+            writeln!(f, "http = \"{http}\"")?;
         }
         if !self.firewall.is_empty() {
             writeln!(f, "\n[firewall]\n{}", self.firewall)?;

@@ -159,6 +159,7 @@ impl Lab {
             state_dir: self.claim.dir.join(STATE),
             socket: self.socket(),
             group: None,
+            http: None,
             flows: 65_536,
             firewall: String::new(),
             ha: None,

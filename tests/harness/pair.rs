@@ -141,6 +141,7 @@ impl PairLab {
             state_dir: node.path(STATE),
             socket: node.socket(),
             group: None,
+            http: None,
             flows: 65_536,
             firewall: String::new(),
             ha: None,

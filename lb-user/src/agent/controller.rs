@@ -7,6 +7,7 @@
 mod answer;
 mod change;
 mod explain;
+mod figures;
 mod flows;
 mod local;
 mod outlook;
@@ -25,11 +26,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-pub use self::source::Source;
 use self::state::{Beginning, Origin, State};
+pub use self::{source::Source, view::Member};
 use super::{
     admin::{self, ListenError, Peer, Refused},
-    ha,
+    ha, metrics,
     probe::{self, Prober},
     store::{Store, StoreError},
     thread::Thread,
@@ -88,6 +89,9 @@ pub enum Error {
     /// See [`ListenError`].
     #[error(transparent)]
     Admin(#[from] ListenError),
+    /// See [`metrics::ListenError`].
+    #[error(transparent)]
+    Metrics(#[from] metrics::ListenError),
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -121,6 +125,7 @@ impl Error {
         match self {
             Self::Admin(error) => error.hint(),
             Self::Ha(error) => error.hint(),
+            Self::Metrics(error) => error.hint(),
             Self::Edits(_) => {
                 Some("put the file right, or start once with `lb agent --discard-edits`".to_owned())
             }
@@ -159,6 +164,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         tracing::warn!("{lack}");
     }
     let (mut calls, _server) = admin::serve(&model.admin)?;
+    let (mut asks, _metrics) = metrics::serve(model.admin.http).await?;
     let probing = Thread::start("probes").map_err(Error::Events)?;
     let descriptors = descriptors::raise().map_err(Error::Events)?;
     let (prober, mut probes) = Prober::new(probing.handle(), probe::most_at_once(descriptors));
@@ -195,8 +201,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
             order = signals.next() => match order {
                 Order::End => break,
                 Order::Reload => {
-                    let done = state.reload_file(&api::Reload::default(), Peer::own(), &mut network).await;
-                    tell_of_reload(done);
+                    tell_of_reload(state.reload(&api::Reload::default(), Peer::own(), &mut network).await);
                 }
             },
             changed = network.changed(), if following => {
@@ -229,6 +234,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
             }
             Some(heard) = heard(&mut sharing) => state.hear(heard, &mut network).await,
             Some(call) = calls.recv() => state.answer(call, &mut network).await,
+            Some(ask) = asks.recv() => state.answer_reader(ask),
             () = sleep_until(state.next_wake()) => {
                 state.expire(&mut network).await;
                 weighing.report(state.wake(&listed).await, "cannot change weights");

@@ -5,6 +5,7 @@
 mod addresses;
 mod driver;
 pub mod frame;
+mod history;
 pub mod key;
 mod socket;
 mod sync;
@@ -189,7 +190,7 @@ pub struct Member {
 }
 
 /// By which the node is asked from elsewhere.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Asking {
     orders: mpsc::Sender<Order>,
     sync: Sync,
@@ -304,6 +305,7 @@ impl Candidate {
             sync: sync.clone(),
             started,
             refused: Default::default(),
+            history: Default::default(),
             stopped: None,
             peer: None,
         };
@@ -372,6 +374,13 @@ impl Asking {
         let status = answer.await.map_err(|_| Failover::Gone)?;
         let config = self.shared.as_ref().map(Shared::status).unwrap_or_default();
         Ok(api::HaStatus { sync: self.sync.status(), config, ..status })
+    }
+
+    /// Buckets of the affinity table whose changes the peer has still to be told.
+    /// Reads all marks: a millisecond where there are many.
+    #[must_use]
+    pub fn sync_queue(&self) -> usize {
+        self.sync.queue()
     }
 
     /// Gives up a group, or all that this node serves; which those are, once the

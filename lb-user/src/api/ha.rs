@@ -38,6 +38,42 @@ pub struct HaStatus {
     /// The configuration that they share.
     #[serde(default)]
     pub config: HaConfig,
+    /// The latest changes of who serves, the newest first.
+    pub transitions: Vec<HaTransition>,
+    /// How many there were since the agent started.
+    pub transition_counts: Vec<HaTransitions>,
+}
+
+/// This node began to serve a group, or stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaTransition {
+    /// Name of the group.
+    pub group: String,
+    /// `active` or `standby`.
+    pub to: String,
+    /// What decided it. To active: `silence` of the peer, `handed_over` by it,
+    /// `unserved` by both. To standby: `ordered`, `leaving` (the agent ends),
+    /// `preempted`, `interface` (the group's work at the peer only), `peer_won`
+    /// (both served), `lease_ended` (the peer was not heard to wait), `slept` (the
+    /// agent stood still), `no_clock`.
+    pub cause: String,
+    /// The group's term then.
+    pub term: u64,
+    /// Milliseconds since then.
+    pub ago_ms: u64,
+}
+
+/// Such changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaTransitions {
+    /// Name of the group.
+    pub group: String,
+    /// `active` or `standby`.
+    pub to: String,
+    /// See [`HaTransition::cause`].
+    pub cause: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// The configuration that the nodes share.

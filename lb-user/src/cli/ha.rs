@@ -10,11 +10,13 @@ use super::{
     console::Console,
     count,
     table::{Cell, Table, numbers, words},
-    units::moment,
+    units::{duration, moment},
 };
 use crate::{
     agent::ha::key::{self, KeyError},
-    api::{FailedOver, FailoverOrder, HaConfig, HaConflict, HaHeard, HaStatus, HaSync},
+    api::{
+        FailedOver, FailoverOrder, HaConfig, HaConflict, HaHeard, HaStatus, HaSync, HaTransition,
+    },
 };
 
 /// Operate a pair of balancers
@@ -153,6 +155,7 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
     }
     show_sync(console, &status.sync)?;
     show_config(console, &status.config)?;
+    show_transitions(console, &status.transitions)?;
     for (reason, count) in &status.refused {
         console.say(format_args!("frames refused, {reason}: {count}"))?;
     }
@@ -213,6 +216,14 @@ fn show_sync(console: &mut Console<'_>, HaSync { told, heard }: &HaSync) -> Resu
         console.say(format_args!(
             "flows heard: {unknown} records of unknown backends, {no_room} without room"
         ))?;
+    }
+    Ok(())
+}
+
+fn show_transitions(console: &mut Console<'_>, latest: &[HaTransition]) -> Result<(), Failure> {
+    for HaTransition { group, to, cause, term, ago_ms } in latest {
+        let ago = duration(ago_ms / 1_000);
+        console.say(format_args!("{ago} ago: group {group} to {to}, {cause}, term {term}"))?;
     }
     Ok(())
 }

@@ -96,6 +96,7 @@ impl Counters {
             drops: self.drops.iter().map(drops).collect(),
             passed: gained(self.passed, earlier.passed),
             unrecorded: gained(self.unrecorded, earlier.unrecorded),
+            reset: gained(self.reset, earlier.reset),
         }
     }
 }
@@ -161,6 +162,7 @@ fn others(counters: &Counters, heading: &'static str, number: impl Fn(u64) -> St
     }
     table.row([Cell::new("passed"), Cell::new(number(counters.passed))]);
     table.row([Cell::new("unrecorded flows"), Cell::new(number(counters.unrecorded))]);
+    table.row([Cell::new("reset flows"), Cell::new(number(counters.reset))]);
     table
 }
 

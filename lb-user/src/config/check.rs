@@ -73,7 +73,11 @@ pub fn check(
     };
     Some(Model {
         node: node?,
-        admin: Admin { socket: file.admin.socket?.value, group: file.admin.group?.value },
+        admin: Admin {
+            socket: file.admin.socket?.value,
+            group: file.admin.group?.value,
+            http: file.admin.http?.value,
+        },
         ha,
         firewall: firewall?,
         services: services?,

@@ -14,7 +14,7 @@ mod ha;
 mod health;
 mod service;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use lb_common::limits::{MAX_FLOWS, MIN_FLOWS};
@@ -23,7 +23,8 @@ use super::{
     mistake::Mistake,
     read::{Located, Section, Telling, document},
     value::{
-        PortRule, interface, name, number, path, pin_dir, port_rule, prefix, seed, socket, word,
+        PortRule, ha::socket_address, interface, name, number, path, pin_dir, port_rule, prefix,
+        seed, socket, word,
     },
 };
 use crate::core::model::XdpMode;
@@ -85,6 +86,8 @@ pub struct Admin {
     pub socket: Field<PathBuf>,
     /// `group`, if any.
     pub group: Field<Option<String>>,
+    /// `http`, if any.
+    pub http: Field<Option<SocketAddr>>,
 }
 
 /// `[firewall]`.
@@ -146,8 +149,8 @@ fn admin(mut table: Section<'_>) -> Admin {
     let admin = Admin {
         socket: table.optional("socket", SOCKET.into(), socket),
         group: table.optional("group", None, |value| name(value).map(Some)),
+        http: table.optional("http", None, |value| socket_address(value).map(Some)),
     };
-    table.unbuilt("http", "leave it out: the agent answers on its socket only");
     table.finish();
     admin
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::core::model::{
-    Firewall, Model, OnDown, OnEmpty, Protocol, Service,
+    Admin, Firewall, Model, OnDown, OnEmpty, Protocol, Service,
     ha::{GroupAddress, Ha, Path},
     health::{Http, Probe, Tls, Udp},
 };
@@ -33,6 +33,7 @@ pub fn surprises(model: &Model) -> Vec<String> {
         surprises.extend(model.ha.iter().filter_map(|ha| served_by_both(service, ha)));
     }
     surprises.extend(firewall(&model.firewall));
+    surprises.extend(read_from_elsewhere(&model.admin));
     surprises.extend(model.ha.iter().flat_map(pair));
     surprises
 }
@@ -159,6 +160,14 @@ fn pair(ha: &Ha) -> impl Iterator<Item = String> + '_ {
     again.chain(silent)
 }
 
+/// Nobody who reads metrics is asked who they are.
+fn read_from_elsewhere(admin: &Admin) -> Option<String> {
+    let address = admin.http.filter(|address| !address.ip().is_loopback())?;
+    Some(format!(
+        "`admin.http` is `{address}`, no loopback address: whoever reaches it may read all metrics"
+    ))
+}
+
 fn denying(firewall: &Firewall, address: IpAddr) -> Option<&IpNet> {
     firewall.deny_sources.iter().find(|net| net.contains(&address))
 }
@@ -236,6 +245,21 @@ mod tests {
                 "`firewall.deny_sources` has `::/0`: every IPv6 client is dropped",
             ]
         );
+    }
+
+    #[test]
+    fn metrics_for_others_are_told() {
+        let http =
+            |address| surprises_of(&format!("[admin]\nhttp = \"{address}\"\n{SERVICE}{BACKEND}"));
+        for address in ["0.0.0.0:9464", "[2001:db8::2]:9464"] {
+            let told = format!(
+                "`admin.http` is `{address}`, no loopback address: whoever reaches it may read all \
+                 metrics"
+            );
+            assert_eq!(http(address), [told]);
+        }
+        assert_eq!(http("127.0.0.1:9464"), [""; 0]);
+        assert_eq!(http("[::1]:9464"), [""; 0]);
     }
 
     #[test]

@@ -236,6 +236,8 @@ fn single_values_are_held_to_their_rules() {
         ),
         (node("state_dir = \"lb\""), "state_dir: \"lb\": must be an absolute path"),
         (node("[admin]\nsocket = \"lb.sock\""), "\"lb.sock\": must be an absolute path"),
+        (node("[admin]\nhttp = \":9464\""), "\":9464\": must be an address and a port"),
+        (node("[admin]\nhttp = \"127.0.0.1:0\""), "\"127.0.0.1:0\": must be an address and a port"),
         (
             service("slow_start = \"1500ms\""),
             "slow_start: \"1500ms\": must be whole seconds, 0s to 1h",
@@ -262,7 +264,6 @@ fn single_values_are_held_to_their_rules() {
 #[test]
 fn features_not_built_are_refused_and_their_neutral_values_accepted() {
     let refused = [
-        node("[admin]\nhttp = \"127.0.0.1:9464\""),
         node("[firewall]\nnew_flows_per_source = { rate = 1, burst = 1 }"),
         service("mode = \"fullnat\""),
         service("mode = \"ipip\""),

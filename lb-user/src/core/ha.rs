@@ -16,6 +16,7 @@
 
 pub mod announce;
 mod beat;
+mod cause;
 mod peer;
 mod roles;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::{collections::VecDeque, time::Duration};
 use self::peer::Admission;
 pub use self::{
     beat::{Beat, GroupBeat, Stamp, Stance},
+    cause::Cause,
     peer::Peer,
 };
 
@@ -156,6 +158,8 @@ struct Group {
     since: Duration,
     /// The peer serves it as well, and is the one to stop, since when.
     contested: Option<Duration>,
+    /// See [`View::cause`].
+    cause: Option<Cause>,
 }
 
 /// What a group is to this node.
@@ -168,6 +172,8 @@ pub struct View {
     /// When that began, or a conflict about it ended: its addresses are to be
     /// announced then.
     pub since: Duration,
+    /// Why it began to serve, or stopped, last; `None`: it never served.
+    pub cause: Option<Cause>,
 }
 
 impl Pair {
@@ -184,6 +190,7 @@ impl Pair {
             yielded: false,
             since: now,
             contested: None,
+            cause: None,
         };
         let groups = settings.groups.iter().map(group).collect();
         Self {
@@ -212,8 +219,10 @@ impl Pair {
 
     /// The groups, in the order of the settings.
     pub fn groups(&self) -> impl Iterator<Item = View> + '_ {
-        let view =
-            |group: &Group| View { term: group.term, lease: group.lease, since: group.since };
+        let view = |group: &Group| {
+            let Group { term, lease, since, cause, .. } = *group;
+            View { term, lease, since, cause }
+        };
         self.groups.iter().map(view)
     }
 
@@ -373,20 +382,20 @@ impl Pair {
     /// Gives a group up, by order, if [`Self::can_resign`].
     pub fn resign(&mut self, index: usize, now: Duration) {
         if self.can_resign(index, now) && self.groups[index].lease.is_some() {
-            self.leave_to_peer(index, now);
+            self.leave_to_peer(index, Cause::Ordered, now);
             self.groups[index].yielded = true;
         }
     }
 
-    fn leave_to_peer(&mut self, index: usize, now: Duration) {
-        self.stop(index);
+    fn leave_to_peer(&mut self, index: usize, cause: Cause, now: Duration) {
+        self.stop(index, cause);
         self.groups[index].resigned = Some(now);
     }
 
     /// Gives up everything, for good.
     pub fn leave(&mut self, now: Duration) {
         self.leaving = true;
-        (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, now));
+        self.leave_all(Cause::Leaving, now);
         self.news = true;
     }
 
@@ -444,7 +453,7 @@ impl Pair {
         self.sent.clear();
         self.peer = None;
         for index in 0..self.groups.len() {
-            self.stop(index);
+            self.stop(index, Cause::Slept);
         }
     }
 
@@ -457,10 +466,10 @@ impl Pair {
         self.silence(peer, now) * 4 > self.beats(SILENT_QUARTERS)
     }
 
-    fn stop(&mut self, index: usize) {
+    fn stop(&mut self, index: usize, cause: Cause) {
         let group = &mut self.groups[index];
         if group.lease.take().is_some() {
-            group.contested = None;
+            (group.contested, group.cause) = (None, Some(cause));
             self.news = true;
         }
     }
@@ -469,7 +478,11 @@ impl Pair {
     /// To be called instead of [`Self::tick`] while this node cannot serve.
     pub fn stop_all(&mut self, now: Duration) {
         self.notice_sleep(now);
-        (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, now));
+        self.leave_all(Cause::NoClock, now);
+    }
+
+    fn leave_all(&mut self, cause: Cause, now: Duration) {
+        (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, cause, now));
     }
 }
 

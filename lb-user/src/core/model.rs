@@ -9,7 +9,13 @@ mod programs;
 #[cfg(test)]
 pub(crate) mod sample;
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use lb_common::flow::Timeouts;
@@ -85,6 +91,8 @@ pub struct Admin {
     pub socket: PathBuf,
     /// Group whose members may use it; `None`: the agent's own.
     pub group: Option<String>,
+    /// Where metrics are served over HTTP; `None`: nowhere.
+    pub http: Option<SocketAddr>,
 }
 
 /// How to attach to an interface.

@@ -2,7 +2,7 @@
 //! other node of a pair: see [`lb_common::change`].
 
 use std::{
-    io,
+    fmt, io,
     ops::Range,
     sync::{Arc, atomic::Ordering},
 };
@@ -35,6 +35,12 @@ pub struct Changes {
     clock: Arc<Clock>,
     place_seed: [u64; 2],
     mask: u32,
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").finish_non_exhaustive()
+    }
 }
 
 impl Changes {
@@ -112,6 +118,17 @@ impl Mapped<ChangeLine> {
         })
     }
 
+    /// How many buckets have a mark.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let lines = (0..self.entries()).map(|line| self.read(line));
+        let marked = |line: ChangeLine| {
+            let buckets = line.changed.into_iter().zip(line.exceptions);
+            buckets.filter(|marks| *marks != (0, 0)).count()
+        };
+        lines.filter(|line| *line != ChangeLine::ZERO).map(marked).sum()
+    }
+
     fn take_line(&self, line: u32) -> ChangeLine {
         let mut taken = ChangeLine::ZERO;
         let (words, _) = bytemuck::bytes_of_mut(&mut taken).as_chunks_mut::<WORD>();
@@ -160,6 +177,7 @@ mod tests {
                 let known = expected.entry(bucket).or_insert(what);
                 *known = what.max(*known);
             }
+            prop_assert_eq!(marks.waiting(), expected.len());
             let (inside, outside): (BTreeMap<_, _>, BTreeMap<_, _>) = expected
                 .into_iter()
                 .partition(|(bucket, _)| (from..to).contains(&(bucket / BUCKETS)));

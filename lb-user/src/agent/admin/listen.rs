@@ -90,7 +90,7 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Binds the socket, in place of one that a dead agent left.
-    pub(super) fn bind(Admin { socket: path, group }: &Admin) -> Result<Self, ListenError> {
+    pub(super) fn bind(Admin { socket: path, group, .. }: &Admin) -> Result<Self, ListenError> {
         let refused = |source| ListenError::Refused { path: path.clone(), source };
         let group = group.as_deref().map(number_of).transpose()?;
         if let Some(directory) = path.parent() {

@@ -13,7 +13,7 @@ use tokio::{
 use super::*;
 
 fn at(path: impl Into<PathBuf>) -> Admin {
-    Admin { socket: path.into(), group: None }
+    Admin { socket: path.into(), group: None, http: None }
 }
 
 /// Serves in a temporary directory; every call is answered with `answer`.

@@ -40,10 +40,11 @@ impl State {
         let now = match request {
             Request::Edit(change) => {
                 let done = self.edit(change, peer, network).await;
+                self.tally.edits.add(&done);
                 return self.finish(reply, done);
             }
             Request::Reload(order) => {
-                let done = self.reload_file(&order, peer, network).await;
+                let done = self.reload(&order, peer, network).await;
                 self.finish(reply, done);
                 return self.give_back_memory();
             }
@@ -57,7 +58,9 @@ impl State {
             }
             Request::Conflicts => json(self.conflicts()),
             Request::Firewall => json(Ok(self.firewall())),
-            Request::Stats => json(view::stats(self).map_err(refused)),
+            Request::Stats => {
+                json(self.members(None).and_then(|(members, _)| self.stats(&members)))
+            }
             Request::Explain(question) => json(self.explain(&question).await),
             Request::Status => return self.later(reply, None, Self::status),
             Request::Ha => return self.ask_pair(reply, async |pair| pair.status().await),
@@ -193,18 +196,27 @@ impl State {
         reply: oneshot::Sender<Reply>,
         answer: impl FnOnce() -> Result<T, Refused> + Send + 'static,
     ) {
+        self.beside(reply, move || json(answer()));
+    }
+
+    /// The same for an answer that is no JSON.
+    pub(super) fn beside<T: Send + 'static>(
+        &self,
+        reply: oneshot::Sender<T>,
+        answer: impl FnOnce() -> T + Send + 'static,
+    ) {
         let (scans, spent) = (Arc::clone(&self.scans), Arc::clone(&self.spent));
         tokio::spawn(async move {
             let _turn = scans.acquire_owned().await;
             if !reply.is_closed() {
                 // Its thread ends with the answer.
-                let _ = spawn_blocking(move || reply.send(json(answer()))).await;
+                let _ = spawn_blocking(move || drop(reply.send(answer()))).await;
                 spent.store(true, Ordering::Relaxed);
             }
         });
     }
 
-    fn members(&mut self, only: Option<&str>) -> Result<(Vec<Member>, Flows), Refused> {
+    pub(super) fn members(&mut self, only: Option<&str>) -> Result<(Vec<Member>, Flows), Refused> {
         let now = self.data_plane.now().map_err(Error::from)?;
         let outline = self.data_plane.tables.outline();
         let members = view::members(self, &outline, only).map_err(refused)?;
@@ -255,7 +267,16 @@ impl State {
 
     #[expect(clippy::unnecessary_wraps, reason = "one of several preparations of an answer")]
     fn status(&self) -> Result<impl FnOnce(Vec<Member>, &Flows) -> api::Status + use<>, Refused> {
-        let status = api::Status {
+        let status = self.outline_status();
+        Ok(move |members: Vec<Member>, _: &Flows| api::Status {
+            flows: view::flows(&members),
+            ..status
+        })
+    }
+
+    /// The status without the flows.
+    pub(super) fn outline_status(&self) -> api::Status {
+        api::Status {
             node: self.model.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.generation(),
@@ -268,11 +289,13 @@ impl State {
                 reload.until.saturating_duration_since(tokio::time::Instant::now()).as_secs()
             }),
             ha: self.ha.as_ref().map(ha::Member::summary),
-        };
-        Ok(move |members: Vec<Member>, _: &Flows| api::Status {
-            flows: members.iter().map(|member| member.line.flows).sum(),
-            ..status
-        })
+        }
+    }
+
+    /// All counters; `members` are of the same moment.
+    pub(super) fn stats(&self, members: &[Member]) -> Result<api::Stats, Refused> {
+        let counters = self.data_plane.tables.kernel.counters().map_err(refused)?;
+        Ok(view::stats(&self.model, members, &counters))
     }
 
     fn detail(

@@ -91,8 +91,19 @@ impl State {
         Ok(self.done())
     }
 
-    /// Puts a file in force, beneath the edits.
-    pub(super) async fn reload_file(
+    /// Puts a file in force, beneath the edits, and counts that.
+    pub(super) async fn reload(
+        &mut self,
+        order: &api::Reload,
+        peer: Peer,
+        network: Following<'_>,
+    ) -> Result<api::Done, Refused> {
+        let done = self.reload_file(order, peer, network).await;
+        self.tally.reloads.add(&done);
+        done
+    }
+
+    async fn reload_file(
         &mut self,
         order: &api::Reload,
         peer: Peer,

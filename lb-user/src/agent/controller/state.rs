@@ -30,6 +30,7 @@ use super::{Complaint, Error, change::Unconfirmed, source::Source};
 use crate::{
     agent::{
         ha,
+        metrics::Tally,
         probe::Prober,
         store::{Kept, Store},
     },
@@ -124,6 +125,8 @@ pub(super) struct State {
     pub(super) ha: Option<ha::Member>,
     /// What the peer is told that it goes by.
     pub(super) sharing: Option<watch::Sender<Option<Arc<ha::Ours>>>>,
+    /// What is counted here.
+    pub(super) tally: Tally,
     /// Who the backends of its groups are.
     pub(super) names: watch::Sender<Arc<Names>>,
     /// Whether probes of services in mode `dsr` go to the VIP.
@@ -196,6 +199,7 @@ impl State {
             plans: Arc::new(Semaphore::new(1)),
             ha: None,
             sharing: None,
+            tally: Tally::default(),
             names: watch::Sender::default(),
             probing_vips: false,
             rewriting: Complaint::default(),

@@ -18,18 +18,19 @@ use crate::{
 };
 
 /// A backend and what is known of it.
-pub(super) struct Member {
+#[derive(Debug)]
+pub struct Member {
     /// Its id, by which flows name it.
     pub(super) id: BackendId,
     /// Position of its service in the model.
-    pub(super) service: usize,
+    pub service: usize,
     /// What was counted.
     pub(super) stats: BackendStats,
     /// Whether neither an order, nor what it reports, nor its health keeps new
     /// flows from it.
-    pub(super) up: bool,
+    pub up: bool,
     /// Its line; `flows` is to be filled in.
-    pub(super) line: api::Backend,
+    pub line: api::Backend,
 }
 
 /// All backends in the order of the configuration, or those of one service;
@@ -117,12 +118,16 @@ pub(super) fn fill_in(members: &mut [Member], counts: &[u32]) {
     }
 }
 
-/// Everything that is counted.
-pub(super) fn stats(state: &State) -> io::Result<api::Stats> {
-    let members = members(state, &state.data_plane.tables.outline(), None)?;
-    let services = &state.model.services;
+/// Live flows of all these backends.
+pub(super) fn flows(members: &[Member]) -> u64 {
+    members.iter().map(|member| member.line.flows).sum()
+}
+
+/// Everything that is counted: of these backends, and by number of the counter.
+pub(super) fn stats(model: &Model, members: &[Member], counters: &[u64]) -> api::Stats {
+    let services = &model.services;
     let mut sums = vec![BackendStats::ZERO; services.len()];
-    for member in &members {
+    for member in members {
         add(&mut sums[member.service], &member.stats);
     }
     let of_services = services.iter().zip(&sums);
@@ -131,17 +136,17 @@ pub(super) fn stats(state: &State) -> io::Result<api::Stats> {
         traffic(&member.line.service, Some(member.line.name.clone()), &member.stats)
     };
     let backends = members.iter().map(of_member).collect();
-    let counters = state.data_plane.tables.kernel.counters()?;
     let counted = |counter: Counter| counters.get(counter as usize).copied().unwrap_or(0);
     let drops = Counter::ALL.iter().filter(|counter| counter.is_drop());
     let drops = drops.map(|&counter| (counter.name().to_owned(), counted(counter)));
-    Ok(api::Stats {
+    api::Stats {
         services,
         backends,
         drops: drops.collect(),
         passed: counted(Counter::Passed),
         unrecorded: counted(Counter::Unrecorded),
-    })
+        reset: counted(Counter::Reset),
+    }
 }
 
 fn add(sum: &mut BackendStats, one: &BackendStats) {
@@ -187,5 +192,13 @@ const fn health_word(health: Health) -> &'static str {
         Health::Unknown => "unknown",
         Health::Up => "up",
         Health::Down => "down",
+    }
+}
+
+#[cfg(test)]
+impl Member {
+    /// One that is up, of the first service.
+    pub(in crate::agent) fn sample(line: api::Backend) -> Self {
+        Self { id: 1, service: 0, stats: BackendStats::ZERO, up: true, line }
     }
 }

@@ -21,6 +21,7 @@ use super::{
     Failover, Order,
     addresses::{Kept, Serving},
     frame::{Codec, FrameError, MOST_BYTES},
+    history::{History, role},
     socket::Way,
     sync::Sync,
     term::Terms,
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     api,
     core::{
-        ha::{GroupBeat, Pair, Refusal, Stamp, Stance, View},
+        ha::{Cause, Pair, Refusal, Stamp, Stance, View},
         model::ha::Ha,
     },
     dataplane::leases::Leases,
@@ -58,6 +59,8 @@ pub(super) struct Driver {
     pub(super) heard: Vec<Option<Duration>>,
     /// Frames without effect, by reason, and when that was told last.
     pub(super) refused: BTreeMap<&'static str, (u64, Option<Duration>)>,
+    /// What became of the groups.
+    pub(super) history: History,
     /// While there is no clock to give leases by: when that was told last.
     pub(super) stopped: Option<Duration>,
     /// Name of the latest peer.
@@ -210,7 +213,7 @@ impl Driver {
     }
 
     /// Has the addresses follow, and says what changed.
-    fn publish(&self, before: &[View]) {
+    fn publish(&mut self, before: &[View]) {
         let serving = |view: View| Serving { active: view.lease.is_some(), since: view.since };
         let serving: Vec<_> = self.pair.groups().map(serving).collect();
         self.serving.send_if_modified(|old| {
@@ -224,12 +227,16 @@ impl Driver {
             *old = summary;
             changed
         });
-        for ((group, old), new) in self.ha.groups.iter().zip(before).zip(self.pair.groups()) {
-            let (group, term) = (&group.name, new.term);
-            match (old.lease.is_some(), new.lease.is_some()) {
-                (false, true) => tracing::warn!(group, term, "this node serves"),
-                (true, false) => tracing::warn!(group, term, "this node serves no more"),
-                _ => {}
+        let now = self.now();
+        for (index, (old, new)) in before.iter().zip(self.pair.groups()).enumerate() {
+            if old.lease.is_some() == new.lease.is_some() {
+                continue;
+            }
+            let (group, term) = (&self.ha.groups[index].name, new.term);
+            let cause = self.history.add(index, new, now).map(Cause::word);
+            match new.lease {
+                Some(_) => tracing::warn!(group, term, cause, "this node serves"),
+                None => tracing::warn!(group, term, cause, "this node serves no more"),
             }
         }
     }
@@ -333,9 +340,12 @@ impl Driver {
             groups: groups
                 .map(|(index, (group, view))| api::HaGroup {
                     name: group.name.clone(),
-                    role: if view.lease.is_some() { "active" } else { "standby" }.to_owned(),
+                    role: role(view.lease.is_some()).to_owned(),
                     term: view.term,
-                    peer_role: self.pair.said_of(index, now).map(role).map(str::to_owned),
+                    peer_role: self
+                        .pair
+                        .said_of(index, now)
+                        .map(|said| role(said.stance == Stance::Active).to_owned()),
                     lease_ms: view.lease.map(|end| end.saturating_sub(now).as_millis() as u64),
                     trouble: kept[index]
                         .trouble
@@ -350,14 +360,9 @@ impl Driver {
                 .collect(),
             sync: api::HaSync::default(),
             config: api::HaConfig::default(),
+            transitions: self.history.latest(&self.ha.groups, now),
+            transition_counts: self.history.counts(&self.ha.groups),
         }
-    }
-}
-
-fn role(said: &GroupBeat) -> &'static str {
-    match said.stance {
-        Stance::Active => "active",
-        Stance::Standby | Stance::Claiming | Stance::Resigned => "standby",
     }
 }
 

@@ -109,12 +109,13 @@ pub(super) struct Exchange {
 }
 
 /// The exchange of flows with the peer, which ends with its thread.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Sync {
     outward: watch::Receiver<Outward>,
     inward: watch::Receiver<Inward>,
     flushes: mpsc::Sender<oneshot::Sender<()>>,
     resyncs: watch::Sender<u64>,
+    changes: Arc<Changes>,
 }
 
 impl Exchange {
@@ -159,6 +160,7 @@ impl Exchange {
     ) -> (Sync, Thread) {
         let Self { paths, node, seed, key, listeners, thread } = self;
         let Flows { changes, names } = flows;
+        let marked = Arc::clone(&changes);
         let common = Common { paths, node, seed, key, changes, names, serving };
         let (out, outward) = watch::channel(Outward::default());
         let (hear, inward) = watch::channel(Inward::default());
@@ -180,7 +182,7 @@ impl Exchange {
         let receiver = Receiver { common, inward: hear, resyncs: orders, answering };
         thread.handle().spawn(sender.run());
         thread.handle().spawn(receiver.run(listeners));
-        (Sync { outward, inward, flushes, resyncs }, thread)
+        (Sync { outward, inward, flushes, resyncs, changes: marked }, thread)
     }
 }
 
@@ -208,6 +210,11 @@ impl Sync {
     /// Has both nodes tell each other everything again.
     pub(super) fn resync(&self) {
         self.resyncs.send_modify(|number| *number += 1);
+    }
+
+    /// Buckets whose changes the peer has still to be told.
+    pub(super) fn queue(&self) -> usize {
+        self.changes.marks.waiting()
     }
 
     /// What is known of both directions.

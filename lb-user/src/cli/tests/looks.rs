@@ -15,7 +15,7 @@ fn stats(packets: u64) -> String {
         r#""packets":{packets},"bytes":2048,"reply_packets":0,"reply_bytes":0,"new_flows":1"#
     );
     format!(
-        r#"{{"services":[{{"service":"web",{traffic}}}],"backends":[{{"service":"web","backend":"web-1",{traffic}}}],"drops":{{"denied":2,"ttl":0}},"passed":7,"unrecorded":0}}"#
+        r#"{{"services":[{{"service":"web",{traffic}}}],"backends":[{{"service":"web","backend":"web-1",{traffic}}}],"drops":{{"denied":2,"ttl":0}},"passed":7,"unrecorded":0,"reset":3}}"#
     )
 }
 
@@ -124,10 +124,13 @@ fn a_peer_is_there_or_gone_or_was_never_heard() {
             r#"{"connected":false,"complete":false,"records":0,"lag_ms":null,"trouble":null}"#;
         let zeros = r#""records":0,"entered":0,"repaired":0,"unknown":0,"no_room":0"#;
         let heard = format!(r#"{{"connected":false,"complete":false,{zeros}}}"#);
+        let transition =
+            r#"{"group":"blue","to":"active","cause":"silence","term":7,"ago_ms":61999}"#;
         let answer = format!(
-            r#"{{"pair":"edge","peer":{peer},"paths":[{paths}],"groups":[],"refused":{{}},"sync":{{"told":{told},"heard":{heard}}}}}"#
+            r#"{{"pair":"edge","peer":{peer},"paths":[{paths}],"groups":[],"refused":{{}},"sync":{{"told":{told},"heard":{heard}}},"transitions":[{transition}],"transition_counts":[]}}"#
         );
         let (out, ..) = shown(&answer, "ha status");
+        assert!(out.ends_with("1m 1s ago: group blue to active, silence, term 7\n"), "{out}");
         out.lines().nth(1).expect("a line").to_owned()
     };
     let there = r#"{"node":"lb-b","heard_ms":20}"#;
@@ -222,6 +225,7 @@ COUNTER           PACKETS
 dropped: denied         2
 passed                  7
 unrecorded flows        0
+reset flows             3
 "
     );
     assert_eq!(request, asked("GET /v1/stats"));

@@ -102,7 +102,7 @@ fn a_full_disk_is_a_failure_and_a_reader_who_left_is_none() {
 
 #[test]
 fn a_watcher_who_left_ends_the_watch() {
-    let answer = r#"{"services":[],"backends":[],"drops":{},"passed":0,"unrecorded":0}"#;
+    let answer = r#"{"services":[],"backends":[],"drops":{},"passed":0,"unrecorded":0,"reset":0}"#;
     let peer = Peer::new(&[(200, answer)]);
     let (reader, mut left) = io::pipe().unwrap();
     drop(reader);

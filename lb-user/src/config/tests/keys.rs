@@ -1,6 +1,6 @@
 //! Keys of operation: what they mean in the model.
 
-use std::{path::Path, time::Duration};
+use std::{net::Ipv6Addr, path::Path, time::Duration};
 
 use super::{model, node, service};
 use crate::core::model::{Affinity, Model, OnDown, OnEmpty, Policy};
@@ -21,12 +21,13 @@ fn groups(lines: &str) -> String {
 fn keys_of_operation_are_read() {
     let Model { node, admin, .. } = model(&node(
         "zone = \"az-1\"\nstate_dir = \"/srv/lb\"\n[admin]\nsocket = \"/run/other.sock\"\n\
-         group = \"operators\"",
+         group = \"operators\"\nhttp = \"[::1]:9464\"",
     ));
     assert_eq!(node.zone.as_deref(), Some("az-1"));
     assert_eq!(node.state_dir, Path::new("/srv/lb"));
     assert_eq!(admin.socket, Path::new("/run/other.sock"));
     assert_eq!(admin.group.as_deref(), Some("operators"));
+    assert_eq!(admin.http, Some((Ipv6Addr::LOCALHOST, 9464).into()));
 
     let service = &model(&service(
         "policy = \"least-flows\"\naffinity = \"client\"\nslow_start = \"30s\"

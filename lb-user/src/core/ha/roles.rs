@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    FAR, Group, LONE_LEASE, MARGIN_QUARTERS, Pair, Peer, STRANGER, Settings, Stance, TAKEOVER,
+    Cause, FAR, Group, LONE_LEASE, MARGIN_QUARTERS, Pair, Peer, STRANGER, Settings, Stance,
+    TAKEOVER,
 };
 
 impl Pair {
@@ -71,7 +72,7 @@ impl Pair {
         let group = self.groups[index];
         let lease = self.lease(now);
         if group.lease.is_some_and(|end| end <= now) {
-            return self.stop(index);
+            return self.stop(index, Cause::LeaseEnded);
         }
         let theirs = self.heard(now).and_then(|peer| Some((peer, peer.group(group.settings.id)?)));
         if let Some((peer, theirs)) = theirs {
@@ -79,9 +80,10 @@ impl Pair {
                 return self.weigh_contested(index, now);
             }
             let claims = theirs.stance == Stance::Claiming && !self.outranks(&group, peer);
-            let is_abler = theirs.stance == Stance::Standby && theirs.fit && !group.fit;
-            if claims || is_abler {
-                return self.leave_to_peer(index, now);
+            let is_abler = theirs.fit && !group.fit;
+            if claims || (theirs.stance == Stance::Standby && is_abler) {
+                let cause = if is_abler { Cause::Interface } else { Cause::Preempted };
+                return self.leave_to_peer(index, cause, now);
             }
             if group.contested.is_some() {
                 self.groups[index].contested = None;
@@ -89,7 +91,7 @@ impl Pair {
             }
         }
         if lease <= now {
-            self.stop(index);
+            self.stop(index, Cause::LeaseEnded);
         } else {
             self.groups[index].lease = Some(lease);
         }
@@ -104,7 +106,7 @@ impl Pair {
         // A peer that does not hear us will not stop, whatever its term is.
         let in_vain = !peer.knows_us && now >= since + self.beats(TAKEOVER);
         if in_vain || (term, true) > (group.term, self.outranks(&group, peer)) {
-            return self.stop(index);
+            return self.stop(index, Cause::PeerWon);
         }
         // It is the one to stop, and does not wait for us.
         let short = now + self.beats(TAKEOVER) - self.beats(MARGIN_QUARTERS) / 4;
@@ -119,33 +121,35 @@ impl Pair {
             self.groups[index].resigned = None;
         }
         let lease = self.lease(now);
-        let is_ours = match self.heard(now) {
-            _ if now >= self.takes_over_at() => true,
-            None => false,
+        let cause = match self.heard(now) {
+            _ if now >= self.takes_over_at() => Some(Cause::Silence),
+            None => None,
             // It does not take over by itself as long as our lease is going to
             // last, which is to be worth while.
-            Some(peer) if !peer.knows_us || lease <= now + self.beats(1) => false,
+            Some(peer) if !peer.knows_us || lease <= now + self.beats(1) => None,
             Some(peer) => match peer.group(group.settings.id) {
                 Some(theirs) if theirs.stance == Stance::Active => {
                     self.groups[index].resigned = None;
-                    false
+                    None
                 }
                 Some(theirs) if theirs.stance != Stance::Resigned => {
-                    group.resigned.is_none() && self.outranks(&group, peer)
+                    let is_ours = group.resigned.is_none() && self.outranks(&group, peer);
+                    is_ours.then_some(Cause::Unserved)
                 }
                 theirs => {
                     let is_fit = group.fit || theirs.is_none_or(|theirs| !theirs.fit);
-                    group.resigned.is_none() && is_fit
+                    let is_ours = group.resigned.is_none() && is_fit;
+                    is_ours.then_some(theirs.map_or(Cause::Unserved, |_| Cause::HandedOver))
                 }
             },
         };
-        if is_ours && lease > now {
+        if cause.is_some() && lease > now {
             self.learn_terms();
             let group = &mut self.groups[index];
             group.term = group.term.saturating_add(1);
             group.lease = Some(lease);
             (group.resigned, group.yielded) = (None, false);
-            group.since = now;
+            (group.since, group.cause) = (now, cause);
             self.news = true;
         }
     }

@@ -72,7 +72,7 @@ pub(crate) fn model(services: Vec<Service>) -> Model {
             state_dir: "/var/lib/lb".into(),
             zone: None,
         },
-        admin: Admin { socket: "/run/lb/lb.sock".into(), group: None },
+        admin: Admin { socket: "/run/lb/lb.sock".into(), group: None, http: None },
         ha: None,
         firewall: Firewall::default(),
         services,

@@ -134,6 +134,9 @@ impl State {
         if model.admin.group != self.model.admin.group {
             return Err(Error::Started("admin.group"));
         }
+        if model.admin.http != self.model.admin.http {
+            return Err(Error::Started("admin.http"));
+        }
         if node.state_dir != old.state_dir {
             return Err(Error::Started("node.state_dir"));
         }

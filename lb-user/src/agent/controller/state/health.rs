@@ -140,6 +140,7 @@ impl State {
     pub(in super::super) fn observe(&mut self, event: Event) {
         let now = self.now();
         let Event { key, observation } = event;
+        self.tally.probes.entry(key.service).or_default().add(&observation.outcome);
         let health = |state: &Self| state.fleet.backend(&key).map(|a| a.tracker.health());
         let before = health(self);
         self.fleet.observe(&key, observation, now);

@@ -52,8 +52,11 @@ impl State {
         if known && self.data_plane.serves(&interface, self.model.node.xdp_mode) {
             return Ok(false);
         }
-        self.attach_again(interface).await?;
-        Ok(true)
+        let attached = self.attach_again(interface).await;
+        if attached.is_err() {
+            self.modes.remove(name);
+        }
+        attached.map(|()| true)
     }
 
     async fn attach_again(&mut self, interface: Interface) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Whom to probe, and for which address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::probe;
 
@@ -26,6 +26,8 @@ impl State {
             BTreeMap::new()
         };
         let probed = self.model.services.iter().filter(|s| s.health.probe != Probe::None);
+        let counted: BTreeSet<_> = probed.clone().map(ServiceIdentity::of).collect();
+        self.tally.probes.retain(|service, _| counted.contains(service));
         let targets = probed.flat_map(|service| {
             let id = ids.get(&ServiceIdentity::of(service));
             let mark = id.filter(|_| service.is_probed_for_vip()).map_or(0, |&id| probe::mark(id));

@@ -94,7 +94,7 @@ pub struct Sharing {
 }
 
 /// By which others see how that goes.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Shared {
     ours: watch::Receiver<Option<Arc<Ours>>>,
     link: watch::Receiver<Link>,
