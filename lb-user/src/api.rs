@@ -40,8 +40,8 @@ use std::net::IpAddr;
 
 pub use explain::{Explanation, Question, Step};
 pub use ha::{
-    FailedOver, FailoverOrder, HaGroup, HaHeard, HaPath, HaPeer, HaStatus, HaSummary, HaSync,
-    HaTold,
+    FailedOver, FailoverOrder, HaGroup, HaHeard, HaKey, HaPath, HaPeer, HaStatus, HaStranger,
+    HaSummary, HaSync, HaTold,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

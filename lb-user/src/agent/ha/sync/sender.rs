@@ -13,7 +13,7 @@ use tokio::{
 use self::session::Session;
 pub(super) use self::session::State;
 use super::{
-    Common, Outward, PATIENCE,
+    Common, Outward, PATIENCE, PURPOSE,
     channel::{self, Error, Incoming},
     message::Message,
 };
@@ -75,7 +75,8 @@ impl Sender {
 
     async fn greet(&self, path: Path) -> Result<(Session, Incoming), Error> {
         let stream = connect(path.listen, path.peer).await?;
-        let (mut say, mut hear) = channel::open(stream, &self.common.key, true).await?;
+        let key = self.common.voice.borrow().secret(PURPOSE);
+        let (mut say, mut hear) = channel::call(stream, &key).await?;
         let Common { node, seed, .. } = &self.common;
         say.say(&Message::Hello { seed: *seed, node: node.clone() }).await?;
         match hear.hear().await? {
