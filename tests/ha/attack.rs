@@ -21,7 +21,7 @@ const REPLAY: &str = "
 import random
 from scapy.all import IP, UDP, Raw, conf, sniff
 wanted = lambda frame: UDP in frame and frame[UDP].dport == 4790
-heard = sniff(iface='br0', lfilter=wanted, count=40, timeout=10)
+heard = sniff(iface='br0', lfilter=wanted, count=40, timeout=30)
 assert len(heard) == 40, heard
 out = conf.L2socket(iface='br0')
 def damaged(said):
@@ -52,6 +52,9 @@ const NOISE: usize = 20_000;
 const LONG: Duration = Duration::from_mins(1);
 const BURST: usize = 10;
 const PAUSE: Duration = Duration::from_millis(10);
+/// Time between heartbeats: an attack is under way for long, and a busy machine may
+/// stand still for a moment, which is none of its effects.
+const HEARTBEAT: Duration = Duration::from_millis(250);
 /// Callers that hang on at the same time.
 const CALLERS: usize = 200;
 /// Memory that an agent may take beside what it had, in bytes: buffers of its own.
@@ -66,7 +69,11 @@ fn refused(pair: &Pair, node: usize) -> Result<u64> {
 
 /// Lets an attack happen: but for a counter it has no effect.
 fn withstand(attack: impl Fn(&Pair) -> Result<()>, at_least: u64) -> Result<()> {
-    let pair = Pair::new(2)?;
+    let pair = Pair::with(2, |config| {
+        if let Some(ha) = &mut config.ha {
+            ha.heartbeat = HEARTBEAT;
+        }
+    })?;
     pair.settles("all", 0);
     let mut flows = pair.open()?;
     let terms =
