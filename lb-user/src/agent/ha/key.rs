@@ -1,8 +1,8 @@
-//! The pair's keys: 32 random bytes each, that both nodes have in a [`file`].
+//! The pair's keys: 32 random bytes each, that both nodes have in a [`mod@file`].
 //! Who can read it can speak for a node.
 //!
 //! There is one, or two while the pair changes from one to the next, see
-//! [`super::voice`]. A key itself is used for nothing but to derive others, one for
+//! `voice.rs`. A key itself is used for nothing but to derive others, one for
 //! each use and pair.
 
 pub mod file;
