@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attack;
+mod clocks;
 mod crash;
 mod cut;
 mod disk;
@@ -9,17 +10,20 @@ mod flows;
 mod freeze;
 mod handover;
 mod key;
+mod loss;
 mod metrics;
 mod path;
 mod replica;
 mod topology;
+mod version;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use lb_tests::harness::{
     Agent, Backend, Config, DSR_V4, DSR_V6, Flows, Mode, NAT_V4, NAT_V6, OTHER_NAT_V4,
     OTHER_NAT_V6, PairLab, Prober, Protocol, Result, Service, Survey, eventually, source_addresses,
 };
+use serde_json::Value;
 
 /// A VIP of each mode and family.
 const VIPS: [(IpAddr, Mode); 4] =
@@ -67,7 +71,11 @@ impl Pair {
 
     /// The same with other configurations.
     fn with(backends: usize, change: impl Fn(&mut Config)) -> Result<Self> {
-        let lab = PairLab::new(backends)?;
+        Self::inside(PairLab::new(backends)?, change)
+    }
+
+    /// The same in a lab.
+    fn inside(lab: PairLab, change: impl Fn(&mut Config)) -> Result<Self> {
         lab.make_key()?;
         let configs = [0, 1].map(|node| {
             let mut config = lab.config(node, services(&lab.backends));
@@ -110,6 +118,19 @@ impl Pair {
     fn serves(&self, group: &str, active: usize) {
         let serves = || self.is(active, group, "active");
         assert!(eventually(PATIENCE, serves), "{group} not at {active}: {}", self.words());
+    }
+
+    /// The term of a group, as a node knows it.
+    fn term(&self, node: usize, group: &str) -> Result<u64> {
+        let terms = self.lab.nodes[node].groups_by("term")?;
+        Ok(terms.get(group).and_then(Value::as_u64).unwrap_or_default())
+    }
+
+    /// Frames that a node has refused, by reason.
+    fn refused(&self, node: usize) -> Result<BTreeMap<String, u64>> {
+        let status = self.lab.nodes[node].json(&["ha", "status"])?;
+        let reasons = status["refused"].as_object().into_iter().flatten();
+        Ok(reasons.filter_map(|(why, count)| Some((why.clone(), count.as_u64()?))).collect())
     }
 
     /// Everything that the nodes say.

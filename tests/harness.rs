@@ -29,6 +29,7 @@ mod pass;
 mod pins;
 mod probe;
 mod process;
+mod usage;
 mod wait;
 
 pub use agent::{Agent, lb_binary};
@@ -57,4 +58,5 @@ pub use pass::{TcPass, XdpPass};
 pub use pins::{Pins, Traffic};
 pub use probe::{Prober, Probes};
 pub use process::Process;
+pub use usage::{private_memory, processor_time};
 pub use wait::eventually;

@@ -42,8 +42,8 @@ use std::net::IpAddr;
 
 pub use explain::{Explanation, Question, Step};
 pub use ha::{
-    FailedOver, FailoverOrder, HaConfig, HaConflict, HaGroup, HaHeard, HaPath, HaPeer, HaStatus,
-    HaSummary, HaSync, HaTold, HaTransition, HaTransitions,
+    FailedOver, FailoverOrder, HaConfig, HaConflict, HaGroup, HaHeard, HaKey, HaPath, HaPeer,
+    HaStatus, HaStranger, HaSummary, HaSync, HaTold, HaTransition, HaTransitions,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

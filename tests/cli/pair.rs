@@ -154,6 +154,42 @@ fn what_a_pair_goes_by_does_not_change_while_the_agent_runs() -> Result<()> {
 }
 
 #[test]
+fn keys_that_are_wrong_refuse_a_reload_whole() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let config = pair(&lab)?;
+    let _agent = lab.start_agent(&config)?;
+    let file = lab.path("pair.key");
+    let key = fs::read_to_string(&file).unwrap();
+    let newest = || lab.json(&["ha", "status"]).map(|status| status["key"]["newest"].clone());
+    let before = newest()?;
+    let mut other = config.clone();
+    other.services[0].remove("b2");
+    lab.write(&other)?;
+    let another = key.replace(key.chars().next().unwrap(), "g");
+    let displaced = format!("{key}place {}", "7".repeat(64));
+    for (text, mode, says) in [
+        (another.as_str(), 0o600, "pair.key` holds no key"),
+        (&displaced, 0o600, "pair.key` places flows otherwise than the keys in use"),
+        (&key, 0o644, "pair.key` has mode 0644"),
+    ] {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = lab.refused(64, &["reload"])?;
+        assert_says(&refused, &[says, "nothing was changed", "\nhint: "]);
+        assert_eq!((names(&lab)?, newest()?), (vec!["b1".into(), "b2".into()], before.clone()));
+    }
+    fs::write(&file, &key).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    lab.done(&["reload"])?;
+    assert_eq!(names(&lab)?, ["b1"]);
+    // Keys are read also if nothing else has changed.
+    run(lab.lb().args(["ha", "keygen", "--rotate"]).arg(&file), PATIENCE)?;
+    lab.done(&["reload"])?;
+    assert_ne!(newest()?, before);
+    Ok(())
+}
+
+#[test]
 fn a_single_balancer_becomes_none_of_a_pair_while_the_agent_runs() -> Result<()> {
     let lab = Lab::new(1)?;
     let pair = pair(&lab)?;

@@ -3,8 +3,10 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Command,
+    time::Duration,
 };
 
 use super::{Agent, Config, Error, Mac, Netns, Pins, Result};
@@ -81,6 +83,25 @@ impl Node {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Has all of `lb` that starts inside from now on count its clocks from another
+    /// moment: they are ahead of everybody else's (time_namespaces(7)).
+    ///
+    /// # Errors
+    /// Its directory cannot be written to.
+    pub fn shift_clocks(&mut self, ahead: Duration) -> Result<()> {
+        let (script, seconds) = (self.path("lb"), ahead.as_secs());
+        let text = format!(
+            "#!/bin/sh\nexec unshare --time --monotonic {seconds} --boottime {seconds} -- \
+             '{}' \"$@\"\n",
+            self.binary.display()
+        );
+        let allow = |()| fs::set_permissions(&script, fs::Permissions::from_mode(0o700));
+        let written = fs::write(&script, text).and_then(allow);
+        written.map_err(Error::io(format!("write `{}`", script.display())))?;
+        self.binary = script;
+        Ok(())
     }
 
     /// Writes its configuration and starts the agent with it.

@@ -218,7 +218,24 @@ impl PairLab {
         )
     }
 
-    /// Ends every [`Self::cut`].
+    /// Loses so many of a hundred IPv4 packets between the nodes, in both directions of
+    /// both networks, each by chance.
+    ///
+    /// # Errors
+    /// nft fails.
+    pub fn lose(&self, percent: u8) -> Result<()> {
+        let [a, b] = [0, 1].map(|node| self.nodes[node].name);
+        for (from, to) in [(a, b), (b, a)] {
+            let way = format!("iifname {from} oifname {to} ether type ip");
+            let rule = format!("{way} numgen random mod 100 < {percent} drop");
+            for switch in [&self.front, &self.back] {
+                nft(switch, &format!("add rule bridge cut forward {rule}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every [`Self::cut`] and [`Self::lose`].
     ///
     /// # Errors
     /// nft fails.

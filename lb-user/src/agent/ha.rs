@@ -10,11 +10,13 @@ pub mod key;
 mod socket;
 mod sync;
 mod term;
+mod voice;
 
 use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,11 +40,11 @@ pub use self::sync::{
 use self::{
     addresses::{Keeper, Kept, Serving},
     driver::Driver,
-    frame::Codec,
-    key::{Key, KeyError},
+    key::{Keys, file::KeyError},
     socket::Way,
     sync::{Exchange, Sync},
     term::{TermError, Terms},
+    voice::Voice,
 };
 use super::thread::Thread;
 use crate::{
@@ -163,7 +165,7 @@ enum Order {
 pub struct Candidate {
     ha: Ha,
     settings: Settings,
-    codec: Codec,
+    voice: watch::Sender<Voice>,
     terms: Terms,
     /// Latest term that was used.
     used: u64,
@@ -173,7 +175,6 @@ pub struct Candidate {
     /// What moments are counted from.
     started: Instant,
     thread: Thread,
-    place_seed: [u64; 2],
     exchange: Exchange,
 }
 
@@ -185,6 +186,8 @@ pub struct Member {
     kept: watch::Receiver<Vec<Kept>>,
     sync: Sync,
     shared: Option<Shared>,
+    key_file: PathBuf,
+    voice: watch::Sender<Voice>,
     /// Of heartbeats, and of flows.
     _threads: [Thread; 2],
 }
@@ -204,14 +207,13 @@ impl Candidate {
     /// # Errors
     /// See [`Error`].
     pub async fn new(node: &Node, ha: &Ha) -> Result<Self, Error> {
-        let key = Key::read(&ha.key_file)?;
-        let codec = Codec::new(&key, &ha.pair);
+        let voice = Voice::new(Keys::read(&ha.key_file)?, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
         let prefers = |group: &Group| group.prefer.as_ref() == Some(&node.name);
-        let seed = node.hash_seed.unwrap_or_default();
+        let seeds = [node.hash_seed.unwrap_or_default(), voice.place_seed()];
         let groups = ha.groups.iter().map(|group| GroupSettings {
             id: fingerprint([group.name.as_bytes()]),
-            digest: digest(group, seed),
+            digest: digest(group, seeds),
             preferred: prefers(group),
         });
         let settings = Settings {
@@ -235,12 +237,11 @@ impl Candidate {
         });
         let opened = opened.await.map_err(|error| Error::Thread(io::Error::other(error)))?;
         let ((ways, keeper), boot, ha) = (opened?, boot()?, ha.clone());
-        let place_seed = key.place_seed(&ha.pair);
-        let exchange = Exchange::open(node, &ha, &key).await?;
+        let exchange = Exchange::open(node, &ha).await?;
         Ok(Self {
             ha,
             settings,
-            codec,
+            voice: watch::Sender::new(voice),
             terms,
             used,
             boot,
@@ -248,15 +249,14 @@ impl Candidate {
             keeper,
             started,
             thread,
-            place_seed,
             exchange,
         })
     }
 
-    /// See [`Key::place_seed`].
+    /// See [`Keys::place_seed`].
     #[must_use]
     pub fn place_seed(&self) -> [u64; 2] {
-        self.place_seed
+        self.voice.borrow().place_seed()
     }
 
     /// Begins to be a node of the pair. The data plane must be ready to serve. The
@@ -268,7 +268,7 @@ impl Candidate {
         flows: Flows,
         leases: Arc<Leases>,
     ) -> (Member, JoinHandle<()>, Option<Sharing>) {
-        let Self { ha, settings, codec, terms, used, boot, .. } = self;
+        let Self { ha, settings, voice, terms, used, boot, .. } = self;
         let Self { ways, keeper, started, thread, exchange, .. } = self;
         let node = settings.node.clone();
         let pair = Pair::new(settings, boot, used, started.elapsed());
@@ -286,16 +286,18 @@ impl Candidate {
             Some((sharing, shared, ends)) => (Some(sharing), Some(shared), Some(ends)),
             None => (None, None, None),
         };
-        let (sync, flow_thread) = exchange.begin(flows, follows.clone(), ends);
+        let spoken = voice.subscribe();
+        let (sync, flow_thread) = exchange.begin(flows, follows.clone(), spoken, ends);
         let kept = keeper.kept();
         thread.handle().spawn(keeper.run(follows));
+        let key_file = ha.key_file.clone();
         let driver = Driver {
             heard: vec![None; ha.paths.len()],
             differing: vec![false; ha.groups.len()],
             node,
             ha,
             pair,
-            codec,
+            voice: voice.clone(),
             ways,
             leases,
             terms,
@@ -307,11 +309,13 @@ impl Candidate {
             refused: Default::default(),
             history: Default::default(),
             stopped: None,
+            stranger: None,
             peer: None,
         };
         let driving = thread.handle().spawn(driver.run(queue));
         let _threads = [thread, flow_thread];
-        (Member { orders, summary, kept, sync, shared, _threads }, driving, sharing)
+        let member = Member { orders, summary, kept, sync, shared, key_file, voice, _threads };
+        (member, driving, sharing)
     }
 }
 
@@ -333,6 +337,26 @@ impl Member {
     #[must_use]
     pub fn summary(&self) -> api::HaSummary {
         self.summary.borrow().clone()
+    }
+
+    /// Reads the keys again.
+    ///
+    /// # Errors
+    /// This node could not go on with them: the ones in use are better.
+    pub fn read_keys(&self) -> Result<Keys, KeyError> {
+        let keys = Keys::read(&self.key_file)?;
+        self.voice.borrow().allow(&keys, &self.key_file)?;
+        Ok(keys)
+    }
+
+    /// Goes on with other keys. Connections that one was used for which is gone are
+    /// made again.
+    pub fn take_keys(&self, keys: Keys) {
+        let mut retired = false;
+        self.voice.send_modify(|voice| retired = voice.renew(keys));
+        if retired {
+            self.sync.resync();
+        }
     }
 
     /// Hands everything over, and waits a moment until the peer serves and the
@@ -452,12 +476,12 @@ fn fingerprint<'b>(parts: impl IntoIterator<Item = &'b [u8]>) -> u64 {
 }
 
 /// See [`GroupBeat::digest`](crate::core::ha::GroupBeat).
-fn digest(group: &Group, seed: [u64; 2]) -> u64 {
+fn digest(group: &Group, seeds: [[u64; 2]; 2]) -> u64 {
     let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address));
     let addresses: BTreeSet<_> = addresses.collect();
-    let seed = seed.map(u64::to_be_bytes);
+    let seeds = seeds.map(|seed| seed.map(u64::to_be_bytes));
     let parts = addresses.iter().map(AsRef::as_ref);
-    fingerprint(parts.chain([seed.as_flattened()]))
+    fingerprint(parts.chain([seeds.as_flattened().as_flattened()]))
 }
 
 /// A number for this run.

@@ -24,8 +24,12 @@ pub struct HaSummary {
 pub struct HaStatus {
     /// Name of the pair.
     pub pair: String,
+    /// The key.
+    pub key: HaKey,
     /// The peer, once it was heard.
     pub peer: Option<HaPeer>,
+    /// What is there instead of it.
+    pub stranger: Option<HaStranger>,
     /// The ways to it, the service path first.
     pub paths: Vec<HaPath>,
     /// The groups.
@@ -162,6 +166,29 @@ pub struct HaHeard {
 pub struct HaPeer {
     /// Its name.
     pub node: String,
+    /// Milliseconds since it was heard.
+    pub heard_ms: u64,
+}
+
+/// The key that the nodes know each other by. Keys are named by fingerprints, 16
+/// hexadecimal digits from which nothing of them can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaKey {
+    /// That which this node speaks with: the newest that the peer has as well.
+    pub spoken: String,
+    /// The newest of this node.
+    pub newest: String,
+    /// The newest of the peer; `null` while it is not there.
+    pub peer_newest: Option<String>,
+}
+
+/// A node of the pair that speaks another version of heartbeats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaStranger {
+    /// Its version.
+    pub version: u8,
+    /// Version of this node.
+    pub expected: u8,
     /// Milliseconds since it was heard.
     pub heard_ms: u64,
 }

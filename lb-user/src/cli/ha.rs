@@ -1,6 +1,6 @@
 //! `lb ha`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -13,9 +13,13 @@ use super::{
     units::{duration, moment},
 };
 use crate::{
-    agent::ha::key::{self, KeyError},
+    agent::ha::key::{
+        Fingerprint,
+        file::{self as key_file, KeyError},
+    },
     api::{
-        FailedOver, FailoverOrder, HaConfig, HaConflict, HaHeard, HaStatus, HaSync, HaTransition,
+        FailedOver, FailoverOrder, HaConfig, HaConflict, HaHeard, HaKey, HaStatus, HaSync,
+        HaTransition,
     },
 };
 
@@ -27,7 +31,9 @@ Examples:
   lb ha failover blue                     the peer serves it from now on
   lb ha resync                            compare all flows with the peer's anew
   lb ha conflicts                         what was changed on both nodes at once
-  lb ha keygen /etc/lb/pair.key")]
+  lb ha keygen /etc/lb/pair.key
+  lb ha keygen --rotate /etc/lb/pair.key  then reload, copy it to the peer, reload there
+  lb ha keygen --retire /etc/lb/pair.key  the same once both nodes speak the newest")]
 pub(super) struct Command {
     #[command(subcommand)]
     order: Order,
@@ -62,7 +68,17 @@ enum Order {
     /// The key is 32 random bytes, as hexadecimal digits in one line. Make it on
     /// one node, copy it to the other, and name it in `ha.key_file`: who can read
     /// it can speak for a node. Needs no agent.
+    ///
+    /// To change over to another key, `--rotate` the file on one node, copy it to
+    /// the other, and `lb reload` on both, in any order. Once `lb ha status` says on
+    /// both that the newest key is spoken, do the same with `--retire`.
     Keygen {
+        /// Put a new key in front of the one in FILE
+        #[arg(long, requires = "file")]
+        rotate: bool,
+        /// Take the older of two keys out of FILE
+        #[arg(long, requires = "file", conflicts_with = "rotate")]
+        retire: bool,
         /// New file, for its owner only [default: standard output]
         file: Option<PathBuf>,
     },
@@ -97,15 +113,25 @@ impl Command {
             Order::Conflicts { clear: true } => {
                 lb.change(Request::delete(&["ha", "conflicts"]), "conflicts forgotten")
             }
-            Order::Keygen { file: None } => {
-                let key = key::generate()?;
+            Order::Keygen { file: None, .. } => {
+                let key = key_file::generate()?;
                 if lb.console.looks.json {
                     return lb.console.json(&json!({ "key": key.trim_end() }).to_string());
                 }
                 lb.console.write(key.as_bytes())
             }
-            Order::Keygen { file: Some(file) } => {
-                key::create(&file)?;
+            Order::Keygen { rotate: true, file: Some(file), .. } => {
+                let [newest, old] = key_file::rotate(&file)?;
+                let done = format!("key {newest} written, before {old}");
+                tell_of_keys(lb, &file, newest, &done)
+            }
+            Order::Keygen { retire: true, file: Some(file), .. } => {
+                let [newest, old] = key_file::retire(&file)?;
+                let done = format!("key {old} removed, {newest} stays");
+                tell_of_keys(lb, &file, newest, &done)
+            }
+            Order::Keygen { file: Some(file), .. } => {
+                key_file::create(&file)?;
                 if lb.console.looks.json {
                     return lb.console.json(&json!({ "key_file": file }).to_string());
                 }
@@ -113,6 +139,20 @@ impl Command {
             }
         }
     }
+}
+
+fn tell_of_keys(
+    lb: &mut Session<'_>,
+    file: &Path,
+    newest: Fingerprint,
+    done: &str,
+) -> Result<(), Failure> {
+    if lb.console.looks.json {
+        let answer = json!({ "key_file": file, "newest": newest.to_string() });
+        return lb.console.json(&answer.to_string());
+    }
+    lb.console.say(format_args!("{}: {done}", file.display()))?;
+    lb.console.say("copy it to the peer, and `lb reload` on both nodes")
 }
 
 fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
@@ -126,6 +166,14 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
             None => console.say("peer: not heard yet")?,
         },
     }
+    if let Some(other) = &status.stranger {
+        console.say(format_args!(
+            "peer: speaks version {} of heartbeats, this node version {}, heard {} ms ago: end \
+             the agent of the older version and upgrade it",
+            other.version, other.expected, other.heard_ms
+        ))?;
+    }
+    show_key(console, &status.key)?;
     for path in &status.paths {
         let heard = path.heard_ms.map(|ago| format!("heard {ago} ms ago"));
         let heard = heard.unwrap_or_else(|| "nothing heard".to_owned());
@@ -193,6 +241,16 @@ fn show_conflicts(console: &mut Console<'_>, conflicts: &[HaConflict]) -> Result
         console.say(format_args!("{at} {path}: {kept} stays, {dropped} of `{node}` gave way"))?;
     }
     Ok(())
+}
+
+fn show_key(console: &mut Console<'_>, key: &HaKey) -> Result<(), Failure> {
+    let HaKey { spoken, newest, peer_newest } = key;
+    let peer = match peer_newest {
+        None => "the peer is not there".to_owned(),
+        Some(theirs) if theirs == newest => "the newest, the peer's as well".to_owned(),
+        Some(theirs) => format!("the newest is {newest}, the peer's {theirs}"),
+    };
+    console.say(format_args!("key {spoken} is spoken: {peer}"))
 }
 
 fn show_sync(console: &mut Console<'_>, HaSync { told, heard }: &HaSync) -> Result<(), Failure> {

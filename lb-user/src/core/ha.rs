@@ -129,6 +129,8 @@ pub struct Pair {
     peer: Option<Peer>,
     /// Since when frames of unknown runs are counted, and how many came.
     echoes: (Duration, u32),
+    /// When a node was there that may serve, and that this one does not understand.
+    stranger: Duration,
     /// Runs of the peer that are over.
     over: VecDeque<u64>,
     groups: Vec<Group>,
@@ -203,6 +205,7 @@ impl Pair {
             awake: now,
             peer: None,
             echoes: (now, 0),
+            stranger: now,
             over: VecDeque::new(),
             groups,
             news: false,
@@ -364,6 +367,12 @@ impl Pair {
         self.weigh(now);
         self.learn_terms();
         Ok(!beat.answer)
+    }
+
+    /// A node of the pair is there that this one does not understand, and may
+    /// serve: as long as this one does not know its peer, it does not begin to.
+    pub fn make_way(&mut self, now: Duration) {
+        self.stranger = now;
     }
 
     /// Does what time brings.

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     agent::{
         admin::{Change, Peer, Refused},
+        ha::{self, key::file::KeyError},
         store::{Kept, StoreError, Withdrawn},
     },
     api,
@@ -135,9 +136,13 @@ impl State {
             kept.withdrawn =
                 differs.then(|| Withdrawn { text: text.clone(), instead: instead.clone() });
         }
+        let keys = self.ha.as_ref().map(ha::Member::read_keys).transpose()?;
         let lacks = local::lacks(&model).await;
         let (before, fleet) = (self.origin.clone(), self.fleet.clone());
         self.change_to(model, origin, kept, network).await?;
+        if let Some((pair, keys)) = self.ha.as_ref().zip(keys) {
+            pair.take_keys(keys);
+        }
         let mut done = self.done();
         done.notes = [notes, lacks].concat();
         if foreign && order.confirm_s.is_none() && !shared::shares(&self.model) {
@@ -350,6 +355,13 @@ impl From<EditError> for Refused {
             _ => StatusCode::CONFLICT,
         };
         Self::new(status, error.to_string()).hint_if(error.hint())
+    }
+}
+
+impl From<KeyError> for Refused {
+    fn from(error: KeyError) -> Self {
+        let refused = format!("{error}, nothing was changed");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, refused).hint_if(error.hint())
     }
 }
 

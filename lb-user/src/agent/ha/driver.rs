@@ -20,11 +20,13 @@ use tokio::{
 use super::{
     Failover, Order,
     addresses::{Kept, Serving},
-    frame::{Codec, FrameError, MOST_BYTES},
+    frame::{FrameError, MOST_BYTES_EVER, VERSION},
     history::{History, role},
+    key::Fingerprint,
     socket::Way,
     sync::Sync,
     term::Terms,
+    voice::Voice,
 };
 use crate::{
     api,
@@ -46,7 +48,7 @@ pub(super) struct Driver {
     pub(super) node: String,
     pub(super) ha: Ha,
     pub(super) pair: Pair,
-    pub(super) codec: Codec,
+    pub(super) voice: watch::Sender<Voice>,
     pub(super) ways: Vec<Way>,
     pub(super) leases: Arc<Leases>,
     pub(super) terms: Terms,
@@ -63,6 +65,8 @@ pub(super) struct Driver {
     pub(super) history: History,
     /// While there is no clock to give leases by: when that was told last.
     pub(super) stopped: Option<Duration>,
+    /// The node of another version that is there instead of the peer.
+    pub(super) stranger: Option<Stranger>,
     /// Name of the latest peer.
     pub(super) peer: Option<String>,
     /// Which groups the peer knows otherwise.
@@ -70,16 +74,27 @@ pub(super) struct Driver {
 }
 
 /// What is wrong with a group that the peer knows otherwise.
-const DIFFERS: &str = "the peer has no such group, other addresses in it, or another \
-                       `node.hash_seed`: it must be configured alike on both nodes";
+const DIFFERS: &str = "the peer has no such group, other addresses in it, another \
+                       `node.hash_seed`, or another line `place` in its key file: it must be \
+                       configured alike on both nodes";
 
 /// Frames of unknown runs that are nothing to be told.
 const USUAL: u64 = 16;
 
+/// A node of the pair that speaks another version.
+#[derive(Clone, Copy)]
+pub(super) struct Stranger {
+    version: u8,
+    heard: Duration,
+}
+
+/// A frame that is to be proven, and the key that it was made with.
+type Unproven = (Stamp, Fingerprint);
+
 /// What is to be answered, by path: what is heard, and what is to be proven.
 struct Answers {
     due: Vec<bool>,
-    echoes: Vec<(usize, Stamp)>,
+    echoes: Vec<(usize, Unproven)>,
 }
 
 impl Answers {
@@ -88,8 +103,8 @@ impl Answers {
     }
 
     /// Paths to answer by, with what is echoed.
-    fn all(self) -> impl Iterator<Item = (usize, Option<Stamp>)> {
-        let echoes = self.echoes.into_iter().map(|(path, stamp)| (path, Some(stamp)));
+    fn all(self) -> impl Iterator<Item = (usize, Option<Unproven>)> {
+        let echoes = self.echoes.into_iter().map(|(path, frame)| (path, Some(frame)));
         let due = self.due.into_iter().enumerate().filter(|(_, due)| *due);
         echoes.chain(due.map(|(path, _)| (path, None)))
     }
@@ -104,7 +119,7 @@ struct Arrived {
 impl Driver {
     /// Goes on until the orders end.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut buffer = [0; MOST_BYTES + 1];
+        let mut buffer = [0; MOST_BYTES_EVER + 1];
         loop {
             let wake = self.started + self.pair.next_wake(self.now());
             let before: Vec<_> = self.pair.groups().collect();
@@ -202,7 +217,10 @@ impl Driver {
 
     /// Takes note of a peer's name, by which groups may have been given out.
     fn meet_peer(&mut self, now: Duration) {
-        let Some(peer) = self.pair.peer(now).map(|peer| &peer.node) else { return };
+        let Some(peer) = self.pair.peer(now).map(|peer| &peer.node) else {
+            self.voice.send_if_modified(Voice::forget_peer);
+            return;
+        };
         if self.peer.as_ref() == Some(peer) {
             return;
         }
@@ -245,17 +263,25 @@ impl Driver {
     fn take(&mut self, arrived: &Arrived, buffer: &[u8], answers: &mut Answers) {
         let Arrived { path, length } = *arrived;
         let now = self.now();
-        let reason = match self.codec.decode(&buffer[..length]) {
-            Err(error) => word(error),
-            Ok(beat) => match self.pair.receive(&beat, now) {
+        let decoded = self.voice.borrow().decode(&buffer[..length]);
+        let reason = match decoded {
+            Err(error) => {
+                if let FrameError::Version { version, serves } = error {
+                    self.meet_stranger(version, serves, path);
+                }
+                word(error)
+            }
+            Ok(frame) => match self.pair.receive(&frame.beat, now) {
                 Ok(answer) => {
                     self.heard[path] = Some(now);
+                    self.stranger = None;
+                    self.voice.send_if_modified(|voice| voice.hear(&frame));
                     answers.due[path] |= answer;
                     return;
                 }
                 Err(refusal) => {
                     if let Refusal::Unproven(Some(stamp)) = refusal {
-                        answers.echoes.push((path, stamp));
+                        answers.echoes.push((path, (stamp, frame.key)));
                     }
                     refusal.word()
                 }
@@ -263,8 +289,9 @@ impl Driver {
         };
         let (count, told) = self.refused.entry(reason).or_default();
         *count += 1;
-        // The first frame of every run of the peer's is unproven.
-        let usual = reason == "unproven" && *count <= USUAL;
+        // The first frame of every run of the peer's is unproven; who speaks another
+        // version is told of when that begins.
+        let usual = reason == "version" || reason == "unproven" && *count <= USUAL;
         if !usual && told.is_none_or(|last| now >= last + TELLING) {
             *told = Some(now);
             let from = self.ha.paths[path].peer;
@@ -272,9 +299,32 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, path: usize, answer: bool, echo: Option<Stamp>) {
+    /// Hears a node of another version. Only the newer one is sure to know that the
+    /// other is not to be served beside: so it makes way always, and the older one if
+    /// the other serves.
+    fn meet_stranger(&mut self, version: u8, serves: bool, path: usize) {
+        let now = self.now();
+        if serves || version < VERSION {
+            self.pair.make_way(now);
+        }
+        let before = self.stranger.replace(Stranger { version, heard: now });
+        if before.is_none_or(|before| before.version != version) {
+            let from = self.ha.paths[path].peer;
+            tracing::error!(
+                %from,
+                version,
+                expected = VERSION,
+                "the peer speaks another version of heartbeats: end the agent of the older \
+                 version, which the other then takes over from, and upgrade it"
+            );
+        }
+    }
+
+    fn send(&mut self, path: usize, answer: bool, echo: Option<Unproven>) {
+        let (echo, key) = echo.unzip();
         let beat = self.pair.beat(answer, echo, self.now());
-        self.ways[path].send(&self.codec.encode(&beat));
+        let frame = self.voice.borrow().encode(&beat, key);
+        self.ways[path].send(&frame);
     }
 
     fn obey(&mut self, order: Order) {
@@ -326,8 +376,15 @@ impl Driver {
         let peer = self.pair.peer(now);
         let groups = self.ha.groups.iter().zip(self.pair.groups()).enumerate();
         let kept = self.kept.borrow();
+        let stranger = self.stranger.filter(|_| peer.is_none());
         api::HaStatus {
             pair: self.ha.pair.clone(),
+            key: self.voice.borrow().status(),
+            stranger: stranger.map(|Stranger { version, heard }| api::HaStranger {
+                version,
+                expected: VERSION,
+                heard_ms: ago(heard),
+            }),
             peer: peer
                 .map(|peer| api::HaPeer { node: peer.node.clone(), heard_ms: ago(peer.heard) }),
             paths: self
@@ -370,8 +427,8 @@ impl Driver {
 fn word(error: FrameError) -> &'static str {
     match error {
         FrameError::Foreign => "foreign",
-        FrameError::Version(_) => "version",
-        FrameError::Length(_) => "length",
+        FrameError::Version { .. } => "version",
+        FrameError::Length { .. } => "length",
         FrameError::Key => "key",
         FrameError::Malformed => "malformed",
     }

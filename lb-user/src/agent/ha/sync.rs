@@ -23,7 +23,7 @@ use self::{
     replica::{Answering, Calling, Ends},
     sender::{Sender, State},
 };
-use super::{Error, addresses::Serving, fingerprint, key::Key, socket};
+use super::{Error, addresses::Serving, fingerprint, socket, voice::Voice};
 use crate::{
     agent::thread::Thread,
     api,
@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const FLUSH: Duration = Duration::from_millis(200);
 /// Who may wait at the same time.
 const WAITING: usize = 4;
-/// What the connection's key is derived for.
+/// What a connection's key is derived for.
 const PURPOSE: &str = "flows";
 
 /// What both directions need.
@@ -53,7 +53,7 @@ struct Common {
     node: String,
     /// Fingerprint of `node.hash_seed`.
     seed: u64,
-    key: [u8; 32],
+    voice: watch::Receiver<Voice>,
     changes: Arc<Changes>,
     names: watch::Receiver<Arc<Names>>,
     serving: watch::Receiver<Vec<Serving>>,
@@ -103,7 +103,6 @@ pub(super) struct Exchange {
     paths: Vec<Path>,
     node: String,
     seed: u64,
-    key: [u8; 32],
     listeners: Vec<TcpListener>,
     thread: Thread,
 }
@@ -123,7 +122,7 @@ impl Exchange {
     ///
     /// # Errors
     /// One is in use, or there is no thread.
-    pub(super) async fn open(node: &Node, ha: &Ha, key: &Key) -> Result<Self, Error> {
+    pub(super) async fn open(node: &Node, ha: &Ha) -> Result<Self, Error> {
         let thread = Thread::start("flows").map_err(Error::Thread)?;
         let paths = ha.paths.clone();
         // Sockets belong to the runtime that they are opened in.
@@ -145,7 +144,6 @@ impl Exchange {
                 .unwrap_or_default()
                 .map(u64::to_be_bytes)
                 .as_flattened()]),
-            key: key.secret(PURPOSE, &ha.pair),
             listeners: opened?,
             thread,
         })
@@ -156,12 +154,13 @@ impl Exchange {
         self,
         flows: Flows,
         serving: watch::Receiver<Vec<Serving>>,
+        voice: watch::Receiver<Voice>,
         sharing: Option<Ends>,
     ) -> (Sync, Thread) {
-        let Self { paths, node, seed, key, listeners, thread } = self;
+        let Self { paths, node, seed, listeners, thread } = self;
         let Flows { changes, names } = flows;
         let marked = Arc::clone(&changes);
-        let common = Common { paths, node, seed, key, changes, names, serving };
+        let common = Common { paths, node, seed, voice, changes, names, serving };
         let (out, outward) = watch::channel(Outward::default());
         let (hear, inward) = watch::channel(Inward::default());
         let (flushes, waiting) = mpsc::channel(WAITING);

@@ -165,3 +165,28 @@ fn a_key_has_a_directory_to_be_in() {
     let hint = format!("hint: make its directory first: `mkdir -p {}`", parent.display());
     assert!(outcome.err.contains(&hint), "{}", outcome.err);
 }
+
+#[test]
+fn a_key_is_replaced_in_two_steps() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pair.key");
+    let name = file.to_str().unwrap();
+    let keygen = |words: &[&str]| lb("/nowhere".as_ref(), &[&["ha", "keygen"], words].concat());
+    keygen(&[name]);
+    let rotated = keygen(&["--rotate", name]);
+    let next = "copy it to the peer, and `lb reload` on both nodes\n";
+    assert!(rotated.status == 0 && rotated.out.ends_with(next), "{rotated:?}");
+    let two = fs::read_to_string(&file).unwrap();
+    assert_eq!(two.lines().count(), 3);
+
+    let again = keygen(&["--rotate", name]);
+    assert_eq!((again.status, again.out.as_str()), (1, ""));
+    assert!(again.err.contains("holds two keys already"), "{}", again.err);
+    assert!(again.err.contains("hint: `lb ha keygen --retire"), "{}", again.err);
+
+    let retired = keygen(&["--json", "--retire", name]);
+    let retired: serde_json::Value = serde_json::from_str(&retired.out).unwrap();
+    let newest = retired["newest"].as_str().unwrap();
+    assert!(rotated.out.contains(&format!("key {newest} written, before ")), "{}", rotated.out);
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().next(), two.lines().next());
+}

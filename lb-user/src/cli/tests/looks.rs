@@ -115,21 +115,42 @@ pair        active, peer lb-b
     assert_eq!((err.as_str(), request), ("", asked("GET /v1/status")));
 }
 
+/// What `lb ha status` shows of a pair with these fields.
+fn pair_shown(fields: &str) -> String {
+    let told = r#"{"connected":false,"complete":false,"records":0,"lag_ms":null,"trouble":null}"#;
+    let zeros = r#""records":0,"entered":0,"repaired":0,"unknown":0,"no_room":0"#;
+    let heard = format!(r#"{{"connected":false,"complete":false,{zeros}}}"#);
+    let sync = format!(r#"{{"told":{told},"heard":{heard}}}"#);
+    let transition = r#"{"group":"blue","to":"active","cause":"silence","term":7,"ago_ms":61999}"#;
+    let changes = format!(r#""transitions":[{transition}],"transition_counts":[]"#);
+    let rest = format!(r#""pair":"edge","groups":[],"refused":{{}},"sync":{sync},{changes}"#);
+    shown(&format!("{{{rest},{fields}}}"), "ha status").0
+}
+
+#[test]
+fn a_peer_of_another_version_and_the_key_that_is_spoken_are_shown() {
+    let lines = |peer_newest: &str| {
+        let key = format!(r#"{{"spoken":"0a","newest":"0b","peer_newest":{peer_newest}}}"#);
+        let stranger = r#"{"version":1,"expected":2,"heard_ms":40}"#;
+        let out = pair_shown(&format!(r#""paths":[],"stranger":{stranger},"key":{key}"#));
+        out.lines().skip(2).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let other = "peer: speaks version 1 of heartbeats, this node version 2, heard 40 ms ago: end \
+                 the agent of the older version and upgrade it";
+    assert_eq!(lines("null"), [other, "key 0a is spoken: the peer is not there"]);
+    let key = "key 0a is spoken: the newest is 0b, the peer's 0a";
+    assert_eq!(lines(r#""0a""#), [other, key]);
+    let key = "key 0a is spoken: the newest, the peer's as well";
+    assert_eq!(lines(r#""0b""#), [other, key]);
+}
+
 #[test]
 fn a_peer_is_there_or_gone_or_was_never_heard() {
     let shown_of = |peer: &str, heard: [&str; 2]| {
         let path = |at: &str, heard: &str| format!(r#"{{"peer":"{at}:4790","heard_ms":{heard}}}"#);
         let paths = [path("10.0.0.3", heard[0]), path("10.0.1.3", heard[1])].join(",");
-        let told =
-            r#"{"connected":false,"complete":false,"records":0,"lag_ms":null,"trouble":null}"#;
-        let zeros = r#""records":0,"entered":0,"repaired":0,"unknown":0,"no_room":0"#;
-        let heard = format!(r#"{{"connected":false,"complete":false,{zeros}}}"#);
-        let transition =
-            r#"{"group":"blue","to":"active","cause":"silence","term":7,"ago_ms":61999}"#;
-        let answer = format!(
-            r#"{{"pair":"edge","peer":{peer},"paths":[{paths}],"groups":[],"refused":{{}},"sync":{{"told":{told},"heard":{heard}}},"transitions":[{transition}],"transition_counts":[]}}"#
-        );
-        let (out, ..) = shown(&answer, "ha status");
+        let key = r#"{"spoken":"0a","newest":"0a","peer_newest":null}"#;
+        let out = pair_shown(&format!(r#""peer":{peer},"paths":[{paths}],"key":{key}"#));
         assert!(out.ends_with("1m 1s ago: group blue to active, silence, term 7\n"), "{out}");
         out.lines().nth(1).expect("a line").to_owned()
     };

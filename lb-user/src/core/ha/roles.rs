@@ -22,7 +22,7 @@ impl Pair {
                 peer.promised.max(peer.heard.max(self.awake) + self.wait())
             }
             Some(peer) => peer.heard.max(self.awake) + self.beats(STRANGER),
-            None => self.awake + self.beats(STRANGER),
+            None => self.awake.max(self.stranger) + self.beats(STRANGER),
         }
     }
 

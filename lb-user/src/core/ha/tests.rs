@@ -86,3 +86,41 @@ fn a_node_without_a_peer_serves_again_once_it_can() {
     run(&mut node, false);
     assert!(serves(&node) && view(&node).term == served.term + 1);
 }
+
+#[test]
+fn a_node_that_hears_one_that_it_does_not_understand_does_not_begin_to_serve() {
+    let mut node = node("a", 150);
+    let mut now = Duration::ZERO;
+    let mut run = |node: &mut Pair, stranger: bool| {
+        for _ in 0..SETTLED.as_millis() / STEP.as_millis() {
+            now += STEP;
+            if stranger {
+                node.make_way(now);
+            }
+            node.tick(now);
+        }
+        serves(node)
+    };
+    assert!(!run(&mut node, true));
+    assert!(run(&mut node, false));
+    // Who serves goes on.
+    assert!(run(&mut node, true));
+}
+
+#[test]
+fn a_node_that_knows_its_peer_takes_over_from_it_whoever_else_is_there() {
+    let mut nodes = [node("a", 150), node("b", 100)];
+    let mut now = Duration::ZERO;
+    while now < SETTLED {
+        now += STEP;
+        step(&mut nodes, [false, false], now);
+    }
+    let [a, mut b] = nodes;
+    assert!(serves(&a) && !serves(&b));
+    for _ in 0..SETTLED.as_millis() / STEP.as_millis() {
+        now += STEP;
+        b.make_way(now);
+        b.tick(now);
+    }
+    assert!(serves(&b));
+}

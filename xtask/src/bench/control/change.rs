@@ -10,11 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::harness::{Agent, Config, Lab, fleet, run};
+use lb_tests::harness::{Agent, Config, Lab, fleet, private_memory, processor_time, run};
 
 use super::{
     Effort,
-    process::{private_memory, processor_time},
     published::Published,
     report::{Report, Unit::Mebibytes, Unit::Milliseconds},
 };

@@ -7,11 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::harness::{Lab, eventually, fleet, run, tool};
+use lb_tests::harness::{Lab, eventually, fleet, processor_time, run, tool};
 
 use super::{
     Effort, change,
-    process::{kernel_threads, processor_time},
+    process::kernel_threads,
     report::{Report, Unit::Percent},
 };
 use crate::bench::os::go_on;
@@ -63,7 +63,7 @@ fn watch(
         go_on()?;
         let look = || -> Result<_> {
             let received: Duration =
-                receivers.iter().map(|&pid| processor_time(pid)).sum::<Result<_>>()?;
+                receivers.iter().map(|&pid| processor_time(pid)).sum::<Result<_, _>>()?;
             Ok((Instant::now(), processor_time(agent.id())?, received, connections(lab)?))
         };
         let before = look()?;

@@ -2,18 +2,41 @@
 
 use proptest::{prelude::*, sample::Index};
 
-use super::*;
+use super::{super::key::Key, *};
 
 const SECRET: [u8; 32] = [7; 32];
+/// Where a body has the fingerprint.
+const NEWEST: usize = 12;
 
 fn codec() -> Codec {
-    Codec::new(&Key::from(SECRET), "edge")
+    codec_of(SECRET, "edge")
+}
+
+fn codec_of(secret: [u8; 32], pair: &str) -> Codec {
+    Codec::new(&Key::from(secret).into(), pair)
+}
+
+fn key() -> Fingerprint {
+    Key::from(SECRET).fingerprint()
+}
+
+fn encode(beat: &Beat) -> Vec<u8> {
+    codec().encode(beat, key())
+}
+
+/// What a node reads that has the same key.
+fn frame_of(beat: Beat) -> Frame {
+    Frame { beat, key: key(), newest: key() }
 }
 
 /// A frame with any body, made with the key.
 fn sealed(body: &[u8]) -> Vec<u8> {
-    let mut frame = [&MAGIC[..], &[VERSION], body].concat();
-    frame.extend(hmac::sign(&codec().key, &frame).as_ref());
+    sealed_as(VERSION, body)
+}
+
+fn sealed_as(version: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = [&MAGIC[..], &[version], body].concat();
+    frame.extend(hmac::sign(&codec().seals[0].1, &frame).as_ref());
     frame
 }
 
@@ -95,19 +118,18 @@ fn longest() -> Beat {
 proptest! {
     #[test]
     fn every_beat_comes_back(beat in any_beat()) {
-        let frame = codec().encode(&beat);
+        let frame = encode(&beat);
         prop_assert!((LEAST_BYTES..=MOST_BYTES).contains(&frame.len()));
-        prop_assert_eq!(codec().decode(&frame), Ok(beat));
+        prop_assert_eq!(codec().decode(&frame), Ok(frame_of(beat)));
     }
 
     #[test]
     fn a_flipped_bit_is_refused(beat in any_beat(), at: Index, bit in 0..8_u32) {
-        let mut frame = codec().encode(&beat);
+        let mut frame = encode(&beat);
         let at = at.index(frame.len());
         frame[at] ^= 1 << bit;
         let expected = match at {
             0..4 => FrameError::Foreign,
-            4 => FrameError::Version(frame[4]),
             _ => FrameError::Key,
         };
         prop_assert_eq!(codec().decode(&frame), Err(expected));
@@ -115,7 +137,7 @@ proptest! {
 
     #[test]
     fn a_part_of_a_frame_is_refused(beat in any_beat(), at: Index) {
-        let frame = codec().encode(&beat);
+        let frame = encode(&beat);
         prop_assert!(codec().decode(&frame[..at.index(frame.len())]).is_err());
     }
 
@@ -124,15 +146,16 @@ proptest! {
         beat in any_beat(),
         more in prop::collection::vec(any::<u8>(), 1..1500),
     ) {
-        let frame = [codec().encode(&beat), more].concat();
+        let frame = [encode(&beat), more].concat();
         let error = codec().decode(&frame).expect_err("too much");
-        let long = frame.len() > MOST_BYTES;
-        prop_assert_eq!(error, if long { FrameError::Length(frame.len()) } else { FrameError::Key });
+        let length = frame.len();
+        let long = FrameError::Length { length, least: LEAST_BYTES, most: MOST_BYTES };
+        prop_assert_eq!(error, if length > MOST_BYTES { long } else { FrameError::Key });
     }
 
     #[test]
     fn any_bytes_are_refused(
-        head in prop::sample::select(vec![&b""[..], b"lbHA", b"lbHA\x01"]),
+        head in prop::sample::select(vec![&b""[..], b"lbHA", b"lbHA\x02"]),
         bytes in prop::collection::vec(any::<u8>(), 0..1500),
     ) {
         prop_assert!(codec().decode(&[head, &bytes].concat()).is_err());
@@ -143,11 +166,11 @@ proptest! {
         let mut secret = SECRET;
         secret[at] ^= 1 << bit;
         let others = [
-            Codec::new(&Key::from(secret), "edge"),
-            Codec::new(&Key::from(SECRET), "edge2"),
+            codec_of(secret, "edge"),
+            codec_of(SECRET, "edge2"),
         ];
         for other in others {
-            prop_assert_eq!(codec().decode(&other.encode(&beat)), Err(FrameError::Key));
+            prop_assert_eq!(codec().decode(&other.encode(&beat, key())), Err(FrameError::Key));
         }
     }
 
@@ -158,7 +181,7 @@ proptest! {
         changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..4),
         length: Index,
     ) {
-        let mut changed = body(&codec().encode(&beat)).to_vec();
+        let mut changed = body(&encode(&beat)).to_vec();
         for (at, value) in changes {
             let at = at.index(changed.len());
             changed[at] = value;
@@ -166,17 +189,33 @@ proptest! {
         // Mostly whole, and at times cut.
         changed.truncate(length.index(4 * changed.len()));
         let frame = sealed(&changed);
-        if let Ok(beat) = codec().decode(&frame) {
-            prop_assert_eq!(codec().encode(&beat), frame);
+        if let Ok(Frame { beat, newest, .. }) = codec().decode(&frame) {
+            // Whatever it says of its sender's newest key.
+            let mut again = body(&encode(&beat)).to_vec();
+            again[NEWEST..NEWEST + 8].copy_from_slice(&newest.0.to_be_bytes());
+            prop_assert_eq!(sealed(&again), frame);
         }
+    }
+
+    #[test]
+    fn a_frame_of_another_version_is_known_by_its_key_whatever_it_says(
+        version in prop::sample::select(vec![0, 1, 3, 255]),
+        body in prop::collection::vec(any::<u8>(), 1..1000),
+        changed: Index,
+    ) {
+        let mut frame = sealed_as(version, &body);
+        let serves = body[0] & SERVES != 0;
+        prop_assert_eq!(codec().decode(&frame), Err(FrameError::Version { version, serves }));
+        frame[5 + changed.index(body.len())] ^= 1;
+        prop_assert_eq!(codec().decode(&frame), Err(FrameError::Key));
     }
 }
 
 #[test]
 fn the_longest_beat_fits_a_datagram_that_no_path_cuts() {
-    let frame = codec().encode(&longest());
-    assert_eq!((frame.len(), MOST_BYTES), (561, 561));
-    assert_eq!(codec().decode(&frame), Ok(longest()));
+    let frame = encode(&longest());
+    assert_eq!((frame.len(), MOST_BYTES), (569, 569));
+    assert_eq!(codec().decode(&frame), Ok(frame_of(longest())));
 }
 
 /// What is on the wire changes with the version only.
@@ -201,9 +240,10 @@ fn a_frame_is_laid_out_as_stated() {
         priority: 100,
         groups: vec![group],
     };
-    let frame = codec().encode(&beat);
+    let frame = encode(&beat);
     let expected = [
-        &b"lbHA\x01\x06\x64\x04\x01\0\0\xc3\x50\x01\x02\x03\x04"[..],
+        &b"lbHA\x02\x06\x64\x04\x01\0\0\xc3\x50\x01\x02\x03\x04"[..],
+        &key().0.to_be_bytes(),
         b"\0\0\0\0\0\0\x05\x06\0\0\0\0\0\0\x07\x08",
         b"\0\0\0\0\0\0\x09\x0a\0\0\0\0\0\0\x0b\x0c",
         b"\0\0\0\0\0\0\x0d\x0e\0\0\0\0\0\0\x0f\x10",
@@ -216,7 +256,7 @@ fn a_frame_is_laid_out_as_stated() {
 
 #[test]
 fn what_a_frame_cannot_say_is_refused() {
-    let longest = codec().encode(&longest());
+    let longest = encode(&longest());
     let longest = body(&longest);
     let with = |at: usize, value: u8| {
         let mut body = longest.to_vec();
@@ -224,13 +264,14 @@ fn what_a_frame_cannot_say_is_refused() {
         sealed(&body)
     };
     let last = longest.len() - 1;
-    let name = 12 + 3 * STAMP;
+    let name = NEWEST + 8 + 3 * STAMP;
     // Of the last group; its state follows.
     let term = last - 8;
     let wrong = [
-        with(0, ANSWER | HEARD | ECHO | 8),
-        with(0, ANSWER | HEARD),
-        with(0, ANSWER | ECHO),
+        with(0, ANSWER | HEARD | ECHO | SERVES | 16),
+        with(0, ANSWER | HEARD | ECHO),
+        with(0, ANSWER | HEARD | SERVES),
+        with(0, ANSWER | ECHO | SERVES),
         with(2, 0),
         with(2, NAME_LENGTH as u8 - 1),
         with(2, NAME_LENGTH as u8 + 1),
@@ -249,17 +290,20 @@ fn what_a_frame_cannot_say_is_refused() {
 
 #[test]
 fn a_datagram_of_another_kind_says_what_it_is_not() {
-    let cases: [(&[u8], &str); 5] = [
+    let long = [&b"lbHA\x01"[..], &[0; MOST_BYTES_EVER]].concat();
+    let cases: [(&[u8], &str); 7] = [
         (b"", "no heartbeat"),
         (b"lbH", "no heartbeat"),
-        (b"lbHA", "4 bytes, expected 66 to 561"),
-        (b"lbHA\x01", "5 bytes, expected 66 to 561"),
-        (b"lbHA\x02", "version 2, expected 1"),
+        (b"lbHA", "4 bytes, expected 74 to 569"),
+        (b"lbHA\x02", "5 bytes, expected 74 to 569"),
+        (b"lbHA\x01", "5 bytes, expected 38 to 1232"),
+        (&long, "1237 bytes, expected 38 to 1232"),
+        (&sealed_as(1, &[0]), "version 1, expected 2"),
     ];
     for (datagram, expected) in cases {
         assert_eq!(codec().decode(datagram).expect_err("no frame").to_string(), expected);
     }
-    let other = Codec::new(&Key::from([8; 32]), "edge").encode(&longest());
+    let other = codec_of([8; 32], "edge").encode(&longest(), key());
     let error = codec().decode(&other).expect_err("another pair");
     assert_eq!(error.to_string(), "another pair's key or name");
 }

@@ -38,7 +38,10 @@ pub(super) enum Error {
     #[error("it does not speak with balancers")]
     Foreign,
     /// Of another version of lb.
-    #[error("it speaks version {0} of flow sync, expected {VERSION}")]
+    #[error(
+        "it speaks version {0} of flow sync, and this node version {VERSION}: both must be of \
+         one version of lb"
+    )]
     Version(u8),
     /// It is not the peer, or what it said was changed.
     #[error("it has another key, or is of another pair")]
@@ -77,36 +80,60 @@ pub(super) struct Incoming {
     buffer: Vec<u8>,
 }
 
-/// Begins to speak: who `calls` and who was called agree on keys.
+/// Begins to speak with who was called, by a key that it knows.
 ///
 /// # Errors
-/// They cannot.
-pub(super) async fn open(
+/// It does not know it, or is no node of this version.
+pub(super) async fn call(
     mut stream: TcpStream,
     key: &[u8; 32],
-    calls: bool,
 ) -> Result<(Outgoing, Incoming), Error> {
+    introduce(&mut stream).await?;
+    let mut noise = handshake(key, true)?;
+    let mut greeting = [0; GREETING];
+    noise.write_message(&[], &mut greeting).map_err(|_| Error::Key)?;
+    stream.write_all(&greeting).await?;
+    stream.read_exact(&mut greeting).await?;
+    noise.read_message(&greeting, &mut []).map_err(|_| Error::Key)?;
+    begin(noise, stream)
+}
+
+/// Begins to speak with who calls, by that one of the keys which it knows.
+///
+/// # Errors
+/// It knows none, or is no node of this version.
+pub(super) async fn answer(
+    mut stream: TcpStream,
+    keys: &[[u8; 32]],
+) -> Result<(Outgoing, Incoming), Error> {
+    introduce(&mut stream).await?;
+    let mut greeting = [0; GREETING];
+    stream.read_exact(&mut greeting).await?;
+    let understand = |key| {
+        let mut noise = handshake(key, false).ok()?;
+        noise.read_message(&greeting, &mut []).is_ok().then_some(noise)
+    };
+    let mut noise = keys.iter().find_map(understand).ok_or(Error::Key)?;
+    noise.write_message(&[], &mut greeting).map_err(|_| Error::Key)?;
+    stream.write_all(&greeting).await?;
+    begin(noise, stream)
+}
+
+/// Says what is spoken here, and makes sure that it is spoken there.
+async fn introduce(stream: &mut TcpStream) -> Result<(), Error> {
     stream.set_nodelay(true)?;
     stream.write_all(MAGIC).await?;
     stream.write_all(&[VERSION]).await?;
     let mut preamble = [0; 5];
     stream.read_exact(&mut preamble).await?;
     match preamble.strip_prefix(MAGIC) {
-        Some([VERSION]) => {}
-        Some([version]) => return Err(Error::Version(*version)),
-        _ => return Err(Error::Foreign),
+        Some([VERSION]) => Ok(()),
+        Some([version]) => Err(Error::Version(*version)),
+        _ => Err(Error::Foreign),
     }
-    let mut noise = handshake(key, calls)?;
-    for turn in [calls, !calls] {
-        let mut greeting = [0; GREETING];
-        if turn {
-            noise.write_message(&[], &mut greeting).map_err(|_| Error::Key)?;
-            stream.write_all(&greeting).await?;
-        } else {
-            stream.read_exact(&mut greeting).await?;
-            noise.read_message(&greeting, &mut []).map_err(|_| Error::Key)?;
-        }
-    }
+}
+
+fn begin(noise: HandshakeState, stream: TcpStream) -> Result<(Outgoing, Incoming), Error> {
     let noise = Arc::new(noise.into_stateless_transport_mode().map_err(|_| Error::Key)?);
     let (read, write) = stream.into_split();
     Ok((
@@ -194,14 +221,15 @@ mod tests {
 
     type Opened = Result<(Outgoing, Incoming), Error>;
 
-    async fn channel(keys: [[u8; 32]; 2]) -> (Opened, Opened) {
+    /// Of who calls with the first key, and who answers by all others.
+    async fn channel(keys: &[[u8; 32]]) -> (Opened, Opened) {
         let (calls, called) = streams().await;
-        tokio::join!(open(calls, &keys[0], true), open(called, &keys[1], false))
+        tokio::join!(call(calls, &keys[0]), answer(called, &keys[1..]))
     }
 
     #[tokio::test]
     async fn what_is_said_is_heard_in_both_directions() {
-        let (calls, called) = channel([[7; 32]; 2]).await;
+        let (calls, called) = channel(&[[7; 32]; 2]).await;
         let ((mut say_a, mut hear_a), (mut say_b, mut hear_b)) = (calls.unwrap(), called.unwrap());
         for sequence in 0..100 {
             say_a.say(&Message::Told { sequence }).await.unwrap();
@@ -215,16 +243,32 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_another_key_is_not_listened_to() {
-        let (_, called) = channel([[7; 32], [8; 32]]).await;
-        assert!(matches!(called, Err(Error::Key)));
+        for others in [&[[8; 32]][..], &[[8; 32], [9; 32]]] {
+            let (calls, called) = channel(&[&[[7; 32]], others].concat()).await;
+            assert!(calls.is_err() && matches!(called, Err(Error::Key)));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_calls_with_any_of_the_keys_is_understood() {
+        for key in [[7; 32], [8; 32]] {
+            let (calls, called) = channel(&[key, [7; 32], [8; 32]]).await;
+            let ((mut say, _), (_, mut hear)) = (calls.unwrap(), called.unwrap());
+            say.say(&Message::Begin).await.unwrap();
+            assert_eq!(hear.hear().await.unwrap(), Message::Begin);
+        }
     }
 
     #[tokio::test]
     async fn another_version_is_told_from_a_stranger() {
-        for (said, expected) in [(b"lbFS\x09", "version 9"), (b"HTTP/", "balancers")] {
+        let cases = [
+            (b"lbFS\x09", "it speaks version 9 of flow sync, and this node version 1"),
+            (b"HTTP/", "it does not speak with balancers"),
+        ];
+        for (said, expected) in cases {
             let (mut calls, called) = streams().await;
             calls.write_all(said).await.unwrap();
-            let refused = open(called, &[7; 32], false).await.err().unwrap().to_string();
+            let refused = answer(called, &[[7; 32]]).await.err().unwrap().to_string();
             assert!(refused.contains(expected), "{refused}");
         }
     }
@@ -256,8 +300,7 @@ mod tests {
                 from.write_all(&said).await.unwrap();
                 (far, from)
             });
-            let (calls, called) =
-                tokio::join!(open(near, &[7; 32], true), open(to, &[7; 32], false));
+            let (calls, called) = tokio::join!(call(near, &[7; 32]), answer(to, &[[7; 32]]));
             let ((mut say, _), (_, mut hear)) = (calls.unwrap(), called.unwrap());
             say.say(&Message::Told { sequence: 1 }).await.unwrap();
             if repeated {

@@ -1,18 +1,18 @@
 //! Hears of the peer's flows, and enters them in this node's affinity table.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::select_all;
 use lb_common::lease;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
 use super::{
-    Common, Inward, PATIENCE,
+    Common, Inward, PATIENCE, PURPOSE,
     channel::{self, Error, Incoming, Outgoing},
     message::Message,
     replica::Answering,
@@ -22,8 +22,10 @@ use crate::{
     dataplane::flows::Entered,
 };
 
-/// Callers that may be about to prove who they are, and how long that may take.
-const CALLERS: usize = 4;
+/// Callers that may be about to prove who they are, and how long that may take. One
+/// more, and the first of them has to go: whoever calls from the peer's address and
+/// says nothing keeps nobody out, since the peer takes no time over it.
+const CALLERS: usize = 64;
 const GREETING: Duration = Duration::from_millis(500);
 /// After which calls are taken again where that failed.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -58,25 +60,34 @@ impl Receiver {
     /// that counts: the peer has one only.
     pub(super) async fn run(mut self, listeners: Vec<TcpListener>) {
         let (mut callers, mut session) = (JoinSet::new(), JoinSet::new());
+        let mut waiting = VecDeque::<AbortHandle>::new();
         let mut answers = JoinSet::new();
         let mut told = None;
         loop {
             tokio::select! {
-                stream = accept(&listeners, &self.common), if callers.len() < CALLERS => {
-                    callers.spawn(greet(self.common.clone(), self.answering.is_some(), stream));
-                }
-                Some(Ok(greeted)) = callers.join_next() => match greeted {
-                    Ok(Caller { node, say, hear, subject: Subject::Configuration }) => {
-                        answers.shutdown().await;
-                        answers.extend(self.answering.clone().map(|answering| answering.run(node, say, hear)));
+                stream = accept(&listeners, &self.common) => {
+                    waiting.retain(|caller| !caller.is_finished());
+                    if waiting.len() == CALLERS && let Some(first) = waiting.pop_front() {
+                        first.abort();
                     }
-                    Ok(caller) => {
+                    let (common, shares) = (self.common.clone(), self.answering.is_some());
+                    waiting.push_back(callers.spawn(greet(common, shares, stream)));
+                }
+                Some(greeted) = callers.join_next() => match greeted {
+                    Ok(Ok(Caller { node, say, hear, subject: Subject::Configuration })) => {
+                        answers.shutdown().await;
+                        let answering = self.answering.clone();
+                        answers.extend(answering.map(|answering| answering.run(node, say, hear)));
+                    }
+                    Ok(Ok(caller)) => {
                         told = None;
                         session.shutdown().await;
                         let hearing = Hearing::new(&self, &caller);
                         session.spawn(hearing.run(caller));
                     }
-                    Err(error) => complain(&mut told, &error),
+                    Ok(Err(error)) => complain(&mut told, &error),
+                    // It had to go.
+                    Err(_) => {}
                 },
                 // The peer calls again, and tells everything to who knows nothing.
                 Ok(()) = self.resyncs.changed() => session.abort_all(),
@@ -122,7 +133,8 @@ async fn accept(listeners: &[TcpListener], common: &Common) -> TcpStream {
 /// Finds out who calls.
 async fn greet(common: Common, shares: bool, stream: TcpStream) -> Result<Caller, Error> {
     let greeted = async {
-        let (mut say, mut hear) = channel::open(stream, &common.key, false).await?;
+        let keys = common.voice.borrow().secrets(PURPOSE);
+        let (mut say, mut hear) = channel::answer(stream, &keys).await?;
         let (subject, seed, node) = match hear.hear().await? {
             Message::Hello { seed, node } => (Subject::Flows, seed, node),
             Message::Share { node } => (Subject::Configuration, common.seed, node),

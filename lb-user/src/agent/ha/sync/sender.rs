@@ -13,7 +13,7 @@ use tokio::{
 use self::session::Session;
 pub(super) use self::session::State;
 use super::{
-    Common, Outward, PATIENCE,
+    Common, Outward, PATIENCE, PURPOSE,
     channel::{self, Error, Incoming, Outgoing},
     message::Message,
 };
@@ -111,7 +111,8 @@ async fn greet(
     hello: &Message,
 ) -> Result<(Outgoing, Incoming), Error> {
     let stream = connect(path.listen, path.peer).await?;
-    let (mut say, mut hear) = channel::open(stream, &common.key, true).await?;
+    let key = common.voice.borrow().secret(PURPOSE);
+    let (mut say, mut hear) = channel::call(stream, &key).await?;
     say.say(hello).await?;
     match hear.hear().await? {
         Message::Welcome => Ok((say, hear)),
