@@ -20,15 +20,16 @@ mod peer;
 mod roles;
 #[cfg(test)]
 mod simulation;
+mod talk;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 
-use self::peer::Admission;
 pub use self::{
     beat::{Beat, GroupBeat, Stamp, Stance},
     peer::Peer,
+    talk::Refusal,
 };
 
 /// Heartbeats without one after which a standby takes over, where the peer is
@@ -50,13 +51,6 @@ const LONE_LEASE: u32 = 8;
 /// Heartbeats that a node waits before it takes over from a peer that does not
 /// know it.
 const STRANGER: u32 = 24;
-/// Runs of the peer that are remembered to be over.
-const OVER: usize = 4;
-/// Frames of unknown runs that are answered in the time of a heartbeat: a flood
-/// of old frames shall not keep a new run waiting, nor this node busy.
-const ECHOES: u32 = 64;
-/// Frames whose moment is remembered.
-const SENT: usize = 1024;
 
 /// What a pair does by.
 #[derive(Clone, Debug)]
@@ -83,30 +77,6 @@ pub struct GroupSettings {
     pub digest: u64,
     /// Whether this node is to serve it.
     pub preferred: bool,
-}
-
-/// Why a frame has no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// A frame that was there before.
-    Replayed,
-    /// The first frame of a run, which may be replayed: to be answered with a
-    /// frame that echoes it, unless there were too many of late.
-    Unproven(Option<Stamp>),
-    /// Our own frame.
-    Reflected,
-}
-
-impl Refusal {
-    /// It in one word.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Replayed => "replayed",
-            Self::Unproven(_) => "unproven",
-            Self::Reflected => "reflected",
-        }
-    }
 }
 
 /// A node of the pair: its view of the peer, and its groups.
@@ -261,12 +231,6 @@ impl Pair {
         self.groups[index].fit = fit;
     }
 
-    /// Whether frames are due: a heartbeat has passed, or there is news.
-    #[must_use]
-    pub fn is_due(&self, now: Duration) -> bool {
-        self.news || self.beaten.is_none_or(|last| now >= last + self.settings.heartbeat)
-    }
-
     /// When [`Self::tick`] is to be called next.
     #[must_use]
     pub fn next_wake(&self, now: Duration) -> Duration {
@@ -277,84 +241,6 @@ impl Pair {
         let ends = self.groups.iter().filter_map(|group| group.lease);
         let after = ends.chain(beat).chain([self.takes_over_at()]).filter(|at| *at > now);
         after.min().unwrap_or(now + self.settings.heartbeat)
-    }
-
-    /// Begins a round of frames, one by each path, see [`Self::beat`].
-    pub fn begin_round(&mut self, now: Duration) {
-        self.beaten = Some(now);
-        self.news = false;
-    }
-
-    /// The frame to send by the next path, or as an answer to one that came by
-    /// it, which it echoes if that was [`Refusal::Unproven`]: each has a number
-    /// of its own.
-    pub fn beat(&mut self, answer: bool, echo: Option<Stamp>, now: Duration) -> Beat {
-        self.sequence += 1;
-        self.sent.push_back((self.sequence, now));
-        if self.sent.len() > SENT {
-            self.sent.pop_front();
-        }
-        let grant = self.wait();
-        let heard = self.peer(now).map(|peer| (peer.latest(), peer.heard));
-        if let (Some(peer), Some((_, at))) = (&mut self.peer, heard) {
-            peer.promised = peer.promised.max(at + grant);
-        }
-        let group = |index| {
-            let Group { settings, term, fit, .. } = self.groups[index];
-            let GroupSettings { id, digest, preferred } = settings;
-            GroupBeat { id, digest, term, stance: self.stance(index), preferred, fit }
-        };
-        Beat {
-            node: self.settings.node.clone(),
-            stamp: Stamp { boot: self.boot, sequence: self.sequence },
-            answer,
-            interval: self.settings.heartbeat,
-            heard: heard.map(|(stamp, _)| stamp),
-            grant,
-            echo,
-            priority: self.settings.priority,
-            groups: (0..self.groups.len()).map(group).collect(),
-        }
-    }
-
-    /// Takes in an authenticated frame: whether it is to be answered at once, by
-    /// the path that it came by, so that its sender knows that it is heard.
-    ///
-    /// # Errors
-    /// It has no effect.
-    pub fn receive(&mut self, beat: &Beat, now: Duration) -> Result<bool, Refusal> {
-        let run = beat.stamp.boot;
-        if run == self.boot {
-            return Err(Refusal::Reflected);
-        }
-        self.notice_sleep(now);
-        let acknowledged = beat.heard.and_then(|stamp| self.sent_at(stamp));
-        let proof = acknowledged.max(beat.echo.and_then(|stamp| self.sent_at(stamp)));
-        if self.peer.as_ref().is_none_or(|peer| peer.boot() != run) {
-            if self.over.contains(&run) {
-                return Err(Refusal::Replayed);
-            }
-            let lately = |sent| now.saturating_sub(sent) <= self.beats(STRANGER);
-            if !proof.is_some_and(lately) {
-                return Err(Refusal::Unproven(self.may_echo(now).then_some(beat.stamp)));
-            }
-            if let Some(before) = self.peer.replace(Peer::new(beat, now)) {
-                push(&mut self.over, before.boot());
-            }
-        }
-        let gone = self.peer(now).is_none();
-        let Some(peer) = &mut self.peer else { return Err(Refusal::Unproven(None)) };
-        match peer.window.admit(beat.stamp.sequence) {
-            Admission::Replayed => return Err(Refusal::Replayed),
-            // What it says has been overtaken.
-            Admission::Late => return Ok(false),
-            Admission::Latest if gone => peer.forget(),
-            Admission::Latest => {}
-        }
-        peer.learn(beat, acknowledged, now);
-        self.weigh(now);
-        self.learn_terms();
-        Ok(!beat.answer)
     }
 
     /// Does what time brings.
@@ -390,36 +276,10 @@ impl Pair {
         self.news = true;
     }
 
-    /// Who serves keeps the term in which it does.
-    fn learn_terms(&mut self) {
-        let Some(peer) = &self.peer else { return };
-        for group in self.groups.iter_mut().filter(|group| group.lease.is_none()) {
-            let theirs = peer.group(group.settings.id).map_or(0, |theirs| theirs.term);
-            group.term = group.term.max(theirs);
-        }
-    }
-
     /// So many heartbeats of the slower node.
     fn beats(&self, number: u32) -> Duration {
         let own = self.settings.heartbeat;
         self.peer.as_ref().map_or(own, |peer| own.max(peer.interval)) * number
-    }
-
-    /// When a frame was sent, if it is one of ours.
-    fn sent_at(&self, stamp: Stamp) -> Option<Duration> {
-        let number = (stamp.boot == self.boot).then_some(stamp.sequence)?;
-        let at = self.sent.binary_search_by_key(&number, |(sequence, _)| *sequence).ok()?;
-        Some(self.sent[at].1)
-    }
-
-    /// Whether a frame of an unknown run may be answered.
-    fn may_echo(&mut self, now: Duration) -> bool {
-        let (since, number) = &mut self.echoes;
-        if now.saturating_sub(*since) >= self.settings.heartbeat {
-            (*since, *number) = (now, 0);
-        }
-        *number += 1;
-        *number <= ECHOES
     }
 
     /// A node that slept did not hear what was said, and knows nothing of how
@@ -471,12 +331,4 @@ impl Pair {
         self.notice_sleep(now);
         (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, now));
     }
-}
-
-/// Adds to a short list; the oldest makes room.
-fn push<T>(list: &mut VecDeque<T>, item: T) {
-    if list.len() == OVER {
-        list.pop_front();
-    }
-    list.push_back(item);
 }
