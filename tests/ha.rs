@@ -5,12 +5,14 @@ mod attack;
 mod crash;
 mod cut;
 mod disk;
+mod fence;
 mod flows;
 mod freeze;
 mod handover;
 mod key;
 mod path;
 mod topology;
+mod witness;
 
 use std::{net::IpAddr, time::Duration};
 

@@ -41,7 +41,7 @@ use std::net::IpAddr;
 pub use explain::{Explanation, Question, Step};
 pub use ha::{
     FailedOver, FailoverOrder, HaGroup, HaHeard, HaPath, HaPeer, HaStatus, HaSummary, HaSync,
-    HaTold,
+    HaTold, HaWitness,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

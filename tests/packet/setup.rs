@@ -97,6 +97,8 @@ impl Setup {
             priority: 100,
             heartbeat: Duration::from_secs(1),
             preempt: false,
+            fence: None,
+            witness: None,
             groups: groups.iter().enumerate().map(group).collect(),
         };
         Self { ha: Some(ha), ..self }

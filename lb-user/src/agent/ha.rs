@@ -3,17 +3,21 @@
 //! data plane and their addresses at the interfaces.
 
 mod addresses;
+mod ballot;
 mod driver;
+mod errands;
+mod fence;
 pub mod frame;
 pub mod key;
 mod socket;
 mod sync;
 mod term;
+pub mod witness;
 
 use std::{
     collections::BTreeSet,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,6 +37,7 @@ use tokio::{
 pub use self::sync::Flows;
 use self::{
     addresses::{Keeper, Kept, Serving},
+    ballot::Ballots,
     driver::Driver,
     frame::Codec,
     key::{Key, KeyError},
@@ -44,7 +49,7 @@ use super::thread::Thread;
 use crate::{
     api,
     core::{
-        ha::{GroupSettings, Pair, Settings},
+        ha::{GIVEN_BACK, GroupSettings, Pair, Settings},
         model::{
             Node,
             ha::{Group, Ha, Path},
@@ -58,8 +63,6 @@ const WAITING: usize = 16;
 /// How long an agent that ends waits for the peer to serve, and for the addresses
 /// to be gone.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// How long who orders a hand-over waits for the peer to serve.
-const HANDOVER: Duration = Duration::from_secs(1);
 /// How often the peer is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -79,6 +82,14 @@ pub enum Error {
     #[error("cannot listen at `{address}` for the peer")]
     Listen {
         /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The socket to or of the witness fails.
+    #[error("cannot use `{address}` for the witness")]
+    Witness {
+        /// Where the witness is.
         address: SocketAddr,
         /// Why not.
         source: io::Error,
@@ -165,6 +176,7 @@ pub struct Candidate {
     used: u64,
     boot: u64,
     ways: Vec<Way>,
+    witness: Option<(Way, Ballots)>,
     keeper: Keeper,
     /// What moments are counted from.
     started: Instant,
@@ -180,6 +192,7 @@ pub struct Member {
     summary: watch::Receiver<api::HaSummary>,
     kept: watch::Receiver<Vec<Kept>>,
     sync: Sync,
+    handover: Duration,
     /// Of heartbeats, and of flows.
     _threads: [Thread; 2],
 }
@@ -189,6 +202,8 @@ pub struct Member {
 pub struct Asking {
     orders: mpsc::Sender<Order>,
     sync: Sync,
+    /// How long who orders a hand-over waits for the peer to serve.
+    handover: Duration,
 }
 
 impl Candidate {
@@ -202,10 +217,10 @@ impl Candidate {
         let codec = Codec::new(&key, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
         let prefers = |group: &Group| group.prefer.as_ref() == Some(&node.name);
-        let seed = node.hash_seed.unwrap_or_default();
+        let seed = seed_fingerprint(node);
         let groups = ha.groups.iter().map(|group| GroupSettings {
             id: fingerprint([group.name.as_bytes()]),
-            digest: digest(group, seed),
+            digest: digest(group, seed, ha.witness.is_some()),
             preferred: prefers(group),
         });
         let settings = Settings {
@@ -213,6 +228,8 @@ impl Candidate {
             priority: ha.priority,
             heartbeat: ha.heartbeat,
             preempt: ha.preempt,
+            witness: ha.witness.is_some(),
+            fence: ha.fence.is_some(),
             groups: groups.collect(),
         };
         let started = Instant::now();
@@ -225,10 +242,15 @@ impl Candidate {
                 Way::open(path).map_err(failed)
             };
             let ways = ours.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            Ok::<_, Error>((ways, Keeper::begin(&ours, started).await?))
+            let witness = ours.witness.map(|address| {
+                let failed = |source| Error::Witness { address, source };
+                Way::open(Path { listen: any_port(address.ip()), peer: address }).map_err(failed)
+            });
+            Ok::<_, Error>((ways, witness.transpose()?, Keeper::begin(&ours, started).await?))
         });
         let opened = opened.await.map_err(|error| Error::Thread(io::Error::other(error)))?;
-        let ((ways, keeper), boot, ha) = (opened?, boot()?, ha.clone());
+        let ((ways, witness, keeper), boot, ha) = (opened?, boot()?, ha.clone());
+        let witness = witness.map(|way| (way, Ballots::new(&key, &ha.pair)));
         let place_seed = key.place_seed(&ha.pair);
         let exchange = Exchange::open(node, &ha, &key).await?;
         Ok(Self {
@@ -239,6 +261,7 @@ impl Candidate {
             used,
             boot,
             ways,
+            witness,
             keeper,
             started,
             thread,
@@ -259,8 +282,9 @@ impl Candidate {
     #[must_use]
     pub fn join(self, flows: Flows, leases: Arc<Leases>) -> (Member, JoinHandle<()>) {
         let Self { ha, settings, codec, terms, used, boot, .. } = self;
-        let Self { ways, keeper, started, thread, exchange, .. } = self;
+        let Self { ways, witness, keeper, started, thread, exchange, .. } = self;
         let node = settings.node.clone();
+        let handover = settings.heartbeat * GIVEN_BACK;
         let pair = Pair::new(settings, boot, used, started.elapsed());
         let (orders, queue) = mpsc::channel(WAITING);
         let (told, summary) = watch::channel(api::HaSummary {
@@ -281,6 +305,7 @@ impl Candidate {
             pair,
             codec,
             ways,
+            witness,
             leases,
             terms,
             serving,
@@ -289,11 +314,14 @@ impl Candidate {
             sync: sync.clone(),
             started,
             refused: Default::default(),
+            flushing: None,
+            fencing: None,
+            far: false,
             stopped: None,
             peer: None,
         };
         let driving = thread.handle().spawn(driver.run(queue));
-        (Member { orders, summary, kept, sync, _threads: [thread, flow_thread] }, driving)
+        (Member { orders, summary, kept, sync, handover, _threads: [thread, flow_thread] }, driving)
     }
 }
 
@@ -301,7 +329,8 @@ impl Member {
     /// By which it is asked from elsewhere.
     #[must_use]
     pub fn asking(&self) -> Asking {
-        Asking { orders: self.orders.clone(), sync: self.sync.clone() }
+        let Self { orders, sync, handover, .. } = self;
+        Asking { orders: orders.clone(), sync: sync.clone(), handover: *handover }
     }
 
     /// What it is at the moment.
@@ -374,7 +403,7 @@ impl Asking {
         };
         // What began meanwhile.
         self.sync.flush().await;
-        timeout(HANDOVER, self.taken(&given)).await.unwrap_or(Err(Failover::Pending))?;
+        timeout(self.handover, self.taken(&given)).await.unwrap_or(Err(Failover::Pending))?;
         Ok(given)
     }
 
@@ -418,13 +447,26 @@ fn fingerprint<'b>(parts: impl IntoIterator<Item = &'b [u8]>) -> u64 {
     hash.finish().as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
 }
 
+/// By which nodes compare their `node.hash_seed`.
+fn seed_fingerprint(node: &Node) -> u64 {
+    fingerprint([node.hash_seed.unwrap_or_default().map(u64::to_be_bytes).as_flattened()])
+}
+
 /// See [`GroupBeat::digest`](crate::core::ha::GroupBeat).
-fn digest(group: &Group, seed: [u64; 2]) -> u64 {
+fn digest(group: &Group, seed: u64, witness: bool) -> u64 {
     let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address));
     let addresses: BTreeSet<_> = addresses.collect();
-    let seed = seed.map(u64::to_be_bytes);
     let parts = addresses.iter().map(AsRef::as_ref);
-    fingerprint(parts.chain([seed.as_flattened()]))
+    fingerprint(parts.chain([&seed.to_be_bytes()[..], &[u8::from(witness)]]))
+}
+
+/// Any port of any address of a host, as far as it reaches this one.
+fn any_port(address: IpAddr) -> SocketAddr {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    (any, 0).into()
 }
 
 /// A number for this run.

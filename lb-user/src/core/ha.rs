@@ -8,28 +8,36 @@
 //! whatever their clocks and settings say. VRRP adds a skew by priority
 //! (RFC 9568, section 6.1), since several routers may stand by: here it is one.
 //!
-//! Who hears nothing at all from its peer, and has no sign that the peer does
-//! not hear it, takes it for dead and goes on alone. If both do, because every
-//! path is cut in both directions, both serve until they hear each other: two
-//! nodes cannot tell that from the death of the other. Then the higher term
-//! wins, and the loser stops first.
+//! Without a witness, who hears nothing at all from its peer, and has no sign that
+//! the peer does not hear it, takes it for dead and goes on alone. If both do,
+//! because every path is cut in both directions, both serve until they hear each
+//! other: two nodes cannot tell that from the death of the other. Then the higher
+//! term wins, and the loser stops first. With a witness that never happens, see
+//! `vote.rs`.
 
 pub mod announce;
 mod beat;
 mod peer;
 mod roles;
+mod settings;
 #[cfg(test)]
 mod simulation;
 mod talk;
 #[cfg(test)]
 mod tests;
+mod vote;
+mod witness;
 
 use std::{collections::VecDeque, time::Duration};
 
+use self::vote::Voter;
 pub use self::{
     beat::{Beat, GroupBeat, Stamp, Stance},
     peer::Peer,
+    settings::{GroupSettings, Settings},
     talk::Refusal,
+    vote::{Answer, Question},
+    witness::Witness,
 };
 
 /// Heartbeats without one after which a standby takes over, where the peer is
@@ -43,6 +51,9 @@ const MARGIN_QUARTERS: u32 = 1;
 /// dead by who serves: more than its frames are late, and soon enough that its
 /// death costs no lease.
 const SILENT_QUARTERS: u32 = 6;
+/// Quarters of heartbeats that the peer's word lasts still when the witness is
+/// asked.
+const ASK_QUARTERS: u32 = 6;
 /// Heartbeats after which a peer is no longer expected: who serves then has
 /// longer leases, and who starts waits for longer than these.
 const GONE: u32 = 10;
@@ -52,32 +63,9 @@ const LONE_LEASE: u32 = 8;
 /// know it.
 const STRANGER: u32 = 24;
 
-/// What a pair does by.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Name of this node.
-    pub node: String,
-    /// See [`crate::core::model::ha::Ha::priority`].
-    pub priority: u8,
-    /// Time between heartbeats.
-    pub heartbeat: Duration,
-    /// Whether to claim a group from a peer of lower rank, once the flows are
-    /// known, see [`Pair::inform`].
-    pub preempt: bool,
-    /// The groups.
-    pub groups: Vec<GroupSettings>,
-}
-
-/// What a pair does by about a group.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupSettings {
-    /// See [`GroupBeat::id`].
-    pub id: u64,
-    /// See [`GroupBeat::digest`].
-    pub digest: u64,
-    /// Whether this node is to serve it.
-    pub preferred: bool,
-}
+/// Heartbeats after which a group that was given up is served again here, if the
+/// peer did not take it.
+pub const GIVEN_BACK: u32 = STRANGER + 2;
 
 /// A node of the pair: its view of the peer, and its groups.
 #[derive(Clone, Debug)]
@@ -100,12 +88,28 @@ pub struct Pair {
     /// Runs of the peer that are over.
     over: VecDeque<u64>,
     groups: Vec<Group>,
+    voter: Voter,
     /// Something changed that the peer should know at once.
     news: bool,
     /// It gives up all groups for good.
     leaving: bool,
+    /// Telling the peer the latest flows of groups that it is to have.
+    flush: Errand,
+    /// Making sure that a silent peer does not serve.
+    fence: Errand,
     /// It knows the flows of the peer's groups: it may claim them.
     informed: bool,
+}
+
+/// What the driver has to do before a role may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    /// Nothing is to be done.
+    Idle,
+    /// It is to be done.
+    Wanted,
+    /// It was done at this moment.
+    Done(Duration),
 }
 
 /// A group.
@@ -126,6 +130,13 @@ struct Group {
     since: Duration,
     /// The peer serves it as well, and is the one to stop, since when.
     contested: Option<Duration>,
+    /// Since when the same is said of it; that this node serves after the peer
+    /// agreed to that is not news.
+    told: Duration,
+    /// Until when it has the witness's vote, if it ever had, and whether that is
+    /// asked for.
+    vote: Option<Duration>,
+    asks: bool,
 }
 
 /// What a group is to this node.
@@ -154,6 +165,9 @@ impl Pair {
             yielded: false,
             since: now,
             contested: None,
+            told: now,
+            vote: None,
+            asks: false,
         };
         let groups = settings.groups.iter().map(group).collect();
         Self {
@@ -168,8 +182,11 @@ impl Pair {
             echoes: (now, 0),
             over: VecDeque::new(),
             groups,
+            voter: Voter::default(),
             news: false,
             leaving: false,
+            flush: Errand::Idle,
+            fence: Errand::Idle,
             informed: false,
         }
     }
@@ -178,6 +195,33 @@ impl Pair {
     /// serves: before it does, it claims none.
     pub fn inform(&mut self, informed: bool) {
         self.informed = informed;
+    }
+
+    /// Whether the peer claims a group, or is the abler to serve one, and is to be
+    /// told the latest flows, see [`Self::flushed`].
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        self.flush == Errand::Wanted
+    }
+
+    /// The peer has been told, or does not listen: it is left what it claims.
+    pub fn flushed(&mut self, now: Duration) {
+        self.flush = Errand::Done(now);
+    }
+
+    /// Whether this node takes over once it is sure that the peer does not serve,
+    /// see [`Self::fenced`].
+    #[must_use]
+    pub fn wants_fence(&self) -> bool {
+        self.fence == Errand::Wanted
+    }
+
+    /// The peer does not serve: no power, or no network. Without effect if it was
+    /// heard meanwhile.
+    pub fn fenced(&mut self, now: Duration) {
+        if self.wants_fence() {
+            self.fence = Errand::Done(now);
+        }
     }
 
     /// The groups, in the order of the settings.
@@ -227,8 +271,19 @@ impl Pair {
 
     /// Tells it whether a group could be served here: if not, it is left to a
     /// peer that is able to.
-    pub fn set_fit(&mut self, index: usize, fit: bool) {
-        self.groups[index].fit = fit;
+    pub fn set_fit(&mut self, index: usize, fit: bool, now: Duration) {
+        let group = &mut self.groups[index];
+        if group.fit != fit && group.lease.is_none() {
+            group.told = now;
+        }
+        group.fit = fit;
+    }
+
+    /// Whether frames go to the peer and back for so long that no lease can last:
+    /// neither node begins to serve.
+    #[must_use]
+    pub fn is_too_far(&self, now: Duration) -> bool {
+        self.peer(now).is_some_and(|peer| peer.round_trip() > self.beats(FAR))
     }
 
     /// When [`Self::tick`] is to be called next.
@@ -239,7 +294,10 @@ impl Pair {
         }
         let beat = self.beaten.map(|last| last + self.settings.heartbeat);
         let ends = self.groups.iter().filter_map(|group| group.lease);
-        let after = ends.chain(beat).chain([self.takes_over_at()]).filter(|at| *at > now);
+        let asks = (0..self.groups.len()).map(|index| self.asks_at(index));
+        let asks = asks.filter(|_| self.settings.witness);
+        let after =
+            ends.chain(beat).chain(asks).chain([self.takes_over_at()]).filter(|at| *at > now);
         after.min().unwrap_or(now + self.settings.heartbeat)
     }
 
@@ -265,7 +323,7 @@ impl Pair {
     }
 
     fn leave_to_peer(&mut self, index: usize, now: Duration) {
-        self.stop(index);
+        self.stop(index, now);
         self.groups[index].resigned = Some(now);
     }
 
@@ -302,9 +360,10 @@ impl Pair {
         self.boot = self.boot.wrapping_add(1);
         self.sequence = 0;
         self.sent.clear();
+        self.forget_questions();
         self.peer = None;
         for index in 0..self.groups.len() {
-            self.stop(index);
+            self.stop(index, now);
         }
     }
 
@@ -317,10 +376,20 @@ impl Pair {
         self.silence(peer, now) * 4 > self.beats(SILENT_QUARTERS)
     }
 
-    fn stop(&mut self, index: usize) {
+    /// Whether an errand was done, so lately that what follows may happen; if not,
+    /// it is wanted.
+    fn is_done(errand: &mut Errand, lately: Duration, now: Duration) -> bool {
+        let done = matches!(errand, Errand::Done(at) if now <= *at + lately);
+        if !done {
+            *errand = Errand::Wanted;
+        }
+        done
+    }
+
+    fn stop(&mut self, index: usize, now: Duration) {
         let group = &mut self.groups[index];
         if group.lease.take().is_some() {
-            group.contested = None;
+            (group.contested, group.told) = (None, now);
             self.news = true;
         }
     }
@@ -329,6 +398,9 @@ impl Pair {
     /// To be called instead of [`Self::tick`] while this node cannot serve.
     pub fn stop_all(&mut self, now: Duration) {
         self.notice_sleep(now);
-        (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, now));
+        for index in 0..self.groups.len() {
+            self.leave_to_peer(index, now);
+            self.groups[index].asks = false;
+        }
     }
 }

@@ -24,6 +24,10 @@ pub struct Ha {
     pub heartbeat: Duration,
     /// `ha.preempt`.
     pub preempt: bool,
+    /// `ha.fence.command`.
+    pub fence: Option<Vec<String>>,
+    /// `ha.witness`.
+    pub witness: Option<SocketAddr>,
     /// The groups.
     pub groups: Vec<Group>,
 }
@@ -41,13 +45,30 @@ pub struct Group {
 
 impl Display for Ha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pair, peer, listen, key_file, priority, heartbeat, preempt, groups } = self;
+        let Self {
+            pair,
+            peer,
+            listen,
+            key_file,
+            priority,
+            heartbeat,
+            preempt,
+            fence,
+            witness,
+            groups,
+        } = self;
         let words = |paths: &[SocketAddr]| paths.iter().map(ToString::to_string).collect();
         let (peer, listen): (Vec<_>, Vec<_>) = (words(peer), words(listen));
         writeln!(f, "[ha]\npair = {pair:?}\npeer = {peer:?}\nlisten = {listen:?}")?;
         writeln!(f, "key_file = {key_file:?}\npriority = {priority}")?;
         writeln!(f, "heartbeat = \"{}ms\"\npreempt = {preempt}", heartbeat.as_millis())?;
         writeln!(f, "config = \"independent\"")?;
+        if let Some(command) = fence {
+            writeln!(f, "fence = {{ command = {command:?} }}")?;
+        }
+        if let Some(witness) = witness {
+            writeln!(f, "witness = \"{witness}\"")?;
+        }
         groups.iter().try_for_each(|group| group.fmt(f))
     }
 }

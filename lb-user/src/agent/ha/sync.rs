@@ -21,7 +21,7 @@ use self::{
     receiver::Receiver,
     sender::{Sender, State},
 };
-use super::{Error, addresses::Serving, fingerprint, key::Key, socket};
+use super::{Error, addresses::Serving, key::Key, seed_fingerprint, socket};
 use crate::{
     agent::thread::Thread,
     api,
@@ -137,11 +137,7 @@ impl Exchange {
             paths: ha.paths.clone(),
             node: node.name.clone(),
             // It is named by its hash: it is not for everybody's eyes.
-            seed: fingerprint([node
-                .hash_seed
-                .unwrap_or_default()
-                .map(u64::to_be_bytes)
-                .as_flattened()]),
+            seed: seed_fingerprint(node),
             key: key.secret(PURPOSE, &ha.pair),
             listeners: opened?,
             thread,

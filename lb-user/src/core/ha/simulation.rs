@@ -1,5 +1,7 @@
 //! Two nodes on a virtual clock, and everything that happens to them.
 
+mod node;
+mod third;
 mod world;
 
 use proptest::prelude::*;
@@ -28,8 +30,11 @@ fn any_conditions() -> impl Strategy<Value = Conditions> {
     let far = prop_oneof![Just((0, 8)), (0..100_u64, 0..8_u64)];
     let heartbeats = prop::sample::select(vec![HEARTBEAT, HEARTBEAT / 2, HEARTBEAT * 4]);
     let replays = prop::sample::select(vec![0, 0, 0, 8]);
-    (any::<bool>(), heartbeats, any::<bool>(), far, replays).prop_map(
-        |(preempt, heartbeat, alike, delay, replays)| Conditions {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (flags, heartbeats, far, replays).prop_map(
+        |((witness, preempt, alike), heartbeat, delay, replays)| Conditions {
+            fence: None,
+            witness,
             preempt,
             heartbeat,
             alike,
@@ -51,15 +56,15 @@ proptest! {
         let mut world = World::new(seed, conditions);
         let check = World::check_none_serves_beside_the_other;
         for (after, length, fault) in faults {
-            world.live(conditions.hundredths(after), None, &check);
+            world.live(conditions.hundredths(after), &check);
             world.suffer(fault, conditions.hundredths(length), &check);
             // Who starts, or slept, and is not heard takes the other for dead.
             if matches!(fault, Fault::Crash(_) | Fault::Leave(_) | Fault::Freeze(_)) {
-                world.live(conditions.beats(STRANGER), None, &check);
+                world.live(conditions.beats(STRANGER), &check);
             }
         }
-        world.live(conditions.beats(SETTLED), None, &check);
-        world.live(conditions.beats(20), None, &World::check_one_serves);
+        world.live(conditions.beats(SETTLED), &check);
+        world.live(conditions.beats(20), &World::check_one_serves);
     }
 
     #[test]
@@ -76,25 +81,25 @@ proptest! {
         let mut world = World::new(seed, conditions);
         let anything = |_: &World| {};
         for (after, length, fault) in faults {
-            world.live(conditions.hundredths(after), None, &anything);
+            world.live(conditions.hundredths(after), &anything);
             world.suffer(fault, conditions.hundredths(length), &anything);
         }
-        world.live(conditions.beats(SETTLED), None, &anything);
-        world.live(conditions.beats(40), None, &World::check_one_serves);
+        world.live(conditions.beats(SETTLED), &anything);
+        world.live(conditions.beats(40), &World::check_one_serves);
     }
 }
 
 /// How long nobody serves a group when this happens to who does, at most.
-fn gap(fault: impl Fn(usize) -> Fault) -> Duration {
+fn gap(witness: bool, fault: impl Fn(usize) -> Fault) -> Duration {
     let mut longest = Duration::ZERO;
     for seed in 1..60 {
-        let mut world = World::calm(seed);
-        world.conditions = USUAL;
+        let mut world = World::calm(seed, witness);
+        world.conditions = Conditions { witness, ..USUAL };
         let active = world.serving(0)[0];
         let (fault, began) = (fault(active), world.now);
         world.begin(fault);
         while world.serving(0) != [1 - active] && world.now < began + HEARTBEAT * SETTLED {
-            world.step(Some(fault));
+            world.step();
         }
         longest = longest.max(world.now - began);
     }
@@ -103,9 +108,12 @@ fn gap(fault: impl Fn(usize) -> Fault) -> Duration {
 
 #[test]
 fn who_stands_by_takes_over_soon() {
-    let lost = gap(Fault::Crash);
+    let lost = gap(false, Fault::Crash);
     assert!(lost <= HEARTBEAT * 3 + STEP * 12, "{lost:?}");
-    let handed = gap(Fault::Leave);
+    // A round trip more.
+    let lost = gap(true, Fault::Crash);
+    assert!(lost <= HEARTBEAT * 3 + STEP * 28, "{lost:?}");
+    let handed = gap(false, Fault::Leave);
     assert!(handed <= STEP * 12, "{handed:?}");
 }
 
@@ -114,13 +122,13 @@ fn who_stands_by_takes_over_soon() {
 fn who_took_over_goes_on() {
     for fault in [Fault::Freeze as fn(usize) -> Fault, Fault::Crash, Fault::Leave, Fault::Mute] {
         for seed in 1..60 {
-            let mut world = World::calm(seed);
+            let mut world = World::calm(seed, false);
             let active = world.serving(0)[0];
             let fault = fault(active);
             world.suffer(fault, HEARTBEAT * (5 + seed), &|_| {});
             let check =
                 move |world: &World| assert_eq!(world.serving(0), [1 - active], "{fault:?}");
-            world.live(HEARTBEAT * SETTLED, None, &check);
+            world.live(HEARTBEAT * SETTLED, &check);
         }
     }
 }
@@ -128,27 +136,27 @@ fn who_took_over_goes_on() {
 #[test]
 fn after_a_partition_the_higher_term_goes_on() {
     for seed in 1..60 {
-        let mut world = World::calm(seed);
+        let mut world = World::calm(seed, false);
         let active = world.serving(0)[0];
         world.suffer(Fault::Partition, HEARTBEAT * (20 + seed), &|_| {});
         assert_eq!(world.serving(0), [0, 1]);
         let check = move |world: &World| assert!(world.serving(0).contains(&(1 - active)));
-        world.live(HEARTBEAT * 2, None, &check);
+        world.live(HEARTBEAT * 2, &check);
         let check = move |world: &World| assert_eq!(world.serving(0), [1 - active]);
-        world.live(HEARTBEAT * SETTLED, None, &check);
+        world.live(HEARTBEAT * SETTLED, &check);
     }
 }
 
 #[test]
 fn the_death_of_who_stands_by_is_not_noticed() {
     for seed in 1..60 {
-        let mut world = World::calm(seed);
+        let mut world = World::calm(seed, false);
         for active in 0..2 {
             let group = (0..GROUPS).find(|group| world.serving(*group) == [active]);
             if let Some(group) = group {
                 let check = move |world: &World| assert_eq!(world.serving(group), [active]);
                 world.suffer(Fault::Crash(1 - active), HEARTBEAT * 60, &check);
-                world.live(HEARTBEAT * SETTLED, None, &check);
+                world.live(HEARTBEAT * SETTLED, &check);
             }
         }
     }
@@ -160,14 +168,15 @@ fn the_death_of_who_stands_by_is_not_noticed() {
 fn who_knows_that_it_is_not_heard_gives_way() {
     for seed in 1..60 {
         for mute in 0..2 {
-            let mut world = World::calm(seed);
+            let mut world = World::calm(seed, false);
             world.suffer(Fault::Partition, HEARTBEAT * 20, &|_| {});
             assert_eq!(world.serving(0), [0, 1]);
             world.begin(Fault::Mute(mute));
-            world.live(HEARTBEAT * 10, Some(Fault::Mute(mute)), &|_| {});
+            world.live(HEARTBEAT * 10, &|_| {});
             let check = move |world: &World| assert_eq!(world.serving(0), [1 - mute]);
-            world.live(HEARTBEAT * 60, Some(Fault::Mute(mute)), &check);
-            world.live(HEARTBEAT * SETTLED, None, &World::check_one_serves);
+            world.live(HEARTBEAT * 60, &check);
+            world.end(Fault::Mute(mute));
+            world.live(HEARTBEAT * SETTLED, &World::check_one_serves);
         }
     }
 }
@@ -177,12 +186,12 @@ fn what_was_given_up_by_order_is_not_claimed_back() {
     for seed in 1..60 {
         let conditions = Conditions { preempt: true, ..USUAL };
         let mut world = World::new(seed, conditions);
-        world.live(HEARTBEAT * SETTLED, None, &|_| {});
+        world.live(HEARTBEAT * SETTLED, &|_| {});
         // Each group is preferred at the node of its number.
         assert_eq!(world.serving(0), [0]);
         world.suffer(Fault::Failover(0), HEARTBEAT * 4, &|_| {});
         let check = |world: &World| assert_eq!(world.serving(0), [1]);
-        world.live(HEARTBEAT * SETTLED, None, &check);
+        world.live(HEARTBEAT * SETTLED, &check);
         world.suffer(Fault::Crash(1), HEARTBEAT * 60, &|_| {});
         assert_eq!(world.serving(0), [0]);
     }
@@ -191,16 +200,16 @@ fn what_was_given_up_by_order_is_not_claimed_back() {
 #[test]
 fn a_group_is_where_it_can_be_served() {
     for seed in 1..60 {
-        let mut world = World::calm(seed);
+        let mut world = World::calm(seed, false);
         for node in 0..2 {
             let check = move |world: &World| assert_eq!(world.serving(0), [1 - node]);
             world.begin(Fault::Unfit(node));
-            world.live(HEARTBEAT * 10, None, &World::check_none_serves_beside_the_other);
-            world.live(HEARTBEAT * SETTLED, None, &check);
+            world.live(HEARTBEAT * 10, &World::check_none_serves_beside_the_other);
+            world.live(HEARTBEAT * SETTLED, &check);
             // That of two bad ones which serves goes on.
             world.suffer(Fault::Unfit(1 - node), HEARTBEAT * SETTLED, &check);
             world.end(Fault::Unfit(node));
-            world.live(HEARTBEAT * 10, None, &check);
+            world.live(HEARTBEAT * 10, &check);
         }
     }
 }

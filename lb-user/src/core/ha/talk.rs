@@ -2,7 +2,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Beat, Group, GroupBeat, GroupSettings, Pair, Peer, STRANGER, Stamp, peer::Admission};
+use super::{
+    Beat, Errand, Group, GroupBeat, GroupSettings, Pair, Peer, STRANGER, Stamp, peer::Admission,
+};
 
 /// Runs of the peer that are remembered to be over.
 const OVER: usize = 4;
@@ -53,11 +55,7 @@ impl Pair {
     /// it, which it echoes if that was [`Refusal::Unproven`]: each has a number
     /// of its own.
     pub fn beat(&mut self, answer: bool, echo: Option<Stamp>, now: Duration) -> Beat {
-        self.sequence += 1;
-        self.sent.push_back((self.sequence, now));
-        if self.sent.len() > SENT {
-            self.sent.pop_front();
-        }
+        let stamp = self.stamp(now);
         let grant = self.wait();
         let heard = self.peer(now).map(|peer| (peer.latest(), peer.heard));
         if let (Some(peer), Some((_, at))) = (&mut self.peer, heard) {
@@ -70,7 +68,7 @@ impl Pair {
         };
         Beat {
             node: self.settings.node.clone(),
-            stamp: Stamp { boot: self.boot, sequence: self.sequence },
+            stamp,
             answer,
             interval: self.settings.heartbeat,
             heard: heard.map(|(stamp, _)| stamp),
@@ -116,6 +114,7 @@ impl Pair {
             Admission::Latest => {}
         }
         peer.learn(beat, acknowledged, now);
+        self.fence = Errand::Idle;
         self.weigh(now);
         self.learn_terms();
         Ok(!beat.answer)
@@ -130,8 +129,18 @@ impl Pair {
         }
     }
 
+    /// The number of a frame that is sent now.
+    pub(super) fn stamp(&mut self, now: Duration) -> Stamp {
+        self.sequence += 1;
+        self.sent.push_back((self.sequence, now));
+        if self.sent.len() > SENT {
+            self.sent.pop_front();
+        }
+        Stamp { boot: self.boot, sequence: self.sequence }
+    }
+
     /// When a frame was sent, if it is one of ours.
-    fn sent_at(&self, stamp: Stamp) -> Option<Duration> {
+    pub(super) fn sent_at(&self, stamp: Stamp) -> Option<Duration> {
         let number = (stamp.boot == self.boot).then_some(stamp.sequence)?;
         let at = self.sent.binary_search_by_key(&number, |(sequence, _)| *sequence).ok()?;
         Some(self.sent[at].1)

@@ -54,6 +54,8 @@ pub(crate) fn ha(groups: &[&[&str]]) -> Ha {
         priority: 100,
         heartbeat: Duration::from_millis(50),
         preempt: false,
+        witness: None,
+        fence: None,
         groups: groups.iter().enumerate().map(group).collect(),
     }
 }

@@ -1,7 +1,8 @@
 //! The nodes, and the network between them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
+use super::node::{Frame, Node, WITNESS};
 use crate::core::ha::*;
 
 /// Time between heartbeats.
@@ -35,11 +36,21 @@ pub(super) enum Fault {
     Loss,
     /// A node is able to serve no group.
     Unfit(usize),
+    /// A node and the witness do not hear each other.
+    Apart(usize),
+    /// The witness is gone, and starts anew when the fault is over.
+    NoWitness,
+    /// The witness stands still.
+    FreezeWitness,
 }
 
 /// How the nodes and the network between them are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Conditions {
+    /// Whether a silent peer is fenced, and whether that works.
+    pub(super) fence: Option<bool>,
+    /// Whether there is a witness.
+    pub(super) witness: bool,
     pub(super) preempt: bool,
     /// Of the second node; the first has [`HEARTBEAT`].
     pub(super) heartbeat: Duration,
@@ -53,8 +64,15 @@ pub(super) struct Conditions {
 }
 
 /// A network as it usually is, in which somebody sends frames again now and then.
-pub(super) const USUAL: Conditions =
-    Conditions { preempt: false, heartbeat: HEARTBEAT, alike: false, delay: (0, 8), replays: 0 };
+pub(super) const USUAL: Conditions = Conditions {
+    fence: None,
+    witness: false,
+    preempt: false,
+    heartbeat: HEARTBEAT,
+    alike: false,
+    delay: (0, 8),
+    replays: 0,
+};
 
 impl Conditions {
     /// Heartbeats of the slower node, hundredths of them.
@@ -79,94 +97,29 @@ impl Lots {
     }
 }
 
-struct Node {
-    number: usize,
-    conditions: Conditions,
-    /// What its clock is ahead of the world's.
+/// The third host.
+struct ThirdHost {
     ahead: Duration,
     /// `None`: not running.
-    pair: Option<Pair>,
-    /// Persistent: highest term.
-    term: u64,
+    witness: Option<Witness>,
     frozen: bool,
-    /// With the paths by which they came.
-    inbox: VecDeque<(usize, Beat)>,
-    /// The data plane: until when it serves each group, in the world's time.
-    leases: [Duration; GROUPS],
-}
-
-impl Node {
-    fn new(number: usize, conditions: Conditions, ahead: Duration) -> Self {
-        let inbox = VecDeque::new();
-        let leases = [Duration::ZERO; GROUPS];
-        Self { number, conditions, ahead, pair: None, term: 0, frozen: false, inbox, leases }
-    }
-
-    fn start(&mut self, boot: u64, now: Duration) {
-        let Conditions { preempt, heartbeat, alike, .. } = self.conditions;
-        let role = if alike { 0 } else { self.number };
-        let settings = Settings {
-            node: ["a", "b"][role].to_owned(),
-            priority: [150, 100][role],
-            heartbeat: [HEARTBEAT, heartbeat][self.number],
-            preempt,
-            // Each is preferred somewhere.
-            groups: (0..GROUPS).map(|group| self.group(group)).collect(),
-        };
-        let mut pair = Pair::new(settings, boot, self.term, now + self.ahead);
-        pair.inform(true);
-        self.pair = Some(pair);
-    }
-
-    fn set_fit(&mut self, fit: bool) {
-        if let Some(pair) = &mut self.pair {
-            (0..GROUPS).for_each(|group| pair.set_fit(group, fit));
-        }
-    }
-
-    fn group(&self, group: usize) -> GroupSettings {
-        GroupSettings { id: group as u64, digest: 0, preferred: group == self.number }
-    }
-
-    /// What the agent does in a moment: its frames, with their paths.
-    fn run(&mut self, now: Duration) -> Vec<(usize, Beat)> {
-        let Some(pair) = self.pair.as_mut().filter(|_| !self.frozen) else { return Vec::new() };
-        let own = now + self.ahead;
-        let mut answers = BTreeSet::new();
-        let mut echoes = Vec::new();
-        for (path, beat) in self.inbox.drain(..) {
-            match pair.receive(&beat, own) {
-                Ok(true) => drop(answers.insert(path)),
-                Err(Refusal::Unproven(Some(stamp))) => echoes.push((path, Some(stamp))),
-                _ => {}
-            }
-        }
-        echoes.extend(answers.into_iter().map(|path| (path, None)));
-        let answer = |(path, echo)| (path, pair.beat(true, echo, own));
-        let mut frames: Vec<_> = echoes.into_iter().map(answer).collect();
-        pair.tick(own);
-        self.term = pair.term();
-        for (lease, view) in self.leases.iter_mut().zip(pair.groups()) {
-            *lease = view.lease.map_or(Duration::ZERO, |end| end.saturating_sub(self.ahead));
-        }
-        if pair.is_due(own) {
-            pair.begin_round(own);
-            frames.extend((0..PATHS).map(|path| (path, pair.beat(false, None, own))));
-        }
-        frames
-    }
+    inbox: VecDeque<(usize, Question)>,
 }
 
 pub(super) struct World {
     pub(super) now: Duration,
     lots: Lots,
     nodes: [Node; 2],
-    /// Frames under way: when they arrive, by which path, where.
-    wire: Vec<(Duration, usize, usize, Beat)>,
+    third: ThirdHost,
+    /// Frames under way: when they arrive, by which path (of the witness: from
+    /// whom), where.
+    wire: Vec<(Duration, usize, usize, Frame)>,
     /// What an eavesdropper has.
-    heard: Vec<Beat>,
+    heard: Vec<Frame>,
     boots: u64,
     pub(super) conditions: Conditions,
+    /// What is wrong now.
+    faults: Vec<Fault>,
     /// Whether somebody sends frames again, or for the first time, later.
     haunted: bool,
 }
@@ -174,17 +127,26 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, conditions: Conditions) -> Self {
         let mut lots = Lots(seed | 1);
-        let ahead = [0, 1].map(|_| Duration::from_millis(lots.draw(1 << 30)));
+        let [a, b, third] = [0, 1, 2].map(|_| Duration::from_millis(lots.draw(1 << 30)));
+        let ahead = [a, b];
         let nodes = [0, 1].map(|number| Node::new(number, conditions, ahead[number]));
-        let (wire, heard) = (Vec::new(), Vec::new());
+        let third = ThirdHost {
+            ahead: third,
+            // It has run for long.
+            witness: Some(Witness::new(0, Duration::ZERO)),
+            frozen: false,
+            inbox: VecDeque::new(),
+        };
         let mut world = Self {
             now: Duration::ZERO,
             lots,
             nodes,
-            wire,
-            heard,
+            third,
+            wire: Vec::new(),
+            heard: Vec::new(),
             boots: 0,
             conditions,
+            faults: Vec::new(),
             haunted: true,
         };
         world.start(0);
@@ -192,81 +154,149 @@ impl World {
         world
     }
 
-    /// Both nodes run, in a network as it usually is.
-    pub(super) fn calm(seed: u32) -> Self {
-        let calm = Conditions { delay: (0, 1), ..USUAL };
+    /// Both nodes run, in a network as it usually is, with a witness or without.
+    pub(super) fn calm(seed: u32, witness: bool) -> Self {
+        let calm = Conditions { witness, delay: (0, 1), ..USUAL };
         let mut world = Self::new(u64::from(seed) * 0x9e37_79b9, calm);
         world.haunted = false;
-        world.live(HEARTBEAT * SETTLED + STEP * (seed % 40), None, &|_| {});
+        world.live(HEARTBEAT * SETTLED + STEP * (seed % 40), &|_| {});
         world
     }
 
-    fn start(&mut self, node: usize) {
-        // A run that slept takes the next number.
-        self.boots += 1 << 20;
-        self.nodes[node].start(self.boots, self.now);
+    /// Has both nodes start anew with a program that fences, or fails to.
+    pub(super) fn fence_with(&mut self, works: bool) {
+        self.conditions.fence = Some(works);
+        for number in 0..2 {
+            self.nodes[number].conditions.fence = Some(works);
+            self.nodes[number].die();
+            self.start(number);
+        }
+        self.live(HEARTBEAT * SETTLED, &|_| {});
     }
 
-    pub(super) fn step(&mut self, fault: Option<Fault>) {
-        self.now += STEP;
-        let now = self.now;
-        let (arrived, rest) = self.wire.drain(..).partition(|(at, ..)| *at <= now);
+    fn boot(&mut self) -> u64 {
+        // A run that slept takes the next number.
+        self.boots += 1 << 20;
+        self.boots
+    }
+
+    fn start(&mut self, node: usize) {
+        let boot = self.boot();
+        self.nodes[node].start(boot, self.now);
+    }
+
+    /// Whether a frame between these arrives nowhere.
+    fn loses(&mut self, from: usize, path: usize, to: usize) -> bool {
+        let between = |one, other| (from, to) == (one, other) || (from, to) == (other, one);
+        let lost = self.faults.iter().any(|fault| match *fault {
+            Fault::Mute(node) => node == from && to != WITNESS,
+            Fault::Path(cut) => cut == path && between(0, 1),
+            Fault::Partition => between(0, 1),
+            Fault::Apart(node) => between(node, WITNESS),
+            _ => false,
+        });
+        lost || self.faults.contains(&Fault::Loss) && self.lots.draw(2) == 0
+    }
+
+    fn send(&mut self, from: usize, path: usize, to: usize, frame: &Frame) {
+        if self.lots.draw(50) == 0 && self.heard.len() < 4096 {
+            self.heard.push(frame.clone());
+        }
+        if self.loses(from, path, to) {
+            return;
+        }
+        let (least, more) = self.conditions.delay;
+        let arrives = self.now + STEP * (least + self.lots.draw(more + 1)) as u32;
+        let path = if to == WITNESS { from } else { path };
+        for _ in 0..=u8::from(self.lots.draw(8) == 0) {
+            self.wire.push((arrives, path, to, frame.clone()));
+        }
+    }
+
+    fn deliver(&mut self) {
+        let (arrived, rest): (Vec<_>, _) =
+            self.wire.drain(..).partition(|(at, ..)| *at <= self.now);
         self.wire = rest;
-        let arrived: Vec<_> = arrived;
-        for (_, path, to, beat) in arrived {
-            if self.nodes[to].pair.is_some() {
-                self.nodes[to].inbox.push_back((path, beat));
+        for (_, path, to, frame) in arrived {
+            match frame {
+                Frame::Question(question) if to == WITNESS => {
+                    if self.third.witness.is_some() {
+                        self.third.inbox.push_back((path, question));
+                    }
+                }
+                frame if to != WITNESS && self.nodes[to].pair.is_some() => {
+                    self.nodes[to].inbox.push_back((path, frame));
+                }
+                _ => {}
             }
         }
-        // An eavesdropper sends what it has heard to whom it likes.
+    }
+
+    /// An eavesdropper sends what it has heard to whom it likes.
+    fn haunt(&mut self) {
         let now_and_then = u64::from(self.haunted && self.lots.draw(20) == 0);
         for _ in 0..now_and_then + self.conditions.replays {
             if !self.heard.is_empty() {
                 let index = self.lots.draw(self.heard.len() as u64) as usize;
                 let (path, to) = (self.lots.draw(2) as usize, self.lots.draw(2) as usize);
-                let arrives = now + STEP * self.conditions.delay.0 as u32;
-                self.wire.push((arrives, path, to, self.heard[index].clone()));
+                let arrives = self.now + STEP * self.conditions.delay.0 as u32;
+                let frame = self.heard[index].clone();
+                let to = if matches!(frame, Frame::Question(_)) { WITNESS } else { to };
+                self.wire.push((arrives, path, to, frame));
             }
         }
+    }
+
+    /// Has a node's program do what it is asked to: the peer is gone, until it is
+    /// started by hand.
+    fn fence(&mut self, node: usize) {
+        let own = self.now + self.nodes[node].ahead;
+        let Some(pair) = self.nodes[node].pair.as_mut().filter(|pair| pair.wants_fence()) else {
+            return;
+        };
+        if self.conditions.fence == Some(true) {
+            pair.fenced(own);
+            self.nodes[1 - node].die();
+        }
+    }
+
+    pub(super) fn step(&mut self) {
+        self.now += STEP;
+        self.deliver();
+        self.haunt();
         for from in 0..2 {
-            for (path, beat) in self.nodes[from].run(now) {
-                let lost = match fault {
-                    Some(Fault::Mute(node)) => node == from,
-                    Some(Fault::Path(cut)) => cut == path,
-                    Some(Fault::Partition) => true,
-                    Some(Fault::Loss) => self.lots.draw(2) == 0,
-                    _ => false,
-                };
-                if self.lots.draw(50) == 0 && self.heard.len() < 4096 {
-                    self.heard.push(beat.clone());
-                }
-                if !lost {
-                    let (least, more) = self.conditions.delay;
-                    let delay = STEP * (least + self.lots.draw(more + 1)) as u32;
-                    for _ in 0..=u8::from(self.lots.draw(8) == 0) {
-                        self.wire.push((now + delay, path, 1 - from, beat.clone()));
-                    }
-                }
+            for (path, to, frame) in self.nodes[from].run(self.now) {
+                self.send(from, path, to, &frame);
             }
+        }
+        (0..2).for_each(|node| self.fence(node));
+        let ThirdHost { ahead, witness, frozen, inbox } = &mut self.third;
+        let Some(witness) = witness.as_mut().filter(|_| !*frozen) else { return };
+        let own = self.now + *ahead;
+        let answer = |(to, question)| Some((to, witness.answer(&question, own).ok()?));
+        for (to, answer) in inbox.drain(..).filter_map(answer).collect::<Vec<_>>() {
+            self.send(WITNESS, 0, to, &Frame::Answer(answer));
         }
     }
 
     pub(super) fn begin(&mut self, fault: Fault) {
         let now = self.now;
+        self.faults.push(fault);
         match fault {
             Fault::Freeze(node) => self.nodes[node].frozen = true,
-            Fault::Crash(node) => {
-                self.nodes[node].pair = None;
-                self.nodes[node].leases = [Duration::ZERO; GROUPS];
-                self.nodes[node].inbox.clear();
-            }
+            Fault::Crash(node) => self.nodes[node].die(),
             Fault::Leave(node) => {
                 let node = &mut self.nodes[node];
                 if let Some(pair) = &mut node.pair {
                     pair.leave(now + node.ahead);
                 }
             }
-            Fault::Unfit(node) => self.nodes[node].set_fit(false),
+            Fault::Unfit(node) => self.nodes[node].set_fit(false, now),
+            Fault::NoWitness => {
+                self.third.witness = None;
+                self.third.inbox.clear();
+            }
+            Fault::FreezeWitness => self.third.frozen = true,
             Fault::Failover(group) => {
                 for node in &mut self.nodes {
                     if let Some(pair) = &mut node.pair {
@@ -279,13 +309,21 @@ impl World {
     }
 
     pub(super) fn end(&mut self, fault: Fault) {
+        if let Some(index) = self.faults.iter().position(|one| *one == fault) {
+            self.faults.swap_remove(index);
+        }
         match fault {
             Fault::Freeze(node) => self.nodes[node].frozen = false,
-            Fault::Unfit(node) => self.nodes[node].set_fit(true),
+            Fault::Unfit(node) => self.nodes[node].set_fit(true, self.now),
             Fault::Crash(node) | Fault::Leave(node) => {
                 self.nodes[node].inbox.clear();
                 self.start(node);
             }
+            Fault::NoWitness => {
+                let boot = self.boot();
+                self.third.witness = Some(Witness::new(boot, self.now + self.third.ahead));
+            }
+            Fault::FreezeWitness => self.third.frozen = false,
             _ => {}
         }
     }
@@ -293,14 +331,14 @@ impl World {
     /// Lives through a fault.
     pub(super) fn suffer(&mut self, fault: Fault, length: Duration, check: &dyn Fn(&Self)) {
         self.begin(fault);
-        self.live(length, Some(fault), check);
+        self.live(length, check);
         self.end(fault);
     }
 
-    pub(super) fn live(&mut self, length: Duration, fault: Option<Fault>, check: &dyn Fn(&Self)) {
+    pub(super) fn live(&mut self, length: Duration, check: &dyn Fn(&Self)) {
         let end = self.now + length;
         while self.now < end {
-            self.step(fault);
+            self.step();
             check(self);
         }
     }
