@@ -11,6 +11,7 @@ mod freeze;
 mod handover;
 mod key;
 mod path;
+mod promotion;
 mod topology;
 mod witness;
 

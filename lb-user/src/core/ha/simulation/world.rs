@@ -219,10 +219,8 @@ impl World {
         self.wire = rest;
         for (_, path, to, frame) in arrived {
             match frame {
-                Frame::Question(question) if to == WITNESS => {
-                    if self.third.witness.is_some() {
-                        self.third.inbox.push_back((path, question));
-                    }
+                Frame::Question(question) if self.third.witness.is_some() => {
+                    self.third.inbox.push_back((path, question));
                 }
                 frame if to != WITNESS && self.nodes[to].pair.is_some() => {
                     self.nodes[to].inbox.push_back((path, frame));
