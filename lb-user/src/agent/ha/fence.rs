@@ -67,7 +67,7 @@ mod tests {
         Fence { command, timeout: limit }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_a_program_that_succeeds_in_time_has_fenced_the_peer() {
         let long = Duration::from_secs(3600);
         assert!(run(fence("test \"$LB_PAIR\" = edge", long), "edge".into()).await);
