@@ -6,6 +6,7 @@ mod clocks;
 mod crash;
 mod cut;
 mod disk;
+mod fence;
 mod flows;
 mod freeze;
 mod handover;
@@ -13,9 +14,11 @@ mod key;
 mod loss;
 mod metrics;
 mod path;
+mod promotion;
 mod replica;
 mod topology;
 mod version;
+mod witness;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 

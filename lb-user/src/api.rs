@@ -43,7 +43,7 @@ use std::net::IpAddr;
 pub use explain::{Explanation, Question, Step};
 pub use ha::{
     FailedOver, FailoverOrder, HaConfig, HaConflict, HaGroup, HaHeard, HaKey, HaPath, HaPeer,
-    HaStatus, HaStranger, HaSummary, HaSync, HaTold, HaTransition, HaTransitions,
+    HaStatus, HaStranger, HaSummary, HaSync, HaTold, HaTransition, HaTransitions, HaWitness,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

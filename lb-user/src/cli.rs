@@ -23,6 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod units;
+mod witness;
 
 use std::{fmt, io, path::PathBuf, process::ExitCode};
 
@@ -101,6 +102,7 @@ enum Command {
     Reload(reload::Reload),
     Check(check::Check),
     Agent(agent::Agent),
+    Witness(witness::Witness),
     Detach(detach::Detach),
     Completions(completions::Completions),
     Man(man::Man),
@@ -149,6 +151,7 @@ impl Cli {
             Command::Reload(reload) => reload.run(&mut lb),
             Command::Check(check) => check.run(&mut lb.console),
             Command::Agent(agent) => agent.run(self.global.no_color),
+            Command::Witness(witness) => witness.run(self.global.no_color),
             Command::Detach(detach) => detach.run(&mut lb.console),
             Command::Completions(completions) => completions.run(&mut lb.console),
             Command::Man(man) => man.run(&mut lb.console),

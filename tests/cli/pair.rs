@@ -29,6 +29,8 @@ fn pair(lab: &Lab) -> Result<Config> {
         heartbeat: Duration::from_millis(50),
         preempt: false,
         replicate: false,
+        fence: None,
+        witness: None,
         groups: vec![Group { name: "all".into(), prefer: None, addresses: vec![(NAT_V4, "l0")] }],
     };
     let hash_seed = Some("000102030405060708090a0b0c0d0e0f".into());

@@ -18,14 +18,14 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
     Backend, Capture, Config, DSR_V4, DSR_V6, Error, Group, Ha, Mac, NAT_V4, NAT_V6, Netns, Node,
-    OTHER_NAT_V4, OTHER_NAT_V6, Prober, Result, Seen, Service, XdpPass,
+    OTHER_NAT_V4, OTHER_NAT_V6, Prober, Process, Result, Seen, Service, XdpPass,
     lab::{allow_files, link, make_client, make_netns, make_switch, plug},
     lb_binary,
     owner::{Claim, STATE},
@@ -39,6 +39,8 @@ pub const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0
 
 /// Equal on both nodes, so that they give a flow the same backend.
 const SEED: &str = "000102030405060708090a0b0c0d0e0f";
+/// Name of the pair.
+const PAIR: &str = "lab";
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(50);
 /// What a captured frame to a backend comes from.
@@ -154,7 +156,7 @@ impl PairLab {
     #[must_use]
     pub fn config(&self, node: usize, services: impl IntoIterator<Item = Service>) -> Config {
         let ha = Ha {
-            pair: "lab".into(),
+            pair: PAIR.into(),
             peer: self.nodes[1 - node].listens(),
             listen: self.nodes[node].listens(),
             key_file: self.key_file(),
@@ -162,6 +164,8 @@ impl PairLab {
             heartbeat: HEARTBEAT,
             preempt: false,
             replicate: false,
+            fence: None,
+            witness: None,
             groups: vec![Group {
                 name: "all".into(),
                 prefer: None,
@@ -201,6 +205,39 @@ impl PairLab {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.claim.dir.join(name)
+    }
+
+    /// Starts the witness that [`Self::witness_address`] names, at the router.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not answer in time; with its log.
+    pub fn start_witness(&self) -> Result<Process> {
+        let mut command = self.router.command(&self.nodes[0].binary);
+        command.args(["witness", "--pair", PAIR, "--listen"]);
+        command.arg(Self::witness_address().to_string()).arg("--key-file").arg(self.key_file());
+        let mut witness = Process::start(&mut command)?;
+        let ready = "the witness answers";
+        witness.wait_for(ready, PATIENCE, |log| log.contains(ready))?;
+        Ok(witness)
+    }
+
+    /// Where the witness is asked: the router, as the nodes see it in front.
+    #[must_use]
+    pub fn witness_address() -> SocketAddr {
+        ([10, 3, 0, 254], 4791).into()
+    }
+
+    /// Loses the questions that node `from` sends to the witness.
+    ///
+    /// # Errors
+    /// nft fails.
+    pub fn cut_witness(&self, from: usize) -> Result<()> {
+        let from = self.nodes[from].name;
+        let port = Self::witness_address().port();
+        nft(
+            &self.front,
+            &format!("add rule bridge cut forward iifname {from} udp dport {port} drop"),
+        )
     }
 
     /// Loses the IPv4 packets that node `from` sends to the other by one network,

@@ -98,6 +98,8 @@ impl Setup {
             heartbeat: Duration::from_secs(1),
             preempt: false,
             replicate: false,
+            fence: None,
+            witness: None,
             groups: groups.iter().enumerate().map(group).collect(),
         };
         Self { ha: Some(ha), ..self }

@@ -3,7 +3,10 @@
 //! data plane and their addresses at the interfaces.
 
 mod addresses;
+mod ballot;
 mod driver;
+mod errands;
+mod fence;
 pub mod frame;
 mod history;
 pub mod key;
@@ -11,11 +14,12 @@ mod socket;
 mod sync;
 mod term;
 mod voice;
+pub mod witness;
 
 use std::{
     collections::BTreeSet,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -50,7 +54,7 @@ use super::thread::Thread;
 use crate::{
     api,
     core::{
-        ha::{GroupSettings, Pair, Settings},
+        ha::{GIVEN_BACK, GroupSettings, Pair, Settings},
         model::{
             Node,
             ha::{Group, Ha, Path},
@@ -64,8 +68,6 @@ const WAITING: usize = 16;
 /// How long an agent that ends waits for the peer to serve, and for the addresses
 /// to be gone.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// How long who orders a hand-over waits for the peer to serve.
-const HANDOVER: Duration = Duration::from_secs(1);
 /// How often the peer is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -85,6 +87,14 @@ pub enum Error {
     #[error("cannot listen at `{address}` for the peer")]
     Listen {
         /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The socket to or of the witness fails.
+    #[error("cannot use `{address}` for the witness")]
+    Witness {
+        /// Where the witness is.
         address: SocketAddr,
         /// Why not.
         source: io::Error,
@@ -171,6 +181,7 @@ pub struct Candidate {
     used: u64,
     boot: u64,
     ways: Vec<Way>,
+    witness: Option<Way>,
     keeper: Keeper,
     /// What moments are counted from.
     started: Instant,
@@ -188,6 +199,7 @@ pub struct Member {
     shared: Option<Shared>,
     key_file: PathBuf,
     voice: watch::Sender<Voice>,
+    handover: Duration,
     /// Of heartbeats, and of flows.
     _threads: [Thread; 2],
 }
@@ -198,6 +210,8 @@ pub struct Asking {
     orders: mpsc::Sender<Order>,
     sync: Sync,
     shared: Option<Shared>,
+    /// How long who orders a hand-over waits for the peer to serve.
+    handover: Duration,
 }
 
 impl Candidate {
@@ -210,10 +224,10 @@ impl Candidate {
         let voice = Voice::new(Keys::read(&ha.key_file)?, &ha.pair);
         let (terms, used) = Terms::open(&node.state_dir)?;
         let prefers = |group: &Group| group.prefer.as_ref() == Some(&node.name);
-        let seeds = [node.hash_seed.unwrap_or_default(), voice.place_seed()];
+        let seeds = [seed_fingerprint(node), place_fingerprint(&voice)];
         let groups = ha.groups.iter().map(|group| GroupSettings {
             id: fingerprint([group.name.as_bytes()]),
-            digest: digest(group, seeds),
+            digest: digest(group, seeds, ha.witness.is_some()),
             preferred: prefers(group),
         });
         let settings = Settings {
@@ -221,6 +235,8 @@ impl Candidate {
             priority: ha.priority,
             heartbeat: ha.heartbeat,
             preempt: ha.preempt,
+            witness: ha.witness.is_some(),
+            fence: ha.fence.is_some(),
             groups: groups.collect(),
         };
         let started = Instant::now();
@@ -233,10 +249,14 @@ impl Candidate {
                 Way::open(path).map_err(failed)
             };
             let ways = ours.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            Ok::<_, Error>((ways, Keeper::begin(&ours, started).await?))
+            let witness = ours.witness.map(|address| {
+                let failed = |source| Error::Witness { address, source };
+                Way::open(Path { listen: any_port(address.ip()), peer: address }).map_err(failed)
+            });
+            Ok::<_, Error>((ways, witness.transpose()?, Keeper::begin(&ours, started).await?))
         });
         let opened = opened.await.map_err(|error| Error::Thread(io::Error::other(error)))?;
-        let ((ways, keeper), boot, ha) = (opened?, boot()?, ha.clone());
+        let ((ways, witness, keeper), boot, ha) = (opened?, boot()?, ha.clone());
         let exchange = Exchange::open(node, &ha).await?;
         Ok(Self {
             ha,
@@ -246,6 +266,7 @@ impl Candidate {
             used,
             boot,
             ways,
+            witness,
             keeper,
             started,
             thread,
@@ -269,8 +290,9 @@ impl Candidate {
         leases: Arc<Leases>,
     ) -> (Member, JoinHandle<()>, Option<Sharing>) {
         let Self { ha, settings, voice, terms, used, boot, .. } = self;
-        let Self { ways, keeper, started, thread, exchange, .. } = self;
+        let Self { ways, witness, keeper, started, thread, exchange, .. } = self;
         let node = settings.node.clone();
+        let handover = settings.heartbeat * GIVEN_BACK;
         let pair = Pair::new(settings, boot, used, started.elapsed());
         let (orders, queue) = mpsc::channel(WAITING);
         let (told, summary) = watch::channel(api::HaSummary {
@@ -299,6 +321,7 @@ impl Candidate {
             pair,
             voice: voice.clone(),
             ways,
+            witness,
             leases,
             terms,
             serving,
@@ -308,13 +331,17 @@ impl Candidate {
             started,
             refused: Default::default(),
             history: Default::default(),
+            flushing: None,
+            fencing: None,
+            far: false,
             stopped: None,
             stranger: None,
             peer: None,
         };
         let driving = thread.handle().spawn(driver.run(queue));
         let _threads = [thread, flow_thread];
-        let member = Member { orders, summary, kept, sync, shared, key_file, voice, _threads };
+        let member =
+            Member { orders, summary, kept, sync, shared, key_file, voice, handover, _threads };
         (member, driving, sharing)
     }
 }
@@ -323,7 +350,9 @@ impl Member {
     /// By which it is asked from elsewhere.
     #[must_use]
     pub fn asking(&self) -> Asking {
-        Asking { orders: self.orders.clone(), sync: self.sync.clone(), shared: self.shared.clone() }
+        let Self { orders, sync, shared, handover, .. } = self;
+        let (orders, sync, shared) = (orders.clone(), sync.clone(), shared.clone());
+        Asking { orders, sync, shared, handover: *handover }
     }
 
     /// By which the peer's knowledge of the configuration is seen, where it is
@@ -431,7 +460,7 @@ impl Asking {
         };
         // What began meanwhile.
         self.sync.flush().await;
-        timeout(HANDOVER, self.taken(&given)).await.unwrap_or(Err(Failover::Pending))?;
+        timeout(self.handover, self.taken(&given)).await.unwrap_or(Err(Failover::Pending))?;
         Ok(given)
     }
 
@@ -475,13 +504,32 @@ fn fingerprint<'b>(parts: impl IntoIterator<Item = &'b [u8]>) -> u64 {
     hash.finish().as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
 }
 
+/// By which nodes compare their `node.hash_seed`.
+fn seed_fingerprint(node: &Node) -> u64 {
+    fingerprint([node.hash_seed.unwrap_or_default().map(u64::to_be_bytes).as_flattened()])
+}
+
+/// By which they compare what places flows.
+fn place_fingerprint(voice: &Voice) -> u64 {
+    fingerprint([voice.place_seed().map(u64::to_be_bytes).as_flattened()])
+}
+
 /// See [`GroupBeat::digest`](crate::core::ha::GroupBeat).
-fn digest(group: &Group, seeds: [[u64; 2]; 2]) -> u64 {
+fn digest(group: &Group, seeds: [u64; 2], witness: bool) -> u64 {
     let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address));
     let addresses: BTreeSet<_> = addresses.collect();
-    let seeds = seeds.map(|seed| seed.map(u64::to_be_bytes));
+    let seeds = seeds.map(u64::to_be_bytes);
     let parts = addresses.iter().map(AsRef::as_ref);
-    fingerprint(parts.chain([seeds.as_flattened().as_flattened()]))
+    fingerprint(parts.chain([seeds.as_flattened(), &[u8::from(witness)]]))
+}
+
+/// Any port of any address of a host, as far as it reaches this one.
+fn any_port(address: IpAddr) -> SocketAddr {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    (any, 0).into()
 }
 
 /// A number for this run.

@@ -28,6 +28,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+pub(super) use self::exec::Group;
 use self::{
     attempt::Attempt,
     post::{Found, Urgency},

@@ -32,6 +32,9 @@ pub struct HaStatus {
     pub stranger: Option<HaStranger>,
     /// The ways to it, the service path first.
     pub paths: Vec<HaPath>,
+    /// The witness, if there is one.
+    #[serde(default)]
+    pub witness: Option<HaWitness>,
     /// The groups.
     pub groups: Vec<HaGroup>,
     /// Frames without effect, by reason: `foreign`, `version`, `length`, `key`,
@@ -200,6 +203,16 @@ pub struct HaPath {
     #[schema(value_type = String)]
     pub peer: SocketAddr,
     /// Milliseconds since it brought something.
+    pub heard_ms: Option<u64>,
+}
+
+/// The pair's third vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaWitness {
+    /// Where it is.
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
+    /// Milliseconds since it answered.
     pub heard_ms: Option<u64>,
 }
 

@@ -19,7 +19,7 @@ use crate::{
     },
     api::{
         FailedOver, FailoverOrder, HaConfig, HaConflict, HaHeard, HaKey, HaStatus, HaSync,
-        HaTransition,
+        HaTransition, HaWitness,
     },
 };
 
@@ -178,6 +178,11 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
         let heard = path.heard_ms.map(|ago| format!("heard {ago} ms ago"));
         let heard = heard.unwrap_or_else(|| "nothing heard".to_owned());
         console.say(format_args!("path to {}: {heard}", path.peer))?;
+    }
+    if let Some(HaWitness { address, heard_ms }) = &status.witness {
+        let heard = heard_ms.map(|ago| format!("answered {ago} ms ago"));
+        let heard = heard.unwrap_or_else(|| "no answer yet".to_owned());
+        console.say(format_args!("witness at {address}: {heard}"))?;
     }
     let mut table = Table::new([
         words("GROUP"),

@@ -43,6 +43,7 @@ fn wrong_usage_is_refused() {
         ("flow list --client web", ErrorKind::ValueValidation),
         ("ha", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
         ("ha keygen a b", ErrorKind::UnknownArgument),
+        ("witness --pair edge", ErrorKind::MissingRequiredArgument),
         ("plan", ErrorKind::MissingRequiredArgument),
         ("reload f --confirmed", ErrorKind::ArgumentConflict),
         ("explain 198.51.100.7 203.0.113.10:443", ErrorKind::ValueValidation),

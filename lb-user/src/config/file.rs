@@ -28,7 +28,7 @@ use super::{
     },
 };
 use crate::core::model::XdpMode;
-pub use ha::{Group, GroupAddress, Ha};
+pub use ha::{Group, GroupAddress, Ha, KEY_FILE};
 pub use service::{AFFINITY_TIMEOUT, Backend, Route, Service, WEIGHT};
 
 /// Default of `node.flows`.

@@ -45,7 +45,15 @@ pub fn files(model: &Model) -> Vec<LocalFile> {
         program: false,
         purpose: "be a node of the pair",
     });
-    files.chain(of_pair).collect()
+    let fence = model.ha.iter().filter_map(|ha| {
+        Some(LocalFile {
+            key: "`ha.fence.command`".to_owned(),
+            path: ha.fence.as_ref()?.command.first()?.into(),
+            program: true,
+            purpose: "take over from a silent peer",
+        })
+    });
+    files.chain(of_pair).chain(fence).collect()
 }
 
 impl LocalFile {

@@ -8,29 +8,38 @@
 //! whatever their clocks and settings say. VRRP adds a skew by priority
 //! (RFC 9568, section 6.1), since several routers may stand by: here it is one.
 //!
-//! Who hears nothing at all from its peer, and has no sign that the peer does
-//! not hear it, takes it for dead and goes on alone. If both do, because every
-//! path is cut in both directions, both serve until they hear each other: two
-//! nodes cannot tell that from the death of the other. Then the higher term
-//! wins, and the loser stops first.
+//! Without a witness, who hears nothing at all from its peer, and has no sign that
+//! the peer does not hear it, takes it for dead and goes on alone. If both do,
+//! because every path is cut in both directions, both serve until they hear each
+//! other: two nodes cannot tell that from the death of the other. Then the higher
+//! term wins, and the loser stops first. With a witness that never happens, see
+//! `vote.rs`.
 
 pub mod announce;
 mod beat;
 mod cause;
 mod peer;
 mod roles;
+mod settings;
 #[cfg(test)]
 mod simulation;
+mod talk;
 #[cfg(test)]
 mod tests;
+mod vote;
+mod witness;
 
 use std::{collections::VecDeque, time::Duration};
 
-use self::peer::Admission;
+use self::vote::Voter;
 pub use self::{
     beat::{Beat, GroupBeat, Stamp, Stance},
     cause::Cause,
     peer::Peer,
+    settings::{GroupSettings, Settings},
+    talk::Refusal,
+    vote::{Answer, Question},
+    witness::Witness,
 };
 
 /// Heartbeats without one after which a standby takes over, where the peer is
@@ -44,6 +53,9 @@ const MARGIN_QUARTERS: u32 = 1;
 /// dead by who serves: more than its frames are late, and soon enough that its
 /// death costs no lease.
 const SILENT_QUARTERS: u32 = 6;
+/// Quarters of heartbeats that the peer's word lasts still when the witness is
+/// asked.
+const ASK_QUARTERS: u32 = 6;
 /// Heartbeats after which a peer is no longer expected: who serves then has
 /// longer leases, and who starts waits for longer than these.
 const GONE: u32 = 10;
@@ -52,64 +64,10 @@ const LONE_LEASE: u32 = 8;
 /// Heartbeats that a node waits before it takes over from a peer that does not
 /// know it.
 const STRANGER: u32 = 24;
-/// Runs of the peer that are remembered to be over.
-const OVER: usize = 4;
-/// Frames of unknown runs that are answered in the time of a heartbeat: a flood
-/// of old frames shall not keep a new run waiting, nor this node busy.
-const ECHOES: u32 = 64;
-/// Frames whose moment is remembered.
-const SENT: usize = 1024;
 
-/// What a pair does by.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Name of this node.
-    pub node: String,
-    /// See [`crate::core::model::ha::Ha::priority`].
-    pub priority: u8,
-    /// Time between heartbeats.
-    pub heartbeat: Duration,
-    /// Whether to claim a group from a peer of lower rank, once the flows are
-    /// known, see [`Pair::inform`].
-    pub preempt: bool,
-    /// The groups.
-    pub groups: Vec<GroupSettings>,
-}
-
-/// What a pair does by about a group.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupSettings {
-    /// See [`GroupBeat::id`].
-    pub id: u64,
-    /// See [`GroupBeat::digest`].
-    pub digest: u64,
-    /// Whether this node is to serve it.
-    pub preferred: bool,
-}
-
-/// Why a frame has no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// A frame that was there before.
-    Replayed,
-    /// The first frame of a run, which may be replayed: to be answered with a
-    /// frame that echoes it, unless there were too many of late.
-    Unproven(Option<Stamp>),
-    /// Our own frame.
-    Reflected,
-}
-
-impl Refusal {
-    /// It in one word.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Replayed => "replayed",
-            Self::Unproven(_) => "unproven",
-            Self::Reflected => "reflected",
-        }
-    }
-}
+/// Heartbeats after which a group that was given up is served again here, if the
+/// peer did not take it.
+pub const GIVEN_BACK: u32 = STRANGER + 2;
 
 /// A node of the pair: its view of the peer, and its groups.
 #[derive(Clone, Debug)]
@@ -134,12 +92,28 @@ pub struct Pair {
     /// Runs of the peer that are over.
     over: VecDeque<u64>,
     groups: Vec<Group>,
+    voter: Voter,
     /// Something changed that the peer should know at once.
     news: bool,
     /// It gives up all groups for good.
     leaving: bool,
+    /// Telling the peer the latest flows of groups that it is to have.
+    flush: Errand,
+    /// Making sure that a silent peer does not serve.
+    fence: Errand,
     /// It knows the flows of the peer's groups: it may claim them.
     informed: bool,
+}
+
+/// What the driver has to do before a role may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    /// Nothing is to be done.
+    Idle,
+    /// It is to be done.
+    Wanted,
+    /// It was done at this moment.
+    Done(Duration),
 }
 
 /// A group.
@@ -162,6 +136,13 @@ struct Group {
     contested: Option<Duration>,
     /// See [`View::cause`].
     cause: Option<Cause>,
+    /// Since when the same is said of it; that this node serves after the peer
+    /// agreed to that is not news.
+    told: Duration,
+    /// Until when it has the witness's vote, if it ever had, and whether that is
+    /// asked for.
+    vote: Option<Duration>,
+    asks: bool,
 }
 
 /// What a group is to this node.
@@ -193,6 +174,9 @@ impl Pair {
             since: now,
             contested: None,
             cause: None,
+            told: now,
+            vote: None,
+            asks: false,
         };
         let groups = settings.groups.iter().map(group).collect();
         Self {
@@ -208,8 +192,11 @@ impl Pair {
             stranger: now,
             over: VecDeque::new(),
             groups,
+            voter: Voter::default(),
             news: false,
             leaving: false,
+            flush: Errand::Idle,
+            fence: Errand::Idle,
             informed: false,
         }
     }
@@ -218,6 +205,33 @@ impl Pair {
     /// serves: before it does, it claims none.
     pub fn inform(&mut self, informed: bool) {
         self.informed = informed;
+    }
+
+    /// Whether the peer claims a group, or is the abler to serve one, and is to be
+    /// told the latest flows, see [`Self::flushed`].
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        self.flush == Errand::Wanted
+    }
+
+    /// The peer has been told, or does not listen: it is left what it claims.
+    pub fn flushed(&mut self, now: Duration) {
+        self.flush = Errand::Done(now);
+    }
+
+    /// Whether this node takes over once it is sure that the peer does not serve,
+    /// see [`Self::fenced`].
+    #[must_use]
+    pub fn wants_fence(&self) -> bool {
+        self.fence == Errand::Wanted
+    }
+
+    /// The peer does not serve: no power, or no network. Without effect if it was
+    /// heard meanwhile.
+    pub fn fenced(&mut self, now: Duration) {
+        if self.wants_fence() {
+            self.fence = Errand::Done(now);
+        }
     }
 
     /// The groups, in the order of the settings.
@@ -269,14 +283,19 @@ impl Pair {
 
     /// Tells it whether a group could be served here: if not, it is left to a
     /// peer that is able to.
-    pub fn set_fit(&mut self, index: usize, fit: bool) {
-        self.groups[index].fit = fit;
+    pub fn set_fit(&mut self, index: usize, fit: bool, now: Duration) {
+        let group = &mut self.groups[index];
+        if group.fit != fit && group.lease.is_none() {
+            group.told = now;
+        }
+        group.fit = fit;
     }
 
-    /// Whether frames are due: a heartbeat has passed, or there is news.
+    /// Whether frames go to the peer and back for so long that no lease can last:
+    /// neither node begins to serve.
     #[must_use]
-    pub fn is_due(&self, now: Duration) -> bool {
-        self.news || self.beaten.is_none_or(|last| now >= last + self.settings.heartbeat)
+    pub fn is_too_far(&self, now: Duration) -> bool {
+        self.peer(now).is_some_and(|peer| peer.round_trip() > self.beats(FAR))
     }
 
     /// When [`Self::tick`] is to be called next.
@@ -287,86 +306,11 @@ impl Pair {
         }
         let beat = self.beaten.map(|last| last + self.settings.heartbeat);
         let ends = self.groups.iter().filter_map(|group| group.lease);
-        let after = ends.chain(beat).chain([self.takes_over_at()]).filter(|at| *at > now);
+        let asks = (0..self.groups.len()).map(|index| self.asks_at(index));
+        let asks = asks.filter(|_| self.settings.witness);
+        let after =
+            ends.chain(beat).chain(asks).chain([self.takes_over_at()]).filter(|at| *at > now);
         after.min().unwrap_or(now + self.settings.heartbeat)
-    }
-
-    /// Begins a round of frames, one by each path, see [`Self::beat`].
-    pub fn begin_round(&mut self, now: Duration) {
-        self.beaten = Some(now);
-        self.news = false;
-    }
-
-    /// The frame to send by the next path, or as an answer to one that came by
-    /// it, which it echoes if that was [`Refusal::Unproven`]: each has a number
-    /// of its own.
-    pub fn beat(&mut self, answer: bool, echo: Option<Stamp>, now: Duration) -> Beat {
-        self.sequence += 1;
-        self.sent.push_back((self.sequence, now));
-        if self.sent.len() > SENT {
-            self.sent.pop_front();
-        }
-        let grant = self.wait();
-        let heard = self.peer(now).map(|peer| (peer.latest(), peer.heard));
-        if let (Some(peer), Some((_, at))) = (&mut self.peer, heard) {
-            peer.promised = peer.promised.max(at + grant);
-        }
-        let group = |index| {
-            let Group { settings, term, fit, .. } = self.groups[index];
-            let GroupSettings { id, digest, preferred } = settings;
-            GroupBeat { id, digest, term, stance: self.stance(index), preferred, fit }
-        };
-        Beat {
-            node: self.settings.node.clone(),
-            stamp: Stamp { boot: self.boot, sequence: self.sequence },
-            answer,
-            interval: self.settings.heartbeat,
-            heard: heard.map(|(stamp, _)| stamp),
-            grant,
-            echo,
-            priority: self.settings.priority,
-            groups: (0..self.groups.len()).map(group).collect(),
-        }
-    }
-
-    /// Takes in an authenticated frame: whether it is to be answered at once, by
-    /// the path that it came by, so that its sender knows that it is heard.
-    ///
-    /// # Errors
-    /// It has no effect.
-    pub fn receive(&mut self, beat: &Beat, now: Duration) -> Result<bool, Refusal> {
-        let run = beat.stamp.boot;
-        if run == self.boot {
-            return Err(Refusal::Reflected);
-        }
-        self.notice_sleep(now);
-        let acknowledged = beat.heard.and_then(|stamp| self.sent_at(stamp));
-        let proof = acknowledged.max(beat.echo.and_then(|stamp| self.sent_at(stamp)));
-        if self.peer.as_ref().is_none_or(|peer| peer.boot() != run) {
-            if self.over.contains(&run) {
-                return Err(Refusal::Replayed);
-            }
-            let lately = |sent| now.saturating_sub(sent) <= self.beats(STRANGER);
-            if !proof.is_some_and(lately) {
-                return Err(Refusal::Unproven(self.may_echo(now).then_some(beat.stamp)));
-            }
-            if let Some(before) = self.peer.replace(Peer::new(beat, now)) {
-                push(&mut self.over, before.boot());
-            }
-        }
-        let gone = self.peer(now).is_none();
-        let Some(peer) = &mut self.peer else { return Err(Refusal::Unproven(None)) };
-        match peer.window.admit(beat.stamp.sequence) {
-            Admission::Replayed => return Err(Refusal::Replayed),
-            // What it says has been overtaken.
-            Admission::Late => return Ok(false),
-            Admission::Latest if gone => peer.forget(),
-            Admission::Latest => {}
-        }
-        peer.learn(beat, acknowledged, now);
-        self.weigh(now);
-        self.learn_terms();
-        Ok(!beat.answer)
     }
 
     /// A node of the pair is there that this one does not understand, and may
@@ -397,7 +341,7 @@ impl Pair {
     }
 
     fn leave_to_peer(&mut self, index: usize, cause: Cause, now: Duration) {
-        self.stop(index, cause);
+        self.stop(index, cause, now);
         self.groups[index].resigned = Some(now);
     }
 
@@ -408,36 +352,10 @@ impl Pair {
         self.news = true;
     }
 
-    /// Who serves keeps the term in which it does.
-    fn learn_terms(&mut self) {
-        let Some(peer) = &self.peer else { return };
-        for group in self.groups.iter_mut().filter(|group| group.lease.is_none()) {
-            let theirs = peer.group(group.settings.id).map_or(0, |theirs| theirs.term);
-            group.term = group.term.max(theirs);
-        }
-    }
-
     /// So many heartbeats of the slower node.
     fn beats(&self, number: u32) -> Duration {
         let own = self.settings.heartbeat;
         self.peer.as_ref().map_or(own, |peer| own.max(peer.interval)) * number
-    }
-
-    /// When a frame was sent, if it is one of ours.
-    fn sent_at(&self, stamp: Stamp) -> Option<Duration> {
-        let number = (stamp.boot == self.boot).then_some(stamp.sequence)?;
-        let at = self.sent.binary_search_by_key(&number, |(sequence, _)| *sequence).ok()?;
-        Some(self.sent[at].1)
-    }
-
-    /// Whether a frame of an unknown run may be answered.
-    fn may_echo(&mut self, now: Duration) -> bool {
-        let (since, number) = &mut self.echoes;
-        if now.saturating_sub(*since) >= self.settings.heartbeat {
-            (*since, *number) = (now, 0);
-        }
-        *number += 1;
-        *number <= ECHOES
     }
 
     /// A node that slept did not hear what was said, and knows nothing of how
@@ -460,9 +378,10 @@ impl Pair {
         self.boot = self.boot.wrapping_add(1);
         self.sequence = 0;
         self.sent.clear();
+        self.forget_questions();
         self.peer = None;
         for index in 0..self.groups.len() {
-            self.stop(index, Cause::Slept);
+            self.stop(index, Cause::Slept, now);
         }
     }
 
@@ -475,10 +394,20 @@ impl Pair {
         self.silence(peer, now) * 4 > self.beats(SILENT_QUARTERS)
     }
 
-    fn stop(&mut self, index: usize, cause: Cause) {
+    /// Whether an errand was done, so lately that what follows may happen; if not,
+    /// it is wanted.
+    fn is_done(errand: &mut Errand, lately: Duration, now: Duration) -> bool {
+        let done = matches!(errand, Errand::Done(at) if now <= *at + lately);
+        if !done {
+            *errand = Errand::Wanted;
+        }
+        done
+    }
+
+    fn stop(&mut self, index: usize, cause: Cause, now: Duration) {
         let group = &mut self.groups[index];
         if group.lease.take().is_some() {
-            (group.contested, group.cause) = (None, Some(cause));
+            (group.contested, group.told, group.cause) = (None, now, Some(cause));
             self.news = true;
         }
     }
@@ -491,14 +420,9 @@ impl Pair {
     }
 
     fn leave_all(&mut self, cause: Cause, now: Duration) {
-        (0..self.groups.len()).for_each(|index| self.leave_to_peer(index, cause, now));
+        for index in 0..self.groups.len() {
+            self.leave_to_peer(index, cause, now);
+            self.groups[index].asks = false;
+        }
     }
-}
-
-/// Adds to a short list; the oldest makes room.
-fn push<T>(list: &mut VecDeque<T>, item: T) {
-    if list.len() == OVER {
-        list.pop_front();
-    }
-    list.push_back(item);
 }

@@ -26,6 +26,10 @@ pub struct Ha {
     pub preempt: bool,
     /// `ha.config`: whether it is "replicate".
     pub replicate: bool,
+    /// `ha.fence.command`.
+    pub fence: Option<Vec<String>>,
+    /// `ha.witness`.
+    pub witness: Option<SocketAddr>,
     /// The groups.
     pub groups: Vec<Group>,
 }
@@ -44,7 +48,7 @@ pub struct Group {
 impl Display for Ha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pair, peer, listen, key_file, priority, heartbeat, preempt, .. } = self;
-        let Self { replicate, groups, .. } = self;
+        let Self { fence, witness, replicate, groups, .. } = self;
         let words = |paths: &[SocketAddr]| paths.iter().map(ToString::to_string).collect();
         let (peer, listen): (Vec<_>, Vec<_>) = (words(peer), words(listen));
         writeln!(f, "[ha]\npair = {pair:?}\npeer = {peer:?}\nlisten = {listen:?}")?;
@@ -52,6 +56,12 @@ impl Display for Ha {
         writeln!(f, "heartbeat = \"{}ms\"\npreempt = {preempt}", heartbeat.as_millis())?;
         let config = if *replicate { "replicate" } else { "independent" };
         writeln!(f, "config = {config:?}")?;
+        if let Some(command) = fence {
+            writeln!(f, "fence = {{ command = {command:?} }}")?;
+        }
+        if let Some(witness) = witness {
+            writeln!(f, "witness = \"{witness}\"")?;
+        }
         groups.iter().try_for_each(|group| group.fmt(f))
     }
 }

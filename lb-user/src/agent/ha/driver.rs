@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,12 +15,14 @@ use std::{
 use futures_util::future::select_all;
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::sleep_until,
 };
 
 use super::{
     Failover, Order,
     addresses::{Kept, Serving},
+    errands::{answered, done},
     frame::{FrameError, MOST_BYTES_EVER, VERSION},
     history::{History, role},
     key::Fingerprint,
@@ -38,7 +41,7 @@ use crate::{
 };
 
 /// Frames taken in before the next turn: under a flood time goes on as well.
-const AT_ONCE: usize = 64;
+pub(super) const AT_ONCE: usize = 64;
 /// How often a kind of trouble is told.
 const TELLING: Duration = Duration::from_secs(10);
 
@@ -50,6 +53,7 @@ pub(super) struct Driver {
     pub(super) pair: Pair,
     pub(super) voice: watch::Sender<Voice>,
     pub(super) ways: Vec<Way>,
+    pub(super) witness: Option<Way>,
     pub(super) leases: Arc<Leases>,
     pub(super) terms: Terms,
     pub(super) serving: watch::Sender<Vec<Serving>>,
@@ -71,12 +75,22 @@ pub(super) struct Driver {
     pub(super) peer: Option<String>,
     /// Which groups the peer knows otherwise.
     pub(super) differing: Vec<bool>,
+    /// While the peer is told the latest flows.
+    pub(super) flushing: Option<JoinHandle<bool>>,
+    /// While the peer is fenced.
+    pub(super) fencing: Option<JoinHandle<bool>>,
+    /// Whether the peer is too far.
+    pub(super) far: bool,
 }
 
 /// What is wrong with a group that the peer knows otherwise.
 const DIFFERS: &str = "the peer has no such group, other addresses in it, another \
-                       `node.hash_seed`, or another line `place` in its key file: it must be \
-                       configured alike on both nodes";
+                       `node.hash_seed`, or another line `place` in its key file, or one of the \
+                       nodes has a witness: it must be configured alike on both nodes";
+
+/// What is wrong with a peer whose answers come too late for any lease.
+const TOO_FAR: &str = "frames to the peer and back take longer than 18 heartbeats: no node can \
+                       begin to serve, make `ha.heartbeat` longer on both";
 
 /// Frames of unknown runs that are nothing to be told.
 const USUAL: u64 = 16;
@@ -126,6 +140,7 @@ impl Driver {
             let arrived = tokio::select! {
                 biased;
                 arrived = receive(&self.ways, &mut buffer) => Some(arrived),
+                () = answered(self.witness.as_ref()) => None,
                 order = orders.recv() => match order {
                     Some(order) => {
                         self.obey(order);
@@ -134,6 +149,17 @@ impl Driver {
                     None => return,
                 },
                 Ok(()) = self.kept.changed() => None,
+                _ = done(&mut self.flushing) => {
+                    // Whether the peer knows them makes no difference: it claims the group.
+                    self.pair.flushed(self.now());
+                    None
+                }
+                fenced = done(&mut self.fencing) => {
+                    if fenced {
+                        self.pair.fenced(self.now());
+                    }
+                    None
+                }
                 () = sleep_until(wake.into()) => None,
             };
             // Who was held up hears all that was said meanwhile before it speaks.
@@ -144,6 +170,7 @@ impl Driver {
                 left -= 1;
                 next = if left > 0 { try_receive(&self.ways, &mut buffer) } else { None };
             }
+            self.hear_witness();
             self.turn(&before);
             for (path, echo) in answers.all() {
                 self.send(path, true, echo);
@@ -151,7 +178,7 @@ impl Driver {
         }
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
@@ -161,7 +188,7 @@ impl Driver {
         let now = self.now();
         self.pair.inform(self.sync.is_informed());
         for (index, kept) in self.kept.borrow().iter().enumerate() {
-            self.pair.set_fit(index, kept.fit);
+            self.pair.set_fit(index, kept.fit, now);
         }
         let moment = match moment {
             Ok(moment) => {
@@ -179,6 +206,7 @@ impl Driver {
             let left = view.lease.map(|end| end.saturating_sub(now));
             self.leases.set(index, moment.zip(left));
         }
+        self.run_errands();
         self.publish(before);
         self.meet_peer(now);
         self.compare(now);
@@ -187,6 +215,7 @@ impl Driver {
             for path in 0..self.ways.len() {
                 self.send(path, false, None);
             }
+            self.ask_witness(now);
         }
         self.terms.keep_ahead(self.pair.term(), now);
     }
@@ -213,6 +242,11 @@ impl Driver {
             }
             self.differing[index] = differs;
         }
+        let far = self.pair.is_too_far(now);
+        if far && !self.far {
+            tracing::error!("{TOO_FAR}");
+        }
+        self.far = far;
     }
 
     /// Takes note of a peer's name, by which groups may have been given out.
@@ -287,6 +321,11 @@ impl Driver {
                 }
             },
         };
+        self.refuse(reason, self.ha.paths[path].peer, now);
+    }
+
+    /// Counts a frame without effect, and tells of it at times.
+    pub(super) fn refuse(&mut self, reason: &'static str, from: SocketAddr, now: Duration) {
         let (count, told) = self.refused.entry(reason).or_default();
         *count += 1;
         // The first frame of every run of the peer's is unproven; who speaks another
@@ -294,7 +333,6 @@ impl Driver {
         let usual = reason == "version" || reason == "unproven" && *count <= USUAL;
         if !usual && told.is_none_or(|last| now >= last + TELLING) {
             *told = Some(now);
-            let from = self.ha.paths[path].peer;
             tracing::warn!(%from, reason, "a frame has no effect");
         }
     }
@@ -394,6 +432,10 @@ impl Driver {
                 .zip(&self.heard)
                 .map(|(path, heard)| api::HaPath { peer: path.peer, heard_ms: heard.map(ago) })
                 .collect(),
+            witness: self.ha.witness.map(|address| api::HaWitness {
+                address,
+                heard_ms: self.pair.witness_heard().map(ago),
+            }),
             groups: groups
                 .map(|(index, (group, view))| api::HaGroup {
                     name: group.name.clone(),
@@ -407,7 +449,8 @@ impl Driver {
                     trouble: kept[index]
                         .trouble
                         .clone()
-                        .or_else(|| self.differing[index].then(|| DIFFERS.to_owned())),
+                        .or_else(|| self.differing[index].then(|| DIFFERS.to_owned()))
+                        .or_else(|| self.far.then(|| TOO_FAR.to_owned())),
                 })
                 .collect(),
             refused: self
@@ -424,7 +467,7 @@ impl Driver {
 }
 
 /// What is wrong with a datagram, in one word.
-fn word(error: FrameError) -> &'static str {
+pub(super) fn word(error: FrameError) -> &'static str {
     match error {
         FrameError::Foreign => "foreign",
         FrameError::Version { .. } => "version",

@@ -23,7 +23,7 @@ use self::{
     replica::{Answering, Calling, Ends},
     sender::{Sender, State},
 };
-use super::{Error, addresses::Serving, fingerprint, socket, voice::Voice};
+use super::{Error, addresses::Serving, seed_fingerprint, socket, voice::Voice};
 use crate::{
     agent::thread::Thread,
     api,
@@ -139,11 +139,7 @@ impl Exchange {
             paths: ha.paths.clone(),
             node: node.name.clone(),
             // It is named by its hash: it is not for everybody's eyes.
-            seed: fingerprint([node
-                .hash_seed
-                .unwrap_or_default()
-                .map(u64::to_be_bytes)
-                .as_flattened()]),
+            seed: seed_fingerprint(node),
             listeners: opened?,
             thread,
         })

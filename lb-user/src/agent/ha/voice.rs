@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use super::{
+    ballot::Ballots,
     frame::{Codec, Frame, FrameError},
     key::{Fingerprint, Key, Keys, file::KeyError},
 };
@@ -19,6 +20,7 @@ pub(super) struct Voice {
     pair: String,
     keys: Keys,
     codec: Codec,
+    ballots: Ballots,
     spoken: Key,
     /// While the peer is there.
     peer: Option<Known>,
@@ -36,9 +38,9 @@ struct Known {
 impl Voice {
     /// Of a node that has not heard its peer: which may have the oldest key only.
     pub(super) fn new(keys: Keys, pair: &str) -> Self {
-        let codec = Codec::new(&keys, pair);
+        let (codec, ballots) = (Codec::new(&keys, pair), Ballots::new(&keys, pair));
         let spoken = keys.oldest().clone();
-        Self { pair: pair.to_owned(), keys, codec, spoken, peer: None }
+        Self { pair: pair.to_owned(), keys, codec, ballots, spoken, peer: None }
     }
 
     /// The frame of a beat, which answers one that was made with the key `answers`:
@@ -88,6 +90,7 @@ impl Voice {
     /// Goes on with other keys: whether one has gone.
     pub(super) fn renew(&mut self, keys: Keys) -> bool {
         self.codec = Codec::new(&keys, &self.pair);
+        self.ballots = Ballots::new(&keys, &self.pair);
         let before = std::mem::replace(&mut self.keys, keys);
         self.choose();
         before.iter().any(|key| self.keys.get(key.fingerprint()).is_none())
@@ -97,6 +100,11 @@ impl Voice {
         let known = self.peer.iter().flat_map(Known::all).chain([self.spoken.fingerprint()]);
         let both = known.into_iter().find_map(|key| self.keys.get(key));
         self.spoken = both.unwrap_or_else(|| self.keys.oldest()).clone();
+    }
+
+    /// What is said to the witness, and by it.
+    pub(super) fn ballots(&self) -> &Ballots {
+        &self.ballots
     }
 
     /// A secret of the key that is spoken.

@@ -120,10 +120,10 @@ impl Output {
 
 /// A process group whose leader has not been waited for, so that no other
 /// group can have its number. Killed when dropped.
-struct Group(Option<Pid>);
+pub(in crate::agent) struct Group(pub(in crate::agent) Option<Pid>);
 
 impl Group {
-    fn of(leader: Option<u32>) -> Self {
+    pub(in crate::agent) fn of(leader: Option<u32>) -> Self {
         Self(leader.and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
     }
 }

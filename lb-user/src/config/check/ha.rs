@@ -32,7 +32,11 @@ pub(super) fn check(ha: &Ha, node: &Node, services: &[Service], report: &mut Rep
     }
     paths(ha, report);
     groups(ha, report);
-    for path in sockets(&ha.listen).chain(sockets(&ha.peer)) {
+    let witness = witness(ha);
+    if let Some(witness) = &witness {
+        third(ha, witness, report);
+    }
+    for path in sockets(&ha.listen).chain(sockets(&ha.peer)).chain(&witness) {
         if let Err(wrong) = stays(path.value.ip(), ha, services) {
             report.add(&path.place, wrong);
         }
@@ -162,6 +166,20 @@ fn paths(ha: &Ha, report: &mut Report<'_>) {
     }
 }
 
+fn witness(ha: &Ha) -> Option<Located<SocketAddr>> {
+    let Located { place, value } = ha.witness.as_ref()?;
+    Some(Located { place: place.clone(), value: (*value)? })
+}
+
+/// Reports a witness that would die with a node.
+fn third(ha: &Ha, witness: &Located<SocketAddr>, report: &mut Report<'_>) {
+    let mut nodes = sockets(&ha.listen).chain(sockets(&ha.peer));
+    if let Some(node) = nodes.find(|node| node.value.ip() == witness.value.ip()) {
+        let wrong = Wrong::new("must be an address of a third host");
+        report.add(&witness.place, wrong.hint(format!("{} is at this address", node.place)));
+    }
+}
+
 /// Whether a node keeps an address, whoever serves.
 fn stays(address: IpAddr, ha: &Ha, services: &[Service]) -> Result<(), Wrong> {
     unicast(address)?;
@@ -215,6 +233,8 @@ pub(super) fn model(ha: Ha) -> Option<model::ha::Ha> {
         heartbeat: ha.heartbeat?.value,
         preempt: ha.preempt?.value,
         replicate: ha.replicate?.value,
+        witness: ha.witness?.value,
+        fence: ha.fence?.value,
         groups: ha.groups.into_iter().map(group).collect::<Option<_>>()?,
     })
 }

@@ -10,21 +10,32 @@ use std::{
 use toml::de::DeValue;
 
 use super::Field;
-use crate::config::{
-    read::{Place, Section, Wrong},
-    value::{
-        duration, flag,
-        ha::{moving_address, socket_address},
-        interface, name, number, path, time, word,
+use crate::{
+    config::{
+        read::{Located, Place, Section, Wrong},
+        value::{
+            duration, flag,
+            ha::{moving_address, socket_address, witness},
+            interface, name, number, path,
+            probe::command,
+            time, word,
+        },
     },
+    core::model::ha::Fence,
 };
 
 /// Default of `ha.key_file`.
-const KEY_FILE: &str = "/etc/lb/pair.key";
+pub const KEY_FILE: &str = "/etc/lb/pair.key";
 /// Default of `ha.priority`.
 const PRIORITY: u8 = 100;
 /// Default of `ha.heartbeat`.
 const HEARTBEAT: Duration = Duration::from_millis(50);
+
+/// Default of `ha.fence.timeout`.
+const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Values of it.
+const FENCE_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(600);
 
 /// Between heartbeats. A lease, eleven quarters of it, ends up to two ticks of the
 /// kernel early, which may take 10 ms each: it must outlast them by enough to be
@@ -50,6 +61,10 @@ pub struct Ha {
     pub preempt: Field<bool>,
     /// `config`: whether it is "replicate".
     pub replicate: Field<bool>,
+    /// `witness`, if any.
+    pub witness: Field<Option<SocketAddr>>,
+    /// `fence`, if any.
+    pub fence: Field<Option<Fence>>,
     /// `[[ha.group]]`.
     pub groups: Vec<Group>,
 }
@@ -92,15 +107,30 @@ pub(super) fn read(mut table: Section<'_>) -> Ha {
             true,
             word(&[("replicate", Some(true)), ("independent", Some(false))]),
         ),
+        witness: table.optional("witness", None, |value| witness(value).map(Some)),
+        fence: fence(&mut table),
         groups: table
             .some_tables("group", "`[[ha.group]]`, with the addresses that move")
             .into_iter()
             .map(group)
             .collect(),
     };
-    table.unbuilt("witness", "leave it out: this version asks nobody but the peer");
     table.finish();
     ha
+}
+
+fn fence(table: &mut Section<'_>) -> Field<Option<Fence>> {
+    let place = table.place();
+    let Some(mut table) = table.table_if_any("fence") else {
+        return Some(Located { place, value: None });
+    };
+    let place = table.place();
+    let example = "such as [\"/usr/local/sbin/fence\", \"lb-b\"]";
+    let program = table.required("command", example, command);
+    let timeout = table.optional("timeout", FENCE_TIMEOUT, time(FENCE_TIMEOUTS));
+    table.finish();
+    let value = Fence { command: program?.value, timeout: timeout?.value };
+    Some(Located { place, value: Some(value) })
 }
 
 fn heartbeat(value: &DeValue<'_>) -> Result<Duration, Wrong> {

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{mistakes, model};
-use crate::core::model::ha::{ADDRESSES, GROUPS, Group, GroupAddress, Ha};
+use crate::core::model::ha::{ADDRESSES, Fence, GROUPS, Group, GroupAddress, Ha};
 
 /// What every pair has to say, but for its groups.
 const PAIR: &str = "[ha]
@@ -65,6 +65,8 @@ key_file = \"/etc/other.key\"
 priority = 150
 heartbeat = \"25ms\"
 preempt = true
+witness = \"[2001:db8::9]:4791\"
+fence = { command = [\"/usr/local/sbin/fence\", \"lb-b\"] }
 config = \"independent\"
 ";
     let groups = "[[ha.group]]
@@ -97,6 +99,11 @@ addresses = [{ address = \"2001:db8::10/128\", interface = \"eth0\" }]
         heartbeat: Duration::from_millis(25),
         preempt: true,
         replicate: false,
+        witness: Some("[2001:db8::9]:4791".parse().expect("an address")),
+        fence: Some(Fence {
+            command: ["/usr/local/sbin/fence", "lb-b"].map(Into::into).into(),
+            timeout: Duration::from_secs(5),
+        }),
         groups: vec![
             Group {
                 name: "blue".to_owned(),
@@ -120,6 +127,7 @@ fn keys_of_a_pair_have_defaults() {
     assert_eq!(ha.key_file, Path::new("/etc/lb/pair.key"));
     assert_eq!((ha.priority, ha.heartbeat), (100, Duration::from_millis(50)));
     assert_eq!((ha.preempt, ha.replicate), (false, true));
+    assert_eq!((ha.witness, ha.fence), (None, None));
 }
 
 #[test]
@@ -191,8 +199,34 @@ fn a_table_that_says_nothing_is_told_what_a_pair_needs() {
 fn what_is_not_built_of_pairs_is_refused() {
     refused(
         &with("witness", "\"10.0.0.1\""),
-        "ha.witness: \"10.0.0.1\": not built yet in this version\n  hint: leave it out",
+        "ha.witness: \"10.0.0.1\": must be an address and a port\n  hint: that an address answers",
     );
+}
+
+#[test]
+fn a_fence_is_a_program_with_a_limit() {
+    refused(&with("fence", "{}"), "ha.fence.command: missing, must be set\n  hint: such as");
+    refused(&with("fence", "\"/sbin/fence\""), "ha.fence: \"/sbin/fence\": must be a table");
+    refused(
+        &with("fence", "{ command = [\"fence\"] }"),
+        "must be a list: the absolute path of a program, then its arguments",
+    );
+    refused(
+        &with("fence", "{ command = [\"/sbin/fence\"], timeout = \"1h\" }"),
+        "ha.fence.timeout: \"1h\": must be 100ms to 10m",
+    );
+}
+
+#[test]
+fn a_witness_is_a_third_host() {
+    let ha = model(&with("witness", "\"10.0.0.9:4791\"")).ha.expect("a pair");
+    assert_eq!(ha.witness, "10.0.0.9:4791".parse().ok());
+    refused(
+        &with("witness", "\"10.0.0.3:4791\""),
+        "must be an address of a third host\n  hint: `ha.peer[0]` in line ",
+    );
+    refused(&with("witness", "\"127.0.0.1:4791\""), "hint: this is a loopback address");
+    refused(&with("witness", "\"203.0.113.10:4791\""), "must not be an address of a group");
 }
 
 #[test]

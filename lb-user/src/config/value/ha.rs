@@ -30,6 +30,16 @@ pub fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
     }
 }
 
+/// Where `lb witness` runs.
+pub fn witness(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
+    if text(value)?.parse::<IpAddr>().is_ok() {
+        let hint = "that an address answers says nothing of whom it answers: both nodes would take \
+                    over; run `lb witness` on a third host, such as \"10.0.0.9:4791\"";
+        return Err(Wrong::new("must be an address and a port").hint(hint));
+    }
+    socket_address(value)
+}
+
 /// An address that moves: by itself, or with the length of a prefix that has
 /// nothing else in it.
 pub fn moving_address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Beat, GroupBeat, Stamp};
+use super::{Beat, GroupBeat, Stamp, Stance};
 
 /// Answers whose age is remembered.
 const AGES: usize = 8;
@@ -57,6 +57,11 @@ impl Peer {
     #[must_use]
     pub fn group(&self, id: u64) -> Option<&GroupBeat> {
         self.groups.iter().find(|group| group.id == id)
+    }
+
+    /// Whether it said that it serves a group.
+    pub(super) fn serves(&self, id: u64) -> bool {
+        self.group(id).is_some_and(|group| group.stance == Stance::Active)
     }
 
     pub(super) fn boot(&self) -> u64 {

@@ -26,9 +26,18 @@ impl Pair {
         }
     }
 
-    /// Until when this node may serve, from what it knows now.
-    fn lease(&self, now: Duration) -> Duration {
-        let margin = self.beats(MARGIN_QUARTERS) / 4;
+    /// What a lease ends before others may serve.
+    fn margin(&self) -> Duration {
+        self.beats(MARGIN_QUARTERS) / 4
+    }
+
+    /// Until when this node may serve a group, from what it knows now.
+    fn lease(&self, index: usize, now: Duration) -> Duration {
+        let margin = self.margin();
+        if self.settings.witness {
+            let given = self.word(index).max(self.groups[index].vote);
+            return given.unwrap_or_default().saturating_sub(margin);
+        }
         let Some(peer) = self.peer(now) else { return now + self.beats(LONE_LEASE) };
         let said = !self.is_silent(peer, now) || peer.is_deaf(self.beats(2));
         // A run that has not heard us yet waits for longer than that.
@@ -65,15 +74,18 @@ impl Pair {
             } else if !self.leaving {
                 self.weigh_standby(index, now);
             }
+            self.weigh_asking(index, now);
         }
     }
 
     fn weigh_active(&mut self, index: usize, now: Duration) {
         let group = self.groups[index];
-        let lease = self.lease(now);
         if group.lease.is_some_and(|end| end <= now) {
-            return self.stop(index, Cause::LeaseEnded);
+            return self.stop(index, Cause::LeaseEnded, now);
         }
+        // What peer and witness gave they do not take back.
+        let given = group.lease.filter(|_| self.settings.witness).unwrap_or_default();
+        let lease = self.lease(index, now).max(given);
         let theirs = self.heard(now).and_then(|peer| Some((peer, peer.group(group.settings.id)?)));
         if let Some((peer, theirs)) = theirs {
             if theirs.stance == Stance::Active {
@@ -82,8 +94,11 @@ impl Pair {
             let claims = theirs.stance == Stance::Claiming && !self.outranks(&group, peer);
             let is_abler = theirs.fit && !group.fit;
             if claims || (theirs.stance == Stance::Standby && is_abler) {
-                let cause = if is_abler { Cause::Interface } else { Cause::Preempted };
-                return self.leave_to_peer(index, cause, now);
+                let lately = self.beats(TAKEOVER);
+                if Self::is_done(&mut self.flush, lately, now) {
+                    let cause = if is_abler { Cause::Interface } else { Cause::Preempted };
+                    return self.leave_to_peer(index, cause, now);
+                }
             }
             if group.contested.is_some() {
                 self.groups[index].contested = None;
@@ -91,7 +106,7 @@ impl Pair {
             }
         }
         if lease <= now {
-            self.stop(index, Cause::LeaseEnded);
+            self.stop(index, Cause::LeaseEnded, now);
         } else {
             self.groups[index].lease = Some(lease);
         }
@@ -106,10 +121,14 @@ impl Pair {
         // A peer that does not hear us will not stop, whatever its term is.
         let in_vain = !peer.knows_us && now >= since + self.beats(TAKEOVER);
         if in_vain || (term, true) > (group.term, self.outranks(&group, peer)) {
-            return self.stop(index, Cause::PeerWon);
+            return self.stop(index, Cause::PeerWon, now);
         }
         // It is the one to stop, and does not wait for us.
-        let short = now + self.beats(TAKEOVER) - self.beats(MARGIN_QUARTERS) / 4;
+        let short = if self.settings.witness {
+            self.lease(index, now)
+        } else {
+            now + self.beats(TAKEOVER) - self.margin()
+        };
         let group = &mut self.groups[index];
         (group.contested, group.lease) = (Some(since), group.lease.max(Some(short)));
     }
@@ -118,18 +137,27 @@ impl Pair {
         let group = self.groups[index];
         if group.resigned.is_some_and(|since| now >= since + self.beats(STRANGER)) {
             // The peer had its chance.
-            self.groups[index].resigned = None;
+            (self.groups[index].resigned, self.groups[index].told) = (None, now);
         }
-        let lease = self.lease(now);
+        let (group, is_silent) = (self.groups[index], now >= self.takes_over_at());
+        let lease = if self.settings.witness && is_silent {
+            // The peer's word is about who is heard.
+            group.vote.unwrap_or_default().saturating_sub(self.margin())
+        } else {
+            self.lease(index, now)
+        };
         let cause = match self.heard(now) {
-            _ if now >= self.takes_over_at() => Some(Cause::Silence),
+            _ if is_silent => Some(Cause::Silence),
             None => None,
             // It does not take over by itself as long as our lease is going to
-            // last, which is to be worth while.
+            // last, which is to be worth while; and it decides by what we know, too.
             Some(peer) if !peer.knows_us || lease <= now + self.beats(1) => None,
+            Some(peer) if peer.acknowledged <= Some(group.told) => None,
             Some(peer) => match peer.group(group.settings.id) {
                 Some(theirs) if theirs.stance == Stance::Active => {
-                    self.groups[index].resigned = None;
+                    if group.resigned.is_some() {
+                        (self.groups[index].resigned, self.groups[index].told) = (None, now);
+                    }
                     None
                 }
                 Some(theirs) if theirs.stance != Stance::Resigned => {
@@ -143,13 +171,19 @@ impl Pair {
                 }
             },
         };
-        if cause.is_some() && lease > now {
+        let lately = self.beats(TAKEOVER);
+        let mut is_free =
+            || !is_silent || !self.settings.fence || Self::is_done(&mut self.fence, lately, now);
+        if cause.is_some() && lease > now && is_free() {
             self.learn_terms();
             let group = &mut self.groups[index];
             group.term = group.term.saturating_add(1);
             group.lease = Some(lease);
             (group.resigned, group.yielded) = (None, false);
             (group.since, group.cause) = (now, cause);
+            if is_silent {
+                group.told = now;
+            }
             self.news = true;
         }
     }

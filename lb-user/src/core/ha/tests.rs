@@ -13,6 +13,8 @@ fn node(name: &str, priority: u8) -> Pair {
         priority,
         heartbeat: HEARTBEAT,
         preempt: false,
+        witness: false,
+        fence: false,
         groups: vec![GroupSettings { id: 1, digest: 0, preferred: false }],
     };
     Pair::new(settings, u64::from(priority), 0, Duration::ZERO)

@@ -33,8 +33,21 @@ pub struct Ha {
     pub preempt: bool,
     /// Whether both nodes share services and firewall, and edits of them.
     pub replicate: bool,
+    /// Who has the third vote, where `lb witness` runs.
+    pub witness: Option<SocketAddr>,
+    /// What is run before a takeover from a silent peer.
+    pub fence: Option<Fence>,
     /// One to [`GROUPS`], names unique, no address in two, [`ADDRESSES`] in all.
     pub groups: Vec<Group>,
+}
+
+/// `ha.fence`: a program that makes sure that the peer does not serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Its absolute path, and its arguments.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub timeout: Duration,
 }
 
 /// Two sockets that heartbeats go between.

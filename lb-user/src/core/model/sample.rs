@@ -55,6 +55,8 @@ pub(crate) fn ha(groups: &[&[&str]]) -> Ha {
         heartbeat: Duration::from_millis(50),
         preempt: false,
         replicate: true,
+        witness: None,
+        fence: None,
         groups: groups.iter().enumerate().map(group).collect(),
     }
 }

@@ -1,0 +1,119 @@
+//! One of the nodes: an agent and its data plane.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::world::{Conditions, GROUPS, HEARTBEAT, PATHS};
+use crate::core::ha::*;
+
+/// Number of the witness among those that frames go to.
+pub(super) const WITNESS: usize = 2;
+
+#[derive(Clone)]
+pub(super) enum Frame {
+    Beat(Beat),
+    Question(Question),
+    Answer(Answer),
+}
+
+pub(super) struct Node {
+    pub(super) number: usize,
+    pub(super) conditions: Conditions,
+    /// What its clock is ahead of the world's.
+    pub(super) ahead: Duration,
+    /// `None`: not running.
+    pub(super) pair: Option<Pair>,
+    /// Persistent: highest term.
+    pub(super) term: u64,
+    pub(super) frozen: bool,
+    /// With the paths by which they came.
+    pub(super) inbox: VecDeque<(usize, Frame)>,
+    /// The data plane: until when it serves each group, in the world's time.
+    pub(super) leases: [Duration; GROUPS],
+}
+
+impl Node {
+    pub(super) fn new(number: usize, conditions: Conditions, ahead: Duration) -> Self {
+        let inbox = VecDeque::new();
+        let leases = [Duration::ZERO; GROUPS];
+        Self { number, conditions, ahead, pair: None, term: 0, frozen: false, inbox, leases }
+    }
+
+    pub(super) fn start(&mut self, boot: u64, now: Duration) {
+        let Conditions { fence, witness, preempt, heartbeat, alike, .. } = self.conditions;
+        let role = if alike { 0 } else { self.number };
+        let settings = Settings {
+            node: ["a", "b"][role].to_owned(),
+            priority: [150, 100][role],
+            heartbeat: [HEARTBEAT, heartbeat][self.number],
+            preempt,
+            witness,
+            fence: fence.is_some(),
+            // Each is preferred somewhere.
+            groups: (0..GROUPS).map(|group| self.group(group)).collect(),
+        };
+        let mut pair = Pair::new(settings, boot, self.term, now + self.ahead);
+        pair.inform(true);
+        self.pair = Some(pair);
+    }
+
+    /// Is without power.
+    pub(super) fn die(&mut self) {
+        self.pair = None;
+        self.leases = [Duration::ZERO; GROUPS];
+        self.inbox.clear();
+    }
+
+    pub(super) fn set_fit(&mut self, fit: bool, now: Duration) {
+        let own = now + self.ahead;
+        if let Some(pair) = &mut self.pair {
+            (0..GROUPS).for_each(|group| pair.set_fit(group, fit, own));
+        }
+    }
+
+    fn group(&self, group: usize) -> GroupSettings {
+        GroupSettings { id: group as u64, digest: 0, preferred: group == self.number }
+    }
+
+    /// What the agent does in a moment: its frames, with their paths, and to whom.
+    pub(super) fn run(&mut self, now: Duration) -> Vec<(usize, usize, Frame)> {
+        let Some(pair) = self.pair.as_mut().filter(|_| !self.frozen) else { return Vec::new() };
+        let own = now + self.ahead;
+        let mut answers = BTreeSet::new();
+        let mut echoes = Vec::new();
+        for (path, frame) in self.inbox.drain(..) {
+            let beat = match frame {
+                Frame::Beat(beat) => beat,
+                Frame::Answer(answer) => {
+                    pair.receive_answer(&answer, own);
+                    continue;
+                }
+                Frame::Question(_) => continue,
+            };
+            match pair.receive(&beat, own) {
+                Ok(true) => drop(answers.insert(path)),
+                Err(Refusal::Unproven(Some(stamp))) => echoes.push((path, Some(stamp))),
+                _ => {}
+            }
+        }
+        echoes.extend(answers.into_iter().map(|path| (path, None)));
+        let peer = 1 - self.number;
+        let answer = |(path, echo)| (path, peer, Frame::Beat(pair.beat(true, echo, own)));
+        let mut frames: Vec<_> = echoes.into_iter().map(answer).collect();
+        if pair.wants_flush() {
+            pair.flushed(own);
+        }
+        pair.tick(own);
+        self.term = pair.term();
+        for (lease, view) in self.leases.iter_mut().zip(pair.groups()) {
+            *lease = view.lease.map_or(Duration::ZERO, |end| end.saturating_sub(self.ahead));
+        }
+        if pair.is_due(own) {
+            pair.begin_round(own);
+            let beat = |path| (path, peer, Frame::Beat(pair.beat(false, None, own)));
+            frames.extend((0..PATHS).map(beat));
+            let question = pair.question(own);
+            frames.extend(question.map(|question| (0, WITNESS, Frame::Question(question))));
+        }
+        frames
+    }
+}

@@ -1,0 +1,120 @@
+//! A third host decides between two that do not hear each other.
+
+use std::{thread::sleep, time::Duration};
+
+use lb_tests::harness::{NAT_V4, Network, PairLab, Process, Result, eventually};
+
+use super::{ECHO, PATIENCE, Pair, assert_kept};
+
+const BOTH: [Network; 2] = [Network::Front, Network::Back];
+/// How long a witness gives no vote after its start.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// A pair with a witness that runs for long enough, of which node 0 serves all.
+fn pair() -> Result<(Pair, Process)> {
+    let pair = Pair::with(2, |config| {
+        let ha = config.ha.as_mut().expect("a pair");
+        ha.witness = Some(PairLab::witness_address());
+    })?;
+    let witness = pair.lab.start_witness()?;
+    sleep(QUIET);
+    pair.settles("all", 0);
+    let heard = |node: usize| {
+        let status = pair.lab.nodes[node].json(&["ha", "status"]);
+        status.is_ok_and(|status| status["witness"]["heard_ms"].is_number())
+    };
+    assert!(eventually(PATIENCE, || heard(0) && heard(1)), "{}", pair.words());
+    Ok((pair, witness))
+}
+
+/// Has the nodes hear nothing of each other.
+fn part(pair: &Pair) -> Result<()> {
+    for network in BOTH {
+        [0, 1].into_iter().try_for_each(|from| pair.lab.cut(network, from))?;
+    }
+    let alone = |node: usize| {
+        let status = pair.lab.nodes[node].json(&["ha", "status"]);
+        status.is_ok_and(|status| status["peer"].is_null())
+    };
+    assert!(eventually(PATIENCE, || alone(0) && alone(1)), "{}", pair.words());
+    Ok(())
+}
+
+#[test]
+fn of_two_that_are_cut_off_from_each_other_the_one_that_serves_goes_on() -> Result<()> {
+    let (pair, _witness) = pair()?;
+    let mut flows = pair.open()?;
+    let watch = pair.lab.watch()?;
+    let offered = pair.lab.offer(NAT_V4, ECHO)?;
+    pair.goes_on(&offered[0]);
+    part(&pair)?;
+    pair.goes_on(&offered[0]);
+    assert!(pair.is(1, "all", "standby"), "{}", pair.words());
+    pair.lab.heal()?;
+    pair.settles("all", 0);
+    pair.goes_on(&offered[0]);
+    drop(offered);
+    let turns = watch.turns()?;
+    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a"]);
+    assert_kept(&mut flows);
+    Ok(())
+}
+
+#[test]
+fn who_is_cut_off_from_peer_and_witness_never_serves_beside_its_successor() -> Result<()> {
+    let (pair, _witness) = pair()?;
+    let watch = pair.lab.watch()?;
+    let offered = pair.lab.offer(NAT_V4, ECHO)?;
+    pair.goes_on(&offered[0]);
+    pair.lab.cut_witness(0)?;
+    part(&pair)?;
+    pair.settles("all", 1);
+    pair.goes_on(&offered[1]);
+    pair.lab.heal()?;
+    pair.settles("all", 1);
+    pair.goes_on(&offered[1]);
+    drop(offered);
+    let turns = watch.turns()?;
+    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b"]);
+    Ok(())
+}
+
+#[test]
+fn when_the_active_node_is_gone_the_other_has_the_vote_and_serves() -> Result<()> {
+    let (mut pair, _witness) = pair()?;
+    let mut flows = pair.open()?;
+    let prober = pair.prober(NAT_V4)?;
+    pair.agent(0).kill()?;
+    pair.lab.unplug(0)?;
+    pair.serves("all", 1);
+    pair.goes_on(&prober);
+    println!("node gone, with a witness: {:?}", prober.stop()?);
+    assert_kept(&mut flows);
+    Ok(())
+}
+
+#[test]
+fn a_witness_that_is_gone_is_missed_only_by_who_is_alone() -> Result<()> {
+    let (pair, witness) = pair()?;
+    let offered = pair.lab.offer(NAT_V4, ECHO)?;
+    pair.goes_on(&offered[0]);
+    witness.end(libc::SIGKILL)?;
+    pair.goes_on(&offered[0]);
+    pair.settles("all", 0);
+    let watch = pair.lab.watch()?;
+    part(&pair)?;
+    let nobody = || [0, 1].into_iter().all(|node| pair.is(node, "all", "standby"));
+    assert!(eventually(PATIENCE, nobody), "{}", pair.words());
+    // One that starts gives votes once those it may have given before are over.
+    let _witness = pair.lab.start_witness()?;
+    let one = || pair.is(0, "all", "active") != pair.is(1, "all", "active");
+    assert!(eventually(PATIENCE, one), "{}", pair.words());
+    let active = usize::from(pair.is(1, "all", "active"));
+    pair.goes_on(&offered[active]);
+    assert!(pair.is(1 - active, "all", "standby"), "{}", pair.words());
+    drop(offered);
+    let turns = watch.turns()?;
+    let names: Vec<_> = turns.iter().map(|turn| turn.node).collect();
+    assert!(names.len() <= 2 && names.last() == Some(&["lb-a", "lb-b"][active]), "{names:?}");
+    Ok(())
+}
