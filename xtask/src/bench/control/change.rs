@@ -12,13 +12,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::harness::{Agent, Config, Lab, fleet, run};
 
-use super::{
-    Effort,
+use super::{Effort, published::Published};
+use crate::bench::{
+    figures::{Report, Unit::Mebibytes, Unit::Milliseconds},
+    os::go_on,
     process::{private_memory, processor_time},
-    published::Published,
-    report::{Report, Unit::Mebibytes, Unit::Milliseconds},
 };
-use crate::bench::os::go_on;
 
 /// Services of the large configuration, and backends of each service.
 const SERVICES: u16 = 1000;
