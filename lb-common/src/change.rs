@@ -2,9 +2,13 @@
 //! know: packets mark them in `CHANGES`, the agent takes the marks and reads the
 //! buckets.
 //!
-//! A flow is marked when its state changes, and when it is recorded while the
-//! lookup tables disagree about it. A new flow about which they agree is not:
-//! the peer would choose the same, and a flood of new flows costs nothing.
+//! A flow is marked when its state changes, and when it is recorded as an
+//! exception ([`crate::flow::FlowState::Exception`]): the lookup tables disagree
+//! about it, it takes an entry over from another backend, which the peer may have
+//! yet, or it is a reply's binding. Any other new flow is not: the peer would
+//! choose the same, and a flood of new flows costs nothing. Nor does a flood of
+//! SYNs to a shared endpoint: who lost the binding of a SYN makes it again by the
+//! next packet.
 //!
 //! # Order
 //! A packet stores the entry, then its mark, and never reads marks: so there is

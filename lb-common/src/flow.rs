@@ -31,7 +31,7 @@ map_type! {
     }
 }
 
-/// State of a flow.
+/// State of a flow. Bit 0 is set of established ones only, see [`Room::of`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
@@ -41,6 +41,9 @@ pub enum FlowState {
     Established = 1,
     /// FIN or RST seen: may be displaced.
     Closing = 2,
+    /// Embryonic, and not where the peer of a pair would send it: the peer is
+    /// told, see [`crate::change`].
+    Exception = 4,
 }
 
 impl FlowState {
@@ -51,6 +54,7 @@ impl FlowState {
             0 => Some(Self::Embryonic),
             1 => Some(Self::Established),
             2 => Some(Self::Closing),
+            4 => Some(Self::Exception),
             _ => None,
         }
     }
@@ -297,7 +301,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_live_established_flow_is_never_displaced(
-            keys: [[u64; 4]; 2], states in proptest::array::uniform8(0u8..3),
+            keys: [[u64; 4]; 2],
+            states in proptest::array::uniform8(prop::sample::select(vec![0u8, 1, 2, 4])),
             lefts: [i16; 8], now: u16, turn: u32,
         ) {
             let value = |i: usize| {

@@ -51,6 +51,14 @@ impl Entry {
         state != self.flow.state()
     }
 
+    /// Whether the slot has another backend. It is read again: what it said is
+    /// not kept through all calls, for which the stack has no room.
+    #[inline(always)]
+    pub(crate) fn is_of_another(&self, backend: u16) -> bool {
+        // SAFETY: a map element, read whole.
+        FlowValue(unsafe { read_volatile(self.value) }).backend() != backend
+    }
+
     /// Ends the flow: a slot whose time is up is free.
     #[inline(always)]
     pub(crate) fn end(&self, now: u16) {
@@ -134,7 +142,8 @@ fn key_in(bucket: u32, key: u64) -> Option<*mut u64> {
     }
 }
 
-/// Enters a new flow as embryonic: in the slot that has its key, if any.
+/// Enters a new flow as embryonic, or as an exception: in the slot that has its
+/// key, if any.
 /// `false`: both buckets are full of established flows; the flow stays
 /// unrecorded and its next packet tries again.
 #[inline(always)]
@@ -142,11 +151,13 @@ pub(crate) fn record(
     at: &Position,
     slot: Option<Entry>,
     backend: u16,
+    exception: bool,
     now: u16,
     timeouts: Timeouts,
 ) -> bool {
     let expires = now.wrapping_add(timeouts.embryonic);
-    let value = FlowValue::new(backend, at.place.tag, FlowState::Embryonic, expires);
+    let state = if exception { FlowState::Exception } else { FlowState::Embryonic };
+    let value = FlowValue::new(backend, at.place.tag, state, expires);
     if let Some(entry) = slot {
         // SAFETY: a map element; aligned words are written whole.
         unsafe { write_volatile(entry.value, value.0) };

@@ -182,9 +182,11 @@ fn new_flow<F: Family>(
         if found.by_client() {
             timeouts.embryonic = timeouts.established;
         }
-        if affinity::record(at, slot, chosen.id, now, timeouts) {
+        let moves = slot.is_some_and(|entry| entry.is_of_another(chosen.id));
+        let exception = found.in_group() && (choice.disagree || moves);
+        if affinity::record(at, slot, chosen.id, exception, now, timeouts) {
             count::flow(env, chosen.id);
-            if choice.disagree && found.in_group() {
+            if exception {
                 changes::mark(at, Mark::Exception);
             }
         } else {

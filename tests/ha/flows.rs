@@ -1,11 +1,14 @@
 //! Connections outlive the node that they went through, also those that no
 //! table would send where they are.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_tests::harness::{Flows, Result, Survey, eventually, source_addresses};
+use lb_tests::harness::{
+    Flows, Mode, NAT_V4, Network, Protocol, Result, Service, Survey, eventually, source_addresses,
+    spread_udp,
+};
 
-use super::{FLOWS, PATIENCE, Pair, SHARED, VIPS, WEB, web_services};
+use super::{ECHO, FLOWS, PATIENCE, Pair, SHARED, VIPS, WEB, assert_kept, web_services};
 
 /// Connections to each of the six VIPs.
 const EACH: usize = 1700;
@@ -20,13 +23,16 @@ fn open(pair: &Pair) -> Result<Vec<(IpAddr, Flows)>> {
     vips.map(open).collect()
 }
 
-/// Has the tables of a node send a third of the connections elsewhere.
+/// Has the tables of a node send a third of a service's connections elsewhere.
+fn drain(pair: &Pair, node: usize, service: &Service) -> Result<()> {
+    let node = &pair.lab.nodes[node];
+    node.done(&["backend", "drain", service.name(), "b2"])?;
+    node.done(&["backend", "set", service.name(), "b1", "--weight", "80"]).map(drop)
+}
+
+/// The same of all web services, and of these connections.
 fn displace(pair: &Pair, node: usize, flows: &[(IpAddr, Flows)]) -> Result<()> {
-    for service in web_services() {
-        let node = &pair.lab.nodes[node];
-        node.done(&["backend", "drain", service.name(), "b2"])?;
-        node.done(&["backend", "set", service.name(), "b1", "--weight", "80"])?;
-    }
+    web_services().try_for_each(|service| drain(pair, node, &service))?;
     let drained = |flows: &Flows| flows.by_backend().get("b2").copied().unwrap_or_default();
     let all: usize = flows.iter().map(|(_, flows)| drained(flows)).sum();
     assert!(all * 4 > EACH * flows.len(), "{all} connections at b2");
@@ -101,6 +107,84 @@ fn a_node_that_knows_nothing_is_told_everything() -> Result<()> {
 
 fn heard(pair: &Pair, node: usize, what: &str) -> Option<u64> {
     pair.lab.nodes[node].json(&["ha", "status"]).ok()?["sync"]["heard"][what].as_u64()
+}
+
+#[test]
+fn connections_that_are_seldom_used_live_on_at_the_standby() -> Result<()> {
+    let mut pair = Pair::with(3, |config| {
+        let short = |service: Service| service.lines("affinity_timeout = \"6s\"");
+        config.services = config.services.drain(..).map(short).collect();
+    })?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    let mut flows = pair.open()?;
+    for node in [0, 1] {
+        web_services().try_for_each(|service| drain(&pair, node, &service))?;
+    }
+    // Of packets that change nothing a pass tells, every three seconds. Six of them
+    // are longer than what the standby gave the connections at first.
+    for _ in 0..6 {
+        let before = heard(&pair, 1, "records").unwrap_or_default();
+        let all = before + (FLOWS * flows.len()) as u64;
+        let told = || heard(&pair, 1, "records").is_some_and(|now| now >= all);
+        assert!(eventually(PATIENCE, told), "{}", pair.words());
+        assert_kept(&mut flows);
+    }
+    pair.agent(0).kill()?;
+    pair.lab.unplug(0)?;
+    pair.serves("all", 1);
+    assert_kept(&mut flows);
+    Ok(())
+}
+
+/// Flows of one packet, to the echo service at [`NAT_V4`].
+fn embryonic(pair: &Pair, node: usize) -> Result<BTreeSet<(String, u64)>> {
+    let list = pair.lab.nodes[node].json(&["flow", "list"])?;
+    let flows = list.as_array().into_iter().flatten();
+    let embryonic = flows.filter(|flow| flow["state"] == "embryonic");
+    let client = |flow: &serde_json::Value| {
+        Some((flow["client"].as_str()?.to_owned(), flow["client_port"].as_u64()?))
+    };
+    Ok(embryonic.filter_map(client).collect())
+}
+
+#[test]
+fn an_exception_of_one_packet_is_told_to_who_lost_it() -> Result<()> {
+    let mut pair = Pair::new(3)?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    let echo = Service::new(NAT_V4, Protocol::Udp, ECHO, Mode::Nat);
+    [0, 1].into_iter().try_for_each(|node| drain(&pair, node, &echo))?;
+    let sources = source_addresses(true);
+    spread_udp(&pair.lab.client, &sources, (NAT_V4, ECHO).into(), 60)?;
+    let all = embryonic(&pair, 0)?;
+    let mut told = BTreeSet::new();
+    let some = || {
+        told = embryonic(&pair, 1).unwrap_or_default();
+        told.len() > 10
+    };
+    assert!(eventually(PATIENCE, some), "{}", pair.words());
+    // About the others the tables agree.
+    assert!(told.len() < all.len() && told.is_subset(&all), "{told:?} of {all:?}");
+    assert!(pair.agent(1).terminate()?.success());
+    detach(&pair, 1)?;
+    pair.start(1)?;
+    pair.is_told(1);
+    let again = embryonic(&pair, 1)?;
+    assert!(told.is_subset(&again), "{told:?}, then {again:?}: {}", pair.words());
+    Ok(())
+}
+
+#[test]
+fn flows_are_told_by_the_path_that_is_left() -> Result<()> {
+    let pair = Pair::new(1)?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    [0, 1].into_iter().try_for_each(|from| pair.lab.cut(Network::Front, from))?;
+    let flows = pair.open()?;
+    knows_all(&pair, 1, FLOWS * flows.len());
+    pair.is_told(1);
+    Ok(())
 }
 
 #[test]

@@ -10,6 +10,7 @@ use lb_common::{
     addr::{to_bytes, v4_of, words},
     change::{BUCKETS, ChangeLine, Mark},
     config::Config,
+    flow::{FlowState, FlowValue},
     hash, lease,
     limits::{self, change_lines},
     maps,
@@ -142,10 +143,13 @@ fn flows_about_which_the_tables_disagree_are_exceptions() -> Result<()> {
             // The second begins with what is no SYN: it is older than the change.
             let requests = disputed(subject, case, 14, 2);
             for (request, flags) in requests.iter().zip([SYN, ACK]) {
+                let state = || subject.entry(request).map(|entry| entry.state);
                 let begun = subject.marks_of(&flagged(request, flags));
                 assert_eq!(begun, subject.marked(request, Mark::Exception), "{}", case.name());
+                assert_eq!(state(), Some(FlowState::Exception as u8), "{}", case.name());
                 let established = subject.marks_of(request);
                 assert_eq!(established, subject.marked(request, Mark::Changed), "{}", case.name());
+                assert_eq!(state(), Some(FlowState::Established as u8), "{}", case.name());
                 assert_eq!(subject.marks_of(request), none(), "{}", case.name());
             }
         }
@@ -168,6 +172,29 @@ fn an_exception_stays_one_until_it_is_taken() -> Result<()> {
                 "{}",
                 case.name()
             );
+        }
+    })
+}
+
+#[test]
+fn a_flow_that_takes_an_entry_over_from_another_backend_is_an_exception() -> Result<()> {
+    Subject::with(&spread(&[1, 2]), |subject| {
+        subject.join_group();
+        for case in Case::all().into_iter().filter(|case| case.protocol == Protocol::Tcp) {
+            let request = case.request();
+            let (syn, end) = (flagged(&request, SYN), flagged(&request, FIN | ACK));
+            for frame in [&request, &request, &end] {
+                goes_to(subject, frame);
+            }
+            subject.marks();
+            // The port is taken up again, at the same backend.
+            assert_eq!(subject.marks_of(&syn), none(), "{}", case.name());
+            subject.rewrite(&request, |flow| {
+                let (tag, expires) = (flow.tag(), flow.expires());
+                FlowValue::new(flow.backend() + 100, tag, FlowState::Closing, expires)
+            });
+            let marks = subject.marks_of(&syn);
+            assert_eq!(marks, subject.marked(&request, Mark::Exception), "{}", case.name());
         }
     })
 }
@@ -223,13 +250,34 @@ fn replies_bindings_are_exceptions() -> Result<()> {
             let key = hash::flow_key_hashed(client, ports, salt, config.place_seed);
             let key = hash::reply_key(key);
             let place = hash::place(key, config.place_seed, config.flow_mask);
-            assert_eq!(subject.marks_of(&request), none(), "{}", case.name());
-            assert!(subject.all_flows().iter().any(|(owner, _)| *owner == key), "{}", case.name());
+            let state = || {
+                let entry = subject.all_flows().into_iter().find(|(owner, _)| *owner == key);
+                entry.map(|(_, value)| value.state())
+            };
+            let bound = Marks::from([(place.primary, Mark::Exception)]);
+            assert_eq!(subject.marks_of(&request), bound, "{}", case.name());
+            assert_eq!(state(), Some(FlowState::Exception as u8), "{}", case.name());
             let mut expected = subject.marked(&request, Mark::Changed);
-            expected.insert(place.primary, Mark::Exception);
+            expected.extend(bound);
             assert_eq!(subject.marks_of(&request), expected, "{}", case.name());
+            assert_eq!(state(), Some(FlowState::Established as u8), "{}", case.name());
             assert_eq!(subject.marks_of(&request), none(), "{}", case.name());
         }
+    })
+}
+
+#[test]
+fn a_flood_of_syns_to_a_shared_endpoint_marks_nothing() -> Result<()> {
+    Subject::with(&shared::setup(), |subject| {
+        subject.join_group();
+        for case in Case::nat().into_iter().filter(|case| case.protocol == Protocol::Tcp) {
+            for number in 0..100 {
+                let request = case.request_from(client_number(case.v4, number), 19);
+                subject.run_uncounted(&flagged(&request, SYN));
+            }
+        }
+        assert!(!subject.all_flows().is_empty());
+        assert_eq!(subject.marks(), none());
     })
 }
 

@@ -3,11 +3,14 @@
 mod baseline;
 mod control;
 mod driver;
+mod figures;
 mod frame;
+mod ha;
 mod link;
 mod object;
 mod os;
 mod packet;
+mod process;
 mod wrk;
 
 use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf};
@@ -49,7 +52,9 @@ enum Subject {
     Rivals,
     /// Time until changes are in force, cost of probes, memory
     Control,
-    /// `packet`, `wrk` and `control`
+    /// Two balancers: flow sync, and takeover beside keepalived
+    Ha,
+    /// `packet`, `wrk`, `control` and `ha`
     All,
 }
 
@@ -67,7 +72,9 @@ struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]
     wrk: Option<wrk::Report>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    control: Option<control::Report>,
+    control: Option<figures::Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ha: Option<figures::Report>,
 }
 
 /// Measures, prints tables, writes the file.
@@ -110,7 +117,7 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
     figures.packet = match arguments.subject {
         Subject::Packet | Subject::All => Some(packet::run(object, binary, effort)?),
         Subject::Baselines => Some(packet::baselines(object, effort)?),
-        Subject::Wrk | Subject::Rivals | Subject::Control => None,
+        Subject::Wrk | Subject::Rivals | Subject::Control | Subject::Ha => None,
     };
     // At once: the rest takes its time.
     if let Some(report) = &figures.packet {
@@ -120,7 +127,7 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
     figures.wrk = match arguments.subject {
         Subject::Wrk | Subject::All => Some(wrk::run(object, binary, effort)?),
         Subject::Rivals => Some(wrk::rivals(object, effort)?),
-        Subject::Packet | Subject::Baselines | Subject::Control => None,
+        Subject::Packet | Subject::Baselines | Subject::Control | Subject::Ha => None,
     };
     if let Some(report) = &figures.wrk {
         println!("{report}");
@@ -130,6 +137,12 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
         let report = control::run(binary, maglev, effort)?;
         println!("{report}");
         figures.control = Some(report);
+    }
+    if matches!(arguments.subject, Subject::Ha | Subject::All) {
+        let effort = if quick { ha::Effort::QUICK } else { ha::Effort::FULL };
+        let report = ha::run(object, binary, effort)?;
+        println!("{report}");
+        figures.ha = Some(report);
     }
     Ok(figures)
 }

@@ -15,6 +15,7 @@ use lb_common::{
     hash,
     service::{EndpointKind, Service, flags as service_flags},
     stats::Counter,
+    tcp,
     trace::steps,
 };
 
@@ -219,9 +220,10 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     let (backend, now) = (backend as u16, env::now(config));
     let (explains, in_group) = (event >> 16 & 1 != 0, event >> 24 != 0);
     let at = affinity::position(config, key);
+    let (proto, tcp_flags) = ((event >> 8) as u8, event as u8);
     let known = affinity::find(&at, now);
     if let Known::Live(entry) = known {
-        let next = select::next_state((event >> 8) as u8, event as u8, entry.flow.state());
+        let next = select::next_state(proto, tcp_flags, entry.flow.state());
         let same = entry.flow.backend() == backend;
         match next {
             Some(_) if same && explains => return 1,
@@ -235,5 +237,16 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
             _ => {}
         }
     }
-    u64::from(explains || affinity::record(&at, known.slot(), backend, now, timeouts))
+    if explains {
+        return 1;
+    }
+    let opens = proto == TCP && tcp::opens(tcp_flags);
+    let slot = known.slot();
+    let moves = slot.is_some_and(|entry| entry.is_of_another(backend));
+    let exception = in_group && (!opens || moves);
+    let recorded = affinity::record(&at, slot, backend, exception, now, timeouts);
+    if recorded && exception {
+        changes::mark(&at, Mark::Exception);
+    }
+    u64::from(recorded)
 }

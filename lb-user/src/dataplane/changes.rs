@@ -10,7 +10,7 @@ use std::{
 use lb_common::{
     change::{BUCKETS, ChangeLine, Mark},
     config::Config,
-    flow::{Bucket, FlowState, MAX_TIMEOUT},
+    flow::{Bucket, FlowState, FlowValue, MAX_TIMEOUT},
     hash::{self, Place},
 };
 
@@ -69,22 +69,18 @@ impl Changes {
     }
 
     /// Enters a flow that the peer has, see [`Mapped::enter`]: one with `left`
-    /// seconds to live. Of what this node knows itself nothing is changed if it
-    /// may not `overwrite`.
+    /// seconds to live. A live entry of this node's stays unless it `yields`.
     pub fn enter(
         &self,
         key: u64,
         (backend, state, left): (BackendId, FlowState, u16),
         now: u16,
-        overwrite: bool,
+        yields: bool,
     ) -> Entered {
         let place = self.place(key);
-        let has = |bucket| self.live(bucket, now).any(|entry| entry.key == key);
-        if !overwrite && (has(place.primary) || has(place.alternate)) {
-            return Entered::Known;
-        }
         let expires = now.wrapping_add(left.min(MAX_TIMEOUT));
-        self.flows.enter(key, backend, state, expires, &place, now)
+        let new = FlowValue::new(backend, place.tag, state, expires);
+        self.flows.enter(key, new, &place, now, yields)
     }
 
     /// The flows in a bucket whose time is not up at `now`. A slot that a packet

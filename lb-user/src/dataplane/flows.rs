@@ -7,7 +7,7 @@ use std::{
 };
 
 use lb_common::{
-    flow::{Bucket, FlowState, FlowValue, Room, SLOTS},
+    flow::{Bucket, FlowValue, Room, SLOTS},
     hash::{self, Place},
     limits,
 };
@@ -102,47 +102,71 @@ impl Mapped<Bucket> {
         counts
     }
 
-    /// Enters a flow that the peer has, or overwrites its entry, by the rules of
-    /// the packet path (`affinity.rs`) and beside it. `expires` and `now` are the
-    /// data plane's seconds. Where a packet claims the slot at the same time, the
-    /// flow may come to nothing, as between packets.
+    /// Enters a flow that the peer has, by the rules of the packet path
+    /// (`affinity.rs`) and beside it. An entry of the same key is overwritten, a
+    /// live one only if it `yields` to what the peer says. `new` has the tag of
+    /// `place`, `now` is the data plane's second.
     ///
     /// # Panics
     /// `key` is 0, which is an empty slot's, or `place` is not in the table.
     pub fn enter(
         &self,
         key: u64,
-        backend: BackendId,
-        state: FlowState,
-        expires: u16,
+        new: FlowValue,
         place: &Place,
         now: u16,
+        yields: bool,
     ) -> Entered {
         assert_ne!(key, 0);
-        let new = FlowValue::new(backend, place.tag, state, expires).0;
+        loop {
+            // Who loses against a packet looks again: there are pauses between packets.
+            if let Some(entered) = self.try_to_enter(key, new, place, now, yields) {
+                return entered;
+            }
+        }
+    }
+
+    /// `None`: a packet was faster. This thread may be interrupted for long between
+    /// any two steps, so unlike packets it compares whatever it replaces.
+    fn try_to_enter(
+        &self,
+        key: u64,
+        new: FlowValue,
+        place: &Place,
+        now: u16,
+        yields: bool,
+    ) -> Option<Entered> {
         let buckets = [place.primary, place.alternate];
         let mut slots = buckets.into_iter().flat_map(|bucket| self.slots(bucket));
         if let Some((_, value)) = slots.find(|(owner, _)| owner.load(Ordering::Acquire) == key) {
-            let old = FlowValue(value.load(Ordering::Relaxed));
-            if old.0 != new {
-                value.store(new, Ordering::Release);
+            let old = FlowValue(value.load(Ordering::Acquire));
+            let live = old.tag() == place.tag && old.left(now) >= 0;
+            if live && !yields {
+                return Some(Entered::Known);
             }
-            let known = old.backend() == backend && old.tag() == place.tag && old.left(now) >= 0;
-            return if known { Entered::Known } else { Entered::Moved };
+            replace(value, old.0, new.0)?;
+            let known = live && old.backend() == new.backend();
+            return Some(if known { Entered::Known } else { Entered::Moved });
         }
-        let [primary, alternate] = buckets.map(|bucket| {
-            let Bucket { keys, values } = self.read(bucket);
-            Room::of(&keys, &values, now)
-        });
+        let seen = buckets.map(|bucket| self.read(bucket));
+        let [primary, alternate] =
+            seen.each_ref().map(|bucket| Room::of(&bucket.keys, &bucket.values, now));
         let settled = primary.settled(place.tag);
         let Some(slot) = settled.or_else(|| primary.choose(&alternate, place.tag)) else {
-            return Entered::NoRoom;
+            return Some(Entered::NoRoom);
         };
-        let slot = slot as usize;
-        let (owner, value) = self.slot(buckets[slot / SLOTS], slot % SLOTS);
-        owner.store(key, Ordering::Release);
-        value.store(new, Ordering::Release);
-        Entered::New
+        let (bucket, slot) = (slot as usize / SLOTS, slot as usize % SLOTS);
+        let (owner, value) = self.slot(buckets[bucket], slot);
+        let former = seen[bucket].keys[slot];
+        // The value first: it tells whether the slot still is for the taking.
+        replace(value, seen[bucket].values[slot], new.0)?;
+        replace(owner, former, key)?;
+        if FlowValue(value.load(Ordering::Acquire)).tag() != place.tag {
+            // A packet of the former owner's wrote meanwhile: it keeps the slot.
+            let _ = replace(owner, key, former);
+            return None;
+        }
+        Some(Entered::New)
     }
 
     /// Key and value of the slots of a bucket.
@@ -181,9 +205,19 @@ impl Mapped<Bucket> {
     }
 }
 
+/// `None`: the word is another by now.
+fn replace(word: &AtomicU64, old: u64, new: u64) -> Option<()> {
+    // The line stays clean where nothing changes.
+    let same = old == new && word.load(Ordering::Acquire) == new;
+    let done = same || word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    done.then_some(())
+}
+
 #[cfg(test)]
 mod tests {
-    use lb_common::flow::MAX_TIMEOUT;
+    use std::{hint, sync::Barrier, thread};
+
+    use lb_common::flow::{FlowState, MAX_TIMEOUT};
     use proptest::prelude::*;
 
     use super::*;
@@ -241,24 +275,28 @@ mod tests {
         (value.tag() == place.tag && value.left(NOW) >= 0).then_some(value)
     }
 
-    fn any_state() -> impl Strategy<Value = FlowState> {
-        prop::sample::select(vec![FlowState::Embryonic, FlowState::Established, FlowState::Closing])
-    }
+    const STATES: [FlowState; 4] =
+        [FlowState::Embryonic, FlowState::Established, FlowState::Closing, FlowState::Exception];
 
     proptest! {
         #[test]
         fn what_is_entered_is_found_and_displaces_no_established_flow(
-            steps in prop::collection::vec((1u64..40, 0u16..3, any_state(), -2i16..3), 1..200)
+            steps in prop::collection::vec(
+                (1u64..40, 0u16..3, prop::sample::select(STATES.to_vec()), -2i16..3, any::<bool>()),
+                1..200,
+            )
         ) {
             let flows = Mapped::anonymous(BUCKETS).unwrap();
-            for (key, backend, state, left) in steps {
+            for (key, backend, state, left, yields) in steps {
                 let place = hash::place(key, SEED, BUCKETS - 1);
                 let expires = NOW.wrapping_add_signed(left);
                 let value = FlowValue::new(backend, place.tag, state, expires);
                 let before: Vec<_> = flows.live(NOW).collect();
                 let had = slots(&flows).find(|&(owner, _)| owner == key);
-                let entered = flows.enter(key, backend, state, expires, &place, NOW);
+                let entered = flows.enter(key, value, &place, NOW, yields);
+                let keeps = had.map(|(_, had)| had).filter(|had| !yields && had.left(NOW) >= 0);
                 let expected = match had {
+                    _ if keeps.is_some() => Entered::Known,
                     Some((_, had)) if had.backend() == value.backend() && had.left(NOW) >= 0 => {
                         Entered::Known
                     }
@@ -268,7 +306,7 @@ mod tests {
                 };
                 prop_assert_eq!(entered, expected);
                 let lives = entered != Entered::NoRoom && left >= 0;
-                prop_assert_eq!(found(&flows, key), lives.then_some(value));
+                prop_assert_eq!(found(&flows, key), keeps.or(lives.then_some(value)));
                 for entry in before.iter().filter(|entry| entry.key != key) {
                     let stays = entry.value.state() == FlowState::Established as u8;
                     prop_assert!(!stays || found(&flows, entry.key) == Some(entry.value));
@@ -283,14 +321,55 @@ mod tests {
         let flows = Mapped::anonymous(BUCKETS).unwrap();
         let enter = |key, state| {
             let place = hash::place(key, SEED, BUCKETS - 1);
-            flows.enter(key, 1, state, NOW + 9, &place, NOW)
+            flows.enter(key, FlowValue::new(1, place.tag, state, NOW + 9), &place, NOW, true)
         };
         for key in 1..200 {
             enter(key, FlowState::Established);
         }
         assert_eq!(flows.live(NOW).count(), BUCKETS as usize * SLOTS);
-        for state in [FlowState::Embryonic, FlowState::Established, FlowState::Closing] {
+        for state in STATES {
             assert_eq!(enter(1000, state), Entered::NoRoom);
+        }
+    }
+
+    /// What a packet does with the slot of a bucket that it claimed: each word is
+    /// stored, whatever is there.
+    fn touch(flows: &Mapped<Bucket>, (bucket, slot): (u32, usize), key: u64, state: FlowState) {
+        let tag = hash::place(key, SEED, BUCKETS - 1).tag;
+        let (owner, value) = flows.slot(bucket, slot);
+        if owner.load(Ordering::Relaxed) == key {
+            value.store(FlowValue::new(2, tag, state, NOW).0, Ordering::Release);
+        }
+    }
+
+    #[test]
+    fn what_a_packet_established_meanwhile_is_never_displaced() {
+        for round in 0..3000 {
+            let flows = Mapped::anonymous(BUCKETS).unwrap();
+            let key = 1000 + round;
+            let place = hash::place(key, SEED, BUCKETS - 1);
+            let at = (place.primary, 0);
+            flows.slot(at.0, at.1).0.store(key, Ordering::Release);
+            touch(&flows, at, key, FlowState::Embryonic);
+            let both = Barrier::new(2);
+            let established = thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    for key in 1..60 {
+                        let place = hash::place(key, SEED, BUCKETS - 1);
+                        let new = FlowValue::new(1, place.tag, FlowState::Established, NOW);
+                        flows.enter(key, new, &place, NOW, true);
+                    }
+                });
+                both.wait();
+                (0..round % 500).for_each(|_| hint::spin_loop());
+                touch(&flows, at, key, FlowState::Established);
+                found(&flows, key)
+            });
+            // A flow of one packet may have been displaced before.
+            if established.is_some() {
+                assert_eq!(found(&flows, key), established, "round {round}");
+            }
         }
     }
 }

@@ -5,16 +5,14 @@
 mod change;
 mod maglev;
 mod probes;
-mod process;
 mod published;
-mod report;
 
 use std::path::Path;
 
 use anyhow::Result;
 use lb_tests::harness::Lab;
 
-pub(super) use self::report::Report;
+use super::figures::Report;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +38,7 @@ impl Effort {
 pub(super) fn run(binary: &Path, maglev: &Path, effort: Effort) -> Result<Report> {
     let lab = Lab::new(1)?.with_binary(binary);
     lab.answer_for_fleet()?;
-    let mut report = Report::default();
+    let mut report = Report::of("control plane");
     eprintln!("control: Maglev tables");
     maglev::measure(maglev, effort, &mut report)?;
     change::small(&lab, binary, effort, &mut report)?;

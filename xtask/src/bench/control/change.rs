@@ -12,12 +12,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::harness::{Agent, Config, Lab, fleet, private_memory, processor_time, run};
 
-use super::{
-    Effort,
-    published::Published,
-    report::{Report, Unit::Mebibytes, Unit::Milliseconds},
+use super::{Effort, published::Published};
+use crate::bench::{
+    figures::{Report, Unit::Mebibytes, Unit::Milliseconds},
+    os::go_on,
 };
-use crate::bench::os::go_on;
 
 /// Services of the large configuration, and backends of each service.
 const SERVICES: u16 = 1000;

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{
-    Effort,
-    report::{Report, Unit},
+use super::Effort;
+use crate::{
+    bench::figures::{Report, Unit},
+    shell,
 };
-use crate::shell;
 
 /// Runs the program, which prints microseconds.
 pub(super) fn measure(program: &Path, effort: Effort, report: &mut Report) -> Result<()> {

@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::harness::{Lab, eventually, fleet, processor_time, run, tool};
 
-use super::{
-    Effort, change,
+use super::{Effort, change};
+use crate::bench::{
+    figures::{Report, Unit::Percent},
+    os::go_on,
     process::kernel_threads,
-    report::{Report, Unit::Percent},
 };
-use crate::bench::os::go_on;
 
 /// Services, and backends of each.
 const SERVICES: u16 = 100;

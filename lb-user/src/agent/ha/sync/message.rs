@@ -161,8 +161,8 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = Record> {
         any::<(u64, bool, u16, u16)>().prop_flat_map(|(key, exact, backend, left)| {
-            use FlowState::{Closing, Embryonic, Established};
-            prop::sample::select(vec![Embryonic, Established, Closing])
+            use FlowState::{Closing, Embryonic, Established, Exception};
+            prop::sample::select(vec![Embryonic, Established, Closing, Exception])
                 .prop_map(move |state| Record { key, exact, backend, state, left })
         })
     }

@@ -244,10 +244,10 @@ impl Hearing {
             };
             // What this node knows of what it serves is newer.
             let group = lease::index(ours.group) as usize;
-            let overwrite = !serving.get(group).is_some_and(|group| group.active);
+            let yields = !serving.get(group).is_some_and(|group| group.active);
             let Record { state, left, .. } = *record;
             let flow = (ours.backend, state, left);
-            match self.common.changes.enter(ours.key, flow, now, overwrite) {
+            match self.common.changes.enter(ours.key, flow, now, yields) {
                 Entered::New | Entered::Moved => news.entered += 1,
                 Entered::Known => {}
                 Entered::NoRoom => news.no_room += 1,

@@ -4,10 +4,11 @@ mod session;
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use futures_util::future::select_ok;
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::{mpsc, oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
 use self::session::Session;
@@ -19,8 +20,8 @@ use super::{
 };
 use crate::core::model::ha::Path;
 
-/// How often there is something to tell.
-const TICK: Duration = Duration::from_millis(10);
+/// What a path has before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(100);
 /// After which a peer that does not answer is called again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -57,6 +58,8 @@ impl Sender {
                 (out.connected, out.complete, out.lag) = (false, false, None);
                 out.trouble = Some(trouble);
             });
+            // Perhaps another path is better.
+            self.common.paths.rotate_left(1);
             sleep(AGAIN).await;
         }
     }
@@ -70,18 +73,18 @@ impl Sender {
 
     /// Speaks until something goes wrong.
     async fn speak(&mut self, mut session: Session, mut hear: Incoming) -> Error {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.resyncs.mark_unchanged();
         let before = self.outward.borrow().records;
         loop {
             let done = tokio::select! {
                 heard = hear.hear() => heard.and_then(|message| session.hear(&message)),
-                _ = ticks.tick() => within(session.turn()).await,
+                () = sleep_until(session.due().into()) => within(session.turn()).await,
+                Ok(()) = self.common.serving.changed() => within(session.turn()).await,
+                Ok(()) = self.common.names.changed() => within(session.turn()).await,
                 Some(waits) = self.flushes.recv() => within(session.flush(waits)).await,
                 Ok(()) = self.resyncs.changed() => {
                     session.begin_anew();
-                    Ok(())
+                    within(session.turn()).await
                 }
             };
             let state = session.state();
@@ -93,24 +96,17 @@ impl Sender {
     }
 }
 
-/// Finds the peer by one of the paths, and agrees with it.
+/// Finds the peer, and agrees with it.
 pub(super) async fn call(common: &Common, hello: &Message) -> Result<(Outgoing, Incoming), Error> {
-    let mut first = None;
-    for path in &common.paths {
-        match within(greet(common, *path, hello)).await {
-            Err(error) => first = first.or(Some(error)),
-            greeted => return greeted,
-        }
-    }
-    Err(first.unwrap_or_else(Error::late))
+    let stream = reach(&common.paths).await?;
+    within(greet(common, stream, hello)).await
 }
 
 async fn greet(
     common: &Common,
-    path: Path,
+    stream: TcpStream,
     hello: &Message,
 ) -> Result<(Outgoing, Incoming), Error> {
-    let stream = connect(path.listen, path.peer).await?;
     let key = common.voice.borrow().secret(PURPOSE);
     let (mut say, mut hear) = channel::call(stream, &key).await?;
     say.say(hello).await?;
@@ -124,6 +120,19 @@ async fn greet(
 /// Waits, but not for ever.
 async fn within<T>(done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     timeout(PATIENCE, done).await.unwrap_or_else(|_| Err(Error::late()))
+}
+
+/// Calls the peer by all paths, each a moment after the one before. The first that
+/// leads there is the one.
+async fn reach(paths: &[Path]) -> Result<TcpStream, Error> {
+    let calls = (0..).zip(paths).map(|(turn, path)| {
+        Box::pin(within(async move {
+            sleep(HEAD_START * turn).await;
+            Ok(connect(path.listen, path.peer).await?)
+        }))
+    });
+    let (stream, _) = select_ok(calls).await?;
+    Ok(stream)
 }
 
 /// Calls the peer by a path: from the address that it expects.

@@ -43,6 +43,8 @@ impl Calling {
                 told = Some(trouble.clone());
             }
             self.ends.link.send_replace(Link { connected: false, trouble: Some(trouble) });
+            // Perhaps another path is better.
+            self.common.paths.rotate_left(1);
             sleep(AGAIN).await;
         }
     }

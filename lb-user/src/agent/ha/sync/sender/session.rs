@@ -22,7 +22,7 @@ use super::{
         channel::{Error, Outgoing},
         message::{MOST_NAMES, MOST_RECORDS, Message},
     },
-    PATIENCE, TICK,
+    PATIENCE,
 };
 use crate::core::sync::{Names, Record};
 
@@ -36,6 +36,9 @@ const BUCKETS: u32 = 16_384;
 const LINES: u32 = 1 << 16;
 /// How long a later pass takes, unless flows live for less than two of them.
 const PASS: Duration = Duration::from_secs(15);
+/// Time between two turns of who serves: while there are changes, and otherwise.
+const TICK: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(25);
 
 /// A connection with the peer.
 pub(super) struct Session {
@@ -49,6 +52,9 @@ pub(super) struct Session {
     unconfirmed: VecDeque<Unconfirmed>,
     /// When something was said last.
     said: Instant,
+    /// When the latest turn ended, and whether it found changes.
+    turned: Instant,
+    busy: bool,
     marks: Marks,
     pass: Pass,
     /// Who waits for which message to be confirmed.
@@ -113,6 +119,8 @@ impl Session {
             sequence: 0,
             unconfirmed: VecDeque::new(),
             said: now,
+            turned: now,
+            busy: true,
             marks: Marks { next: 0, whole: now, began: now },
             pass: Pass { next: 0, kind: Kind::New },
             flushes: Vec::new(),
@@ -126,6 +134,21 @@ impl Session {
         let confirmed = self.unconfirmed.front().map_or(self.sequence, |next| next.sequence - 1);
         let complete = matches!(self.pass.kind, Kind::Later(told) if told <= confirmed);
         State { complete, records, lag }
+    }
+
+    /// When there is something to tell again, unless roles or names change.
+    pub(super) fn due(&self) -> Instant {
+        self.turned
+            + match self.pass.kind {
+                _ if !self.serves() => ALIVE,
+                Kind::Later(_) if !self.busy => QUIET,
+                _ => TICK,
+            }
+    }
+
+    /// Whether this node serves any group.
+    fn serves(&self) -> bool {
+        self.serving.contains(&true)
     }
 
     /// Tells everything again.
@@ -156,6 +179,7 @@ impl Session {
         if self.said.elapsed() >= ALIVE {
             self.tell(&[], false, None).await?;
         }
+        self.turned = Instant::now();
         Ok(())
     }
 
@@ -223,7 +247,7 @@ impl Session {
     /// Tells the flows of marked buckets, those first that the peer's tables
     /// would give another backend.
     async fn tell_changes(&mut self) -> Result<(), Error> {
-        if !self.serving.contains(&true) {
+        if !self.serves() {
             return Ok(());
         }
         let changes = Arc::clone(&self.common.changes);
@@ -237,12 +261,12 @@ impl Session {
         while self.marks.next < end && marked < BUCKETS {
             for (bucket, mark) in changes.marks.take(self.marks.next..self.marks.next + 1) {
                 let exception = mark == Mark::Exception;
-                let records = if exception { &mut exceptions } else { &mut others };
-                self.read(bucket, now, exception, records);
+                self.read(bucket, now, if exception { &mut exceptions } else { &mut others });
                 marked += 1;
             }
             self.marks.next += 1;
         }
+        self.busy = marked > 0 || self.marks.next < lines;
         let since = self.marks.whole;
         if self.marks.next == lines {
             (self.marks.next, self.marks.whole) = (0, self.marks.began);
@@ -254,12 +278,11 @@ impl Session {
     /// Goes on with the pass, which is over at once where there is nothing to
     /// tell.
     async fn go_on(&mut self) -> Result<(), Error> {
-        let serves = self.serving.contains(&true);
-        let buckets = if serves { self.common.changes.flows.entries() } else { 0 };
+        let buckets = if self.serves() { self.common.changes.flows.entries() } else { 0 };
         let end = buckets.min(self.pass.next.saturating_add(self.pace(buckets)));
         if self.pass.next < end {
             let (now, mut records) = (self.common.changes.second()?, Vec::new());
-            (self.pass.next..end).for_each(|bucket| self.read(bucket, now, false, &mut records));
+            (self.pass.next..end).for_each(|bucket| self.read(bucket, now, &mut records));
             self.tell_all(&records, true, None).await?;
         }
         self.pass.next = end;
@@ -277,26 +300,27 @@ impl Session {
     /// How long a later pass takes.
     fn length(&self) -> Duration {
         let life = self.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
-        PASS.min(life.unwrap_or(PASS)).max(TICK)
+        PASS.min(life.unwrap_or(PASS)).max(QUIET)
     }
 
-    /// Buckets of the pass in one turn.
+    /// Buckets of the pass in this turn.
     fn pace(&self, buckets: u32) -> u32 {
         if self.pass.kind == Kind::First {
             return BUCKETS;
         }
-        (f64::from(buckets) * TICK.div_duration_f64(self.length())).ceil() as u32
+        let share = self.turned.elapsed().div_duration_f64(self.length());
+        BUCKETS.min((f64::from(buckets) * share).ceil() as u32)
     }
 
-    /// Adds the flows in a bucket that are to be told. Embryonic ones only where
-    /// the tables differ: elsewhere the peer would do the same with them, and a
-    /// flood of them is not worth to be told. Each is given two passes more than it
-    /// has left: packets prolong it meanwhile, and that is told by a pass only.
-    fn read(&self, bucket: u32, now: u16, embryonic: bool, records: &mut Vec<Record>) {
+    /// Adds the flows in a bucket that are to be told. With embryonic ones the peer
+    /// would do the same, but for exceptions, and a flood of them is not worth to be
+    /// told. Each is given two passes more than it has left: packets prolong it
+    /// meanwhile, and that is told by a pass only.
+    fn read(&self, bucket: u32, now: u16, records: &mut Vec<Record>) {
         let more = 2 * self.length().as_secs() as u16 + 1;
         for entry in self.common.changes.live(bucket, now) {
             let value = entry.value;
-            if value.state() == FlowState::Embryonic as u8 && !embryonic {
+            if value.state() == FlowState::Embryonic as u8 {
                 continue;
             }
             let left = value.left(now).unsigned_abs().saturating_add(more);

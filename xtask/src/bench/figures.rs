@@ -1,14 +1,16 @@
-//! The table of the control plane's figures.
+//! A table of figures, each beside its limit.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::bench::median;
+use super::median;
 
-/// All figures.
-#[derive(Debug, Default, Serialize)]
-pub(in crate::bench) struct Report {
+/// All figures of a subject.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    #[serde(skip)]
+    subject: &'static str,
     figures: Vec<Figure>,
 }
 
@@ -19,7 +21,7 @@ struct Figure {
     unit: Unit,
     median: f64,
     worst: f64,
-    /// What the median must be below, if anything.
+    /// What the median may be at most, if there is a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<f64>,
     holds: bool,
@@ -34,11 +36,21 @@ pub(super) enum Unit {
     Mebibytes,
     #[serde(rename = "%")]
     Percent,
+    #[serde(rename = "ns")]
+    Nanoseconds,
+    /// How many.
+    #[serde(rename = "")]
+    Number,
 }
 
 impl Report {
-    /// Adds a figure that was measured so often; its median is to be below
-    /// the limit.
+    /// Of what the title says; nothing is measured yet.
+    pub(super) fn of(subject: &'static str) -> Self {
+        Self { subject, figures: Vec::new() }
+    }
+
+    /// Adds a figure that was measured so often; its median may be the limit at
+    /// most.
     pub(super) fn add(
         &mut self,
         what: impl Into<String>,
@@ -53,7 +65,7 @@ impl Report {
             median,
             worst: samples.last().copied().unwrap_or(f64::NAN),
             limit,
-            holds: limit.is_none_or(|limit| median < limit),
+            holds: limit.is_none_or(|limit| median <= limit),
         });
     }
 }
@@ -64,20 +76,22 @@ impl fmt::Display for Unit {
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
             Self::Percent => "%",
+            Self::Nanoseconds => "ns",
+            Self::Number => "",
         })
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "control plane: median (worst), limit of the median\n")?;
+        writeln!(f, "{}: median (worst), limit of the median\n", self.subject)?;
         let width = self.figures.iter().map(|figure| figure.what.len()).max().unwrap_or(0);
         for Figure { what, unit, median, worst, limit, holds } in &self.figures {
             let worst = format!("({worst:.1})");
             write!(f, "{what:<width$}  {median:8.1} {worst:>9} {unit:<3}")?;
             match limit {
-                Some(limit) if *holds => writeln!(f, "  ok   <  {limit}")?,
-                Some(limit) => writeln!(f, "  MISS >= {limit}")?,
+                Some(limit) if *holds => writeln!(f, "  ok   <= {limit:.1}")?,
+                Some(limit) => writeln!(f, "  MISS >  {limit:.1}")?,
                 None => writeln!(f)?,
             }
         }
