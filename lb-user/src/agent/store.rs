@@ -192,7 +192,7 @@ impl Store {
         let (directory, bases) = (directory.to_owned(), BTreeSet::new());
         let mut store = Self { directory, bases, _lock: file };
         let kept = store.read()?;
-        store.bases = bases_of(&kept).into_iter().map(|base| base.digest()).collect();
+        store.bases = bases_of(&kept).into_iter().map(Base::digest).collect();
         store.tidy()?;
         Ok((store, kept))
     }
@@ -275,7 +275,7 @@ impl Store {
         }
         let kept = kept.clone().try_map(|base| Ok::<_, StoreError>(base.digest()))?;
         self.write(FILE, serde_json::to_vec_pretty(&Document { version: VERSION, kept }))?;
-        let named: BTreeSet<_> = bases.into_iter().map(|base| base.digest()).collect();
+        let named: BTreeSet<_> = bases.into_iter().map(Base::digest).collect();
         if named != self.bases {
             self.bases = named;
             // What is left over is removed at the next start.

@@ -225,7 +225,7 @@ impl World {
                 self.standing.retain(|weight| Some(*weight) != seen);
                 self.standing.push(new);
                 let content = edited(&ledger.current.content, |edits| {
-                    set_weight(edits, BACKENDS[which], new)
+                    set_weight(edits, BACKENDS[which], new);
                 });
                 ledger.change(content, self.terms[node], new);
             }
