@@ -181,8 +181,13 @@ fn a_file_that_one_node_puts_in_force_is_in_force_on_both() -> Result<()> {
     assert_eq!(sharing.weights(1)?.len(), 2);
     let words = sharing.pair.words();
     assert!(words.contains("are not gone by, those of the pair are"), "{words}");
+    // Nor is a reload, which may be about something else.
+    let says = sharing.order(1, &["reload"])?.stderr;
+    assert!(says.contains("are not gone by, those of the pair are"), "{says}");
+    assert_eq!((sharing.weights(0)?.len(), sharing.weights(1)?.len()), (2, 2));
     // Whoever wants it says so.
-    sharing.order(1, &["reload"])?;
+    let file = sharing.pair.lab.nodes[1].path("lb.toml").display().to_string();
+    sharing.order(1, &["reload", &file])?;
     assert_eq!((sharing.weights(0)?.len(), sharing.weights(1)?.len()), (3, 3));
     Ok(())
 }

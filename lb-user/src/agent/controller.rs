@@ -150,7 +150,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         kept.edits = Edits::default();
     }
     let discards = kept.edits != found.edits;
-    let file = shared::begin(file, &mut kept, &source.path.display().to_string())?;
+    let file = shared::begin(file, &mut kept, &source)?;
     let mut origin = Origin { file: file.into(), edits: kept.edits.clone() };
     origin.edits.expire(view::unix_now());
     let model = origin.model()?;
@@ -253,6 +253,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 weighing.report(state.reweigh(false).await, "cannot change weights");
                 mending.report(state.mend().await, "cannot finish a change yet");
                 state.give_back_memory();
+                state.keep_again();
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {

@@ -147,6 +147,7 @@ impl StoreError {
                 Some("stop the other agent, or set another `node.state_dir`".to_owned())
             }
             Self::Damaged { file, .. } | Self::Version { file, .. } => {
+                let file = file.with_file_name(FILE);
                 let file = file.display();
                 Some(format!(
                     "put it right, or move `{file}` away to go by the configuration alone"
@@ -221,7 +222,10 @@ impl Store {
 
     fn read_base(&self, digest: Digest) -> Result<Base, StoreError> {
         let file = self.directory.join(base_name(digest));
-        let text = tried(fs::read(&file), "read", &file)?;
+        let text = fs::read(&file).map_err(|error| StoreError::Damaged {
+            file: file.clone(),
+            reason: error.to_string(),
+        })?;
         let base: Base = parse(&file, &text)?;
         if base.digest() != digest {
             let reason = format!("its digest is {}", base.digest());

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Mistake, check_together, render, service_from, value};
+use super::{Mistake, check_together, read::Wrong, render, service_from, value};
 use crate::core::{
     edit::{BackendEdits, Edit, Edits, FirewallEdits, Keys, ServiceEdits, Whole, merge},
     model::{Firewall, Model, Service},
@@ -295,21 +295,33 @@ fn put(services: &mut Vec<Service>, file: &Model, name: &str, service: Option<Se
     }
 }
 
-/// Reads the firewall from its keys, as [`render::firewall`] writes them.
+/// Reads the firewall from its keys, which must be as [`render::firewall`] writes
+/// them: what is not understood would let something in.
 pub(super) fn firewall_from(keys: &Keys) -> Result<Firewall, Vec<Mistake>> {
+    let wrong = |key: &str, text: Option<&str>, wrong| {
+        vec![error::mistake(&format!("firewall.{key}"), text, wrong)]
+    };
+    let known = ["host", "allow", "deny_sources"];
+    if let Some(key) = keys.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(wrong(key, None, Wrong::new("unknown key")));
+    }
     let texts = |key: &str| {
         let list = keys.get(key).and_then(Value::as_array);
-        list.into_iter().flatten().map(|text| text.as_str().unwrap_or_default())
+        let texts =
+            list.and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+        texts.ok_or_else(|| wrong(key, None, Wrong::new("must be a list of texts")))
     };
-    let wrong = |key: &str, text: &str, wrong| {
-        vec![error::mistake(&format!("firewall.{key}"), Some(text), wrong)]
-    };
-    let rule = |text| value::port_rule_of(text).map_err(|rule| wrong("allow", text, rule));
-    let prefix = |text| value::prefix_of(text).map_err(|rule| wrong("deny_sources", text, rule));
+    let guard_host = [false, true]
+        .into_iter()
+        .find(|guarded| keys.get("host").is_some_and(|host| host == render::host(*guarded)));
+    let rule = |text| value::port_rule_of(text).map_err(|rule| wrong("allow", Some(text), rule));
+    let prefix =
+        |text| value::prefix_of(text).map_err(|rule| wrong("deny_sources", Some(text), rule));
     Ok(Firewall {
-        guard_host: keys.get("host").is_some_and(|host| host == render::host(true)),
-        allow: texts("allow").map(rule).collect::<Result<_, _>>()?,
-        deny_sources: texts("deny_sources").map(prefix).collect::<Result<_, _>>()?,
+        guard_host: guard_host
+            .ok_or_else(|| wrong("host", None, Wrong::new("must be \"pass\" or \"drop\"")))?,
+        allow: texts("allow")?.into_iter().map(rule).collect::<Result<_, _>>()?,
+        deny_sources: texts("deny_sources")?.into_iter().map(prefix).collect::<Result<_, _>>()?,
     })
 }
 

@@ -27,6 +27,9 @@ pub use merge::merge;
 /// each connection that broke at a bad moment.
 const MOST_OFFERED: usize = 256;
 
+/// No pair comes to so many terms, nor to so many changes.
+const MOST: u64 = 1 << 48;
+
 /// Names a state of the shared configuration. Of two, the one that was made under
 /// the higher term of the pair is higher, then the one with more changes behind it.
 #[derive(
@@ -40,6 +43,14 @@ pub struct Version {
     pub number: u64,
     /// Random, so that no two are the same.
     pub tag: u64,
+}
+
+impl Version {
+    /// Whether a node may have made it.
+    #[must_use]
+    pub fn is_plausible(self) -> bool {
+        self.term < MOST && self.number < MOST
+    }
 }
 
 impl Display for Version {
@@ -75,6 +86,12 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Whether a node may have made it: numbers count what operators do.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        self.version.is_plausible()
+    }
+
     /// Whether it was made from a version that the other may have.
     fn follows(&self, version: Version) -> bool {
         self.common == Some(version) || self.offered.contains(&version)
@@ -164,7 +181,7 @@ impl Ledger {
     pub fn change(&mut self, content: Content, term: u64, tag: u64) {
         let before = self.current.version;
         let term = term.max(before.term);
-        let version = Version { term, number: before.number + 1, tag };
+        let version = Version { term, number: before.number.saturating_add(1), tag };
         self.current = Revision { version, content };
         self.remember(before);
     }
@@ -181,9 +198,9 @@ impl Ledger {
         match (theirs.number, ours.number) {
             _ if offer.follows(ours) => Judgement::Newer,
             _ if own.follows(theirs) => Judgement::Older,
-            // Who has changed nothing goes by what somebody has.
-            (1.., 0) => Judgement::Newer,
-            (0, 1..) => Judgement::Older,
+            // Who has changed nothing goes by what somebody has, unless its file differs.
+            (1.., 0) if offer.base == own.base => Judgement::Newer,
+            (0, 1..) if offer.base == own.base => Judgement::Older,
             // Who knows the latest that is in both sees what each of them changed.
             _ if (our_basis, ours) > (their_basis, theirs) => Judgement::Merge,
             _ => Judgement::Yield,
@@ -220,7 +237,7 @@ impl Ledger {
             // This node has changed it meanwhile: its version is the higher one.
             let at = self.current.version;
             if agreed >= at {
-                let number = agreed.number + 1;
+                let number = agreed.number.saturating_add(1);
                 self.current.version = Version { term: agreed.term, number, tag: at.tag };
             }
             self.common = Some(Revision { version: agreed, content: offered.content });
@@ -242,12 +259,13 @@ impl Ledger {
     ) -> Self {
         let (ours, common) = (&self.current, self.common_with(offer));
         let content = if ours.version > offer.version {
-            merge(common, &ours.content, theirs, (at, names[1]), valid)
+            merge(common, &ours.content, theirs, (at, names), valid)
         } else {
-            merge(common, theirs, &ours.content, (at, names[0]), valid)
+            merge(common, theirs, &ours.content, (at, [names[1], names[0]]), valid)
         };
         let [low, high] = [ours.version.min(offer.version), ours.version.max(offer.version)];
-        let version = Version { term: high.term, number: 1 + low.number.max(high.number), tag };
+        let version =
+            Version { term: high.term, number: low.number.max(high.number).saturating_add(1), tag };
         let mut merged = self.clone();
         merged.current = Revision { version, content };
         // All of theirs is in it: what they change next begins there.
@@ -266,7 +284,8 @@ impl Ledger {
             return;
         }
         if self.offered.len() == MOST_OFFERED {
-            self.offered.remove(0);
+            // The older ones are those that it may have had before it was away.
+            self.offered.pop();
         }
         self.offered.push(version);
     }

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Error, chain, local, shared,
+    Error, chain, local, shared, source,
     state::{Direction, Origin, State},
     view::unix_now,
 };
@@ -18,10 +18,7 @@ use crate::{
         store::{Kept, StoreError, Withdrawn},
     },
     api,
-    config::{
-        self,
-        overlay::{self, EditError},
-    },
+    config::overlay::{self, EditError},
     core::{
         edit::{Edit, Edits, Order},
         fleet::Fleet,
@@ -117,7 +114,11 @@ impl State {
                 .hint("an hour is 3600: these are seconds"));
         }
         let edits = if order.discard_edits { Edits::default() } else { self.origin.edits.clone() };
-        let (origin, foreign, notes) = self.source.origin(order.file.as_ref(), edits)?;
+        let (file, foreign) = self.source.read(order.file.as_ref())?;
+        // Who names a file, or wants it to be all there is, means what it says.
+        let is_meant = order.file.is_some() || order.discard_edits;
+        let (file, stays) = if is_meant { (file, None) } else { self.as_shared(file)? };
+        let (origin, notes) = source::over(file, foreign, edits);
         let model = origin.model()?;
         if foreign {
             self.refuse_programs(peer, &model)?;
@@ -126,8 +127,8 @@ impl State {
         if order.confirm_s.is_none() {
             kept.edits = origin.edits.clone();
             self.amend(&mut kept, Some(&origin.file.model));
-            if !foreign {
-                look_at(&mut kept, &origin.file.model);
+            if !foreign && stays.is_none() {
+                self.look_at(&mut kept, &origin.file.model);
             }
         }
         if !foreign {
@@ -145,6 +146,7 @@ impl State {
         }
         let mut done = self.done();
         done.notes = [notes, lacks].concat();
+        done.notes.extend(stays);
         if foreign && order.confirm_s.is_none() && !shared::shares(&self.model) {
             let path = self.source.path.display();
             done.notes.push(format!("until the agent starts again, which reads `{path}`"));
@@ -171,7 +173,7 @@ impl State {
         let mut kept = Kept { edits, withdrawn, shared: self.kept.shared.clone() };
         self.amend(&mut kept, Some(&self.origin.file.model));
         if !foreign {
-            look_at(&mut kept, &self.origin.file.model);
+            self.look_at(&mut kept, &self.origin.file.model);
         }
         self.keep(kept)?;
         self.unconfirmed = None;
@@ -266,12 +268,25 @@ impl State {
             let aside = self.store.set_aside()?;
             tracing::warn!("the edits are discarded, and are in `{}`", aside.display());
         }
-        self.keep(kept)
+        let kept_now = self.keep(kept.clone());
+        if kept_now.is_err() {
+            // What is gone by is to be on disk as soon as that is possible.
+            (self.kept, self.unsaved) = (kept, true);
+        }
+        kept_now
+    }
+
+    /// Puts on disk what could not be put there at the start.
+    pub(super) fn keep_again(&mut self) {
+        if self.unsaved && self.keep(self.kept.clone()).is_ok() {
+            tracing::info!("what this agent began with is on disk");
+            self.share();
+        }
     }
 
     /// Puts on disk what is not there yet.
     pub(super) fn keep(&mut self, kept: Kept) -> Result<(), StoreError> {
-        if kept == self.kept {
+        if kept == self.kept && !self.unsaved {
             return Ok(());
         }
         if let Err(error) = self.store.save(&kept) {
@@ -279,7 +294,7 @@ impl State {
             let _ = self.store.save(&self.kept);
             return Err(error);
         }
-        self.kept = kept;
+        (self.kept, self.unsaved) = (kept, false);
         Ok(())
     }
 
@@ -287,13 +302,6 @@ impl State {
     pub(super) fn done(&self) -> api::Done {
         self.share();
         api::Done { generation: self.generation(), notes: Vec::new() }
-    }
-}
-
-/// Takes note of what the agent's own file says.
-fn look_at(kept: &mut Kept, file: &Model) {
-    if let Some(ledger) = &mut kept.shared {
-        ledger.file = config::shared::base(file).digest();
     }
 }
 

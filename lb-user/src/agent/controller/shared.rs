@@ -4,13 +4,18 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::http::StatusCode;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use super::{
-    outlook,
+    chain, outlook,
+    source::Source,
     state::{Origin, State},
     view::unix_now,
 };
@@ -26,9 +31,16 @@ use crate::{
         edit::Edits,
         model::Model,
         nexthop::Network,
-        replica::{Base, Content, Judgement, Ledger, Offer, Revision},
+        replica::{Base, Conflict, Content, Judgement, Ledger, Offer, Revision, Version},
     },
 };
+
+/// What is said of a file that did not change while the pair went on.
+const NOT_GONE_BY: &str = "services and firewall of this node's own file, which did not change, are \
+                           not gone by, those of the pair are";
+
+/// How long what could not be taken is not tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Differences that are told one by one.
 const TOLD: usize = 20;
@@ -38,7 +50,7 @@ type Following<'a> = &'a mut watch::Receiver<Arc<Network>>;
 /// What to begin with: where the nodes of a pair share services and firewall, those
 /// that they have, unless this node's file says something else than when it was
 /// looked at last.
-pub(super) fn begin(file: Loaded, kept: &mut Kept, path: &str) -> Result<Loaded, EditError> {
+pub(super) fn begin(file: Loaded, kept: &mut Kept, source: &Source) -> Result<Loaded, EditError> {
     if !shares(&file.model) {
         return Ok(file);
     }
@@ -50,8 +62,18 @@ pub(super) fn begin(file: Loaded, kept: &mut Kept, path: &str) -> Result<Loaded,
         Ledger::new(content, digest, tag())
     });
     let before = &ledger.current.content;
-    let base = if ledger.file == digest { Arc::clone(&before.base) } else { Arc::clone(&own) };
+    let mut base = if ledger.file == digest { Arc::clone(&before.base) } else { Arc::clone(&own) };
     ledger.file = digest;
+    let model = match with_base(&file.model, &base) {
+        // Whoever has the edits discarded wants the file to be all there is.
+        Err(error) if source.discard_edits => {
+            let error = error.to_string();
+            tracing::warn!(error, "what the pair shares does not fit this node, the file stands");
+            base = Arc::clone(&own);
+            file.model.clone()
+        }
+        model => model?,
+    };
     let conflicts = before.conflicts.clone();
     let content = Content { base: Arc::clone(&base), edits: kept.edits.clone(), conflicts };
     if content != *before {
@@ -61,11 +83,8 @@ pub(super) fn begin(file: Loaded, kept: &mut Kept, path: &str) -> Result<Loaded,
     if base.digest() == digest {
         return Ok(file);
     }
-    tracing::warn!(
-        "services and firewall of `{path}` are not gone by, those of the pair are: `lb reload` puts \
-         the file in force on both nodes"
-    );
-    let model = with_base(&file.model, &base)?;
+    let path = source.path.display();
+    tracing::warn!("{NOT_GONE_BY}: `lb reload {path}` puts them in force on both nodes");
     Ok(Loaded { model, ..file })
 }
 
@@ -98,8 +117,34 @@ impl State {
         }
     }
 
-    /// Has the peer offered what this node goes by.
+    /// The agent's own file with the services and the firewall of the pair, unless it
+    /// says something else than when it was looked at last; and what to say to that.
+    pub(super) fn as_shared(&self, file: Loaded) -> Result<(Loaded, Option<String>), Refused> {
+        let ledger = self.kept.shared.as_ref().filter(|_| shares(&file.model));
+        let Some(ledger) = ledger else { return Ok((file, None)) };
+        let (own, base) =
+            (config::shared::base(&file.model).digest(), &ledger.current.content.base);
+        if own != ledger.file || own == base.digest() {
+            return Ok((file, None));
+        }
+        let model = with_base(&file.model, base)?;
+        let path = self.source.path.display();
+        let note = format!("{NOT_GONE_BY}: `lb reload {path}` puts them in force on both nodes");
+        Ok((Loaded { model, ..file }, Some(note)))
+    }
+
+    /// Takes note of what the agent's own file says.
+    pub(super) fn look_at(&self, kept: &mut Kept, file: &Model) {
+        if let Some(ledger) = kept.shared.as_mut().filter(|_| shares(&self.model)) {
+            ledger.file = config::shared::base(file).digest();
+        }
+    }
+
+    /// Has the peer offered what this node goes by, once it is on disk.
     pub(super) fn share(&self) {
+        if self.unsaved {
+            return;
+        }
         if let (Some(sharing), Some(ledger)) = (&self.sharing, &self.kept.shared) {
             let (offer, revision) = (ledger.offer(), ledger.current.clone());
             let agreed = ledger.agreed();
@@ -109,9 +154,19 @@ impl State {
 
     /// Tells who made a change that it is made, once the peer has it as well, or how
     /// it is with the peer.
-    pub(super) fn finish(&self, reply: oneshot::Sender<Reply>, done: Result<api::Done, Refused>) {
+    pub(super) fn finish(
+        &self,
+        reply: oneshot::Sender<Reply>,
+        mut done: Result<api::Done, Refused>,
+    ) {
+        if self.unsaved
+            && let Ok(done) = &mut done
+        {
+            done.notes
+                .push("the peer has not got it: `node.state_dir` cannot be written to".into());
+        }
         let version = self.kept.shared.as_ref().map(|ledger| ledger.current.version);
-        let shared = self.ha.as_ref().and_then(ha::Member::shared);
+        let shared = self.ha.as_ref().and_then(ha::Member::shared).filter(|_| !self.unsaved);
         let (mut done, version, shared) = match (done, version, shared) {
             (Ok(done), Some(version), Some(shared)) => (done, version, shared),
             (done, ..) => return drop(reply.send(super::answer::json(done))),
@@ -126,11 +181,11 @@ impl State {
     pub(super) async fn hear(&mut self, heard: Heard, network: Following<'_>) {
         match heard {
             Heard::Agreed { offered, version } => {
-                // The disk learns of it with the next change: until then both would
-                // find out again.
-                if let Some(ledger) = &mut self.kept.shared {
+                let mut kept = self.kept.clone();
+                if let Some(ledger) = &mut kept.shared {
                     ledger.confirm(offered, version);
                 }
+                self.take_note(kept);
                 self.share();
             }
             Heard::Offer { node, offer, content, reply } => {
@@ -141,6 +196,17 @@ impl State {
         }
     }
 
+    /// Remembers an agreement. The disk learns of it with the next change, since after
+    /// a restart both would find out again, unless a version got another name.
+    fn take_note(&mut self, kept: Kept) {
+        let name = |kept: &Kept| kept.shared.as_ref().map(|ledger| ledger.current.version);
+        if name(&kept) == name(&self.kept) {
+            self.kept.shared = kept.shared;
+        } else if let Err(error) = self.keep(kept) {
+            tracing::error!(error = chain(&error), "an agreement with the peer cannot be kept");
+        }
+    }
+
     async fn judge(
         &mut self,
         node: &str,
@@ -148,11 +214,15 @@ impl State {
         content: Option<Content>,
         network: Following<'_>,
     ) -> Answer {
-        let Some(ledger) = &mut self.kept.shared else { return Answer::Wait };
+        let Some(ledger) = self.kept.shared.as_ref().filter(|_| !self.unsaved) else {
+            return Answer::Wait;
+        };
         let judgement = ledger.judge(&offer);
         match (judgement, content) {
             (Judgement::Same, _) => {
+                let mut ledger = ledger.clone();
                 let agreed = ledger.agree(offer.version);
+                self.take_note(Kept { shared: Some(ledger), ..self.kept.clone() });
                 self.share();
                 return Answer::Agreed(agreed);
             }
@@ -163,15 +233,24 @@ impl State {
             (Judgement::Newer | Judgement::Merge, _) if self.unconfirmed.is_some() => {
                 return Answer::Failed("a reload waits for its confirmation there".to_owned());
             }
-            (Judgement::Newer | Judgement::Merge, None) => return Answer::Wanted,
+            (Judgement::Newer | Judgement::Merge, None) => {
+                return match &self.untaken {
+                    Some((version, reason, since))
+                        if *version == offer.version && since.elapsed() < AGAIN =>
+                    {
+                        Answer::Failed(reason.clone())
+                    }
+                    _ => Answer::Wanted,
+                };
+            }
             (Judgement::Newer, Some(content)) => {
                 let version = offer.version;
                 let mut ledger = ledger.clone();
                 ledger.adopt(Revision { version, content });
-                match self.go_by(ledger, node, network).await {
-                    Ok(()) => return Answer::Agreed(version),
-                    Err(refused) => return Answer::Failed(words(refused)),
-                }
+                return match self.go_by(ledger, node, network).await {
+                    Ok(()) => Answer::Agreed(version),
+                    Err(refused) => self.failed(offer.version, refused),
+                };
             }
             (Judgement::Merge, Some(theirs)) => {
                 let own = &self.origin.file.model;
@@ -180,11 +259,17 @@ impl State {
                 let moment = (tag(), unix_now());
                 let merged = ledger.merged(&offer, &theirs, moment, names, valid);
                 if let Err(refused) = self.go_by(merged, node, network).await {
-                    return Answer::Failed(words(refused));
+                    return self.failed(offer.version, refused);
                 }
             }
         }
         Answer::Wait
+    }
+
+    fn failed(&mut self, version: Version, refused: Refused) -> Answer {
+        let reason = words(refused);
+        self.untaken = Some((version, reason.clone(), Instant::now()));
+        Answer::Failed(reason)
     }
 
     /// Puts what the peer said on disk and in force.
@@ -202,8 +287,9 @@ impl State {
             let model = with_base(&self.origin.file.model, &content.base)?;
             Arc::new(Loaded { model, text: self.origin.file.text.clone() })
         };
-        let before = known.map_or(0, |known| known.conflicts.len());
-        for conflict in content.conflicts.iter().skip(before) {
+        let is_known =
+            |conflict: &&Conflict| known.is_some_and(|known| known.conflicts.contains(conflict));
+        for conflict in content.conflicts.iter().filter(|conflict| !is_known(conflict)) {
             let json = |value: &Option<_>| value.as_ref().map(ToString::to_string);
             let (kept, dropped) = (json(&conflict.kept), json(&conflict.dropped));
             let (path, of) = (&conflict.path, &conflict.node);
@@ -222,7 +308,13 @@ impl State {
         let version = ledger.current.version;
         let mut differences = outlook::differences(&self.model, &model);
         let withdrawn = self.kept.withdrawn.clone();
-        let kept = Kept { edits: content.edits.clone(), withdrawn, shared: Some(ledger) };
+        let mut kept = Kept { edits: content.edits.clone(), withdrawn, shared: Some(ledger) };
+        if !Arc::ptr_eq(&origin.file, &self.origin.file)
+            && let Ok((own, _)) = self.source.read(None)
+        {
+            // It was written before the peer's: a restart is no reason to go back.
+            self.look_at(&mut kept, &own.model);
+        }
         self.change_to(model, origin, kept, network).await?;
         self.share();
         let more = differences.len().saturating_sub(TOLD);
@@ -241,7 +333,7 @@ impl State {
     pub(super) fn conflicts(&self) -> Result<Vec<api::HaConflict>, Refused> {
         let ledger = self.kept.shared.as_ref().filter(|_| shares(&self.model));
         let ledger = ledger.ok_or_else(no_sharing)?;
-        let conflict = |conflict: &crate::core::replica::Conflict| api::HaConflict {
+        let conflict = |conflict: &Conflict| api::HaConflict {
             at: conflict.at,
             path: conflict.path.clone(),
             kept: conflict.kept.clone(),

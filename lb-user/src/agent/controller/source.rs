@@ -39,16 +39,13 @@ impl Source {
         edits: Edits,
     ) -> Result<(Origin, bool, Vec<String>), Refused> {
         let (file, foreign) = self.read(file)?;
-        let mut origin = Origin { file: file.into(), edits };
-        // The agent may start again, from its own file.
-        let lost = if foreign { Vec::new() } else { origin.edits.prune(&origin.file.model) };
-        let kept = origin.edits.describe(&origin.file.model);
-        Ok((origin, foreign, [lost, kept].concat()))
+        let (origin, notes) = over(file, foreign, edits);
+        Ok((origin, foreign, notes))
     }
 
     /// A text, or the agent's own file; whether it says something else than
     /// the agent's own.
-    fn read(&self, file: Option<&api::FileText>) -> Result<(Loaded, bool), Refused> {
+    pub(super) fn read(&self, file: Option<&api::FileText>) -> Result<(Loaded, bool), Refused> {
         let Self { path, interfaces, .. } = self;
         let Some(api::FileText { name, text }) = file else {
             return Ok((config::load(path, interfaces)?, false));
@@ -63,6 +60,15 @@ impl Source {
             _ => (given, true),
         })
     }
+}
+
+/// These edits over a file, and what they do, or become, in words.
+pub(super) fn over(file: Loaded, foreign: bool, edits: Edits) -> (Origin, Vec<String>) {
+    let mut origin = Origin { file: file.into(), edits };
+    // The agent may start again, from its own file.
+    let lost = if foreign { Vec::new() } else { origin.edits.prune(&origin.file.model) };
+    let kept = origin.edits.describe(&origin.file.model);
+    (origin, [lost, kept].concat())
 }
 
 /// What to begin with: a file that nobody confirmed is not gone by. Once there

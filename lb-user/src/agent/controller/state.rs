@@ -39,6 +39,7 @@ use crate::{
         model::{Mode, Model, Node},
         nexthop::Network,
         plan::{self, Host, ServiceId, identity::ServiceIdentity},
+        replica::Version,
         sync::Names,
     },
     dataplane::{
@@ -105,8 +106,12 @@ pub(super) struct State {
     pub(super) origin: Origin,
     pub(super) source: Source,
     pub(super) store: Store,
-    /// What the store has.
+    /// What the store has, or is to have.
     pub(super) kept: Kept,
+    /// It does not have it yet.
+    pub(super) unsaved: bool,
+    /// What the peer offered last and could not be taken, why, and when.
+    pub(super) untaken: Option<(Version, String, Instant)>,
     pub(super) unconfirmed: Option<Unconfirmed>,
     /// When to try again to end a denial.
     pub(super) expire_again: Option<Duration>,
@@ -189,6 +194,8 @@ impl State {
             source,
             store,
             kept,
+            unsaved: false,
+            untaken: None,
             unconfirmed: None,
             expire_again: None,
             torn: false,

@@ -128,6 +128,13 @@ address = \"2001:db8::1\"
     let wrong = Base::new(vec![service], base.firewall().clone());
     let mistakes = shared::with_base(&other, &wrong).expect_err("no address");
     assert!(shown(&mistakes).contains(".vip: "), "{mistakes:?}");
+    for (key, value) in [("host", json!("dorp")), ("allow", json!("tcp/22")), ("other", json!(1))] {
+        let mut firewall = base.firewall().clone();
+        firewall.insert(key.to_owned(), value);
+        let wrong = Base::new(base.services().to_vec(), firewall);
+        let mistakes = shared::with_base(&other, &wrong).expect_err("not understood");
+        assert!(shown(&mistakes).contains(&format!("firewall.{key}: ")), "{mistakes:?}");
+    }
 }
 
 #[test]

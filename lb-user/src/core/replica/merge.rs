@@ -13,14 +13,14 @@ const MOST_CONFLICTS: usize = 1000;
 /// `stays` with the changes of `gives_way` since `common`, key by key. What both
 /// changed is as `stays` has it, and the other a conflict. Without anything in
 /// common there are no changes: whatever differs is a conflict. So it is if what
-/// both make together is not `valid`. `at`: this UNIX second; `node`: where
-/// `gives_way` comes from.
+/// both make together is not `valid`. `at`: this UNIX second; `nodes`: where `stays`
+/// comes from, and `gives_way`.
 #[must_use]
 pub fn merge(
     common: Option<&Content>,
     stays: &Content,
     gives_way: &Content,
-    (at, node): (u64, &str),
+    (at, nodes): (u64, [&str; 2]),
     valid: impl Fn(&Content) -> bool,
 ) -> Content {
     let [ours, theirs] = [stays, gives_way].map(tree);
@@ -30,7 +30,7 @@ pub fn merge(
         path,
         kept: kept.cloned(),
         dropped: dropped.cloned(),
-        node: node.to_owned(),
+        node: nodes[1].to_owned(),
     };
     let settle = |taking: bool| {
         let mut found = Vec::new();
@@ -46,6 +46,10 @@ pub fn merge(
         if let Some(content) = &mut content {
             for (path, dropped) in without_object(content, common, gives_way) {
                 found.push(changed(path, None, Some(&dropped)));
+            }
+            for (path, dropped) in without_object(content, common, stays) {
+                let conflict = changed(path, None, Some(&dropped));
+                found.push(Conflict { node: nodes[0].to_owned(), ..conflict });
             }
             content.conflicts = all_conflicts(common, stays, gives_way, found);
         }
@@ -80,7 +84,7 @@ impl<F: FnMut(&[&str], Option<&Value>, Option<&Value>)> Merging<F> {
             (self.conflict)(path, ours, theirs);
             return ours.cloned();
         };
-        if one.get(WHOLE) != other.get(WHOLE) {
+        if is_one(path, before, one, other) {
             (self.conflict)(path, ours, theirs);
             return ours.cloned();
         }
@@ -98,8 +102,22 @@ impl<F: FnMut(&[&str], Option<&Value>, Option<&Value>)> Merging<F> {
     }
 }
 
-/// What an object with this key says holds for all of it: [`Whole`].
-const WHOLE: &str = "whole";
+/// Whether tables of which both nodes made something else stay apart: parts of both
+/// would make something that nobody ordered.
+fn is_one(path: &[&str], before: Option<&Value>, one: &Keys, other: &Keys) -> bool {
+    match path {
+        // A service or backend that both added.
+        ["file", "service", _] | ["file", "service", _, "backend", _] => before.is_none(),
+        ["edits", "services", _] | ["edits", "services", _, "backends", _] => {
+            let whole = |keys: &Keys| keys.get("whole").cloned();
+            whole(one) != whole(other) || before.is_none() && whole(one) == Some(json!("added"))
+        }
+        ["edits", "firewall", "deny", _] => true,
+        [.., "order" | "split"] => true,
+        [.., "health"] => one.get("kind") != other.get("kind"),
+        _ => false,
+    }
+}
 
 /// With names for positions, so that keys are what is compared.
 fn tree(content: &Content) -> Value {
@@ -165,38 +183,37 @@ fn object(value: Value) -> Keys {
     }
 }
 
-/// Edits of `gives_way` since `common` that have nothing to be about in `merged`:
-/// the other node removed it.
+/// Edits of one side since `common` that are in `merged` and have nothing to be
+/// about there: the other side removed it.
 fn without_object(
     merged: &Content,
     common: Option<&Content>,
-    gives_way: &Content,
+    side: &Content,
 ) -> Vec<(String, Value)> {
     let mut lost = Vec::new();
-    for (name, edits) in &gives_way.edits.services {
-        let mut before = common.and_then(|common| common.edits.services.get(name));
-        if before == Some(edits) || merged.edits.services.get(name) != Some(edits) {
+    for (name, edits) in &side.edits.services {
+        let Some(kept) = merged.edits.services.get(name).filter(|kept| kept.whole == Whole::Kept)
+        else {
             continue;
-        }
+        };
+        let before = common.and_then(|common| common.edits.services.get(name));
+        let named = |table: &&Keys| table.get("name").and_then(Value::as_str) == Some(name);
         let path = format!("edits.services.{name}");
-        let file = merged.base.services().iter().find(|service| service["name"] == **name);
-        match (edits.whole, file) {
-            (Whole::Kept, None) => lost.push((path, json!(edits))),
-            (Whole::Kept, Some(file)) => {
-                let has = |backend: &str| {
-                    let backends = file.get("backend").and_then(Value::as_array);
-                    backends.into_iter().flatten().any(|known| known["name"] == *backend)
-                };
-                let before = before.take().map(|before| &before.backends);
-                let gone = edits.backends.iter().filter(|(backend, edits)| {
-                    let old = before.and_then(|before| before.get(*backend));
-                    edits.whole == Whole::Kept && old != Some(*edits) && !has(backend)
-                });
-                lost.extend(
-                    gone.map(|(name, edits)| (format!("{path}.backends.{name}"), json!(edits))),
-                );
+        let Some(file) = merged.base.services().iter().find(named) else {
+            if before != Some(edits) && kept == edits {
+                lost.push((path, json!(edits)));
             }
-            _ => {}
+            continue;
+        };
+        let backends = file.get("backend").and_then(Value::as_array);
+        let has =
+            |backend: &str| backends.into_iter().flatten().any(|known| known["name"] == *backend);
+        for (backend, edits) in &edits.backends {
+            let old = before.and_then(|before| before.backends.get(backend));
+            let is_kept = edits.whole == Whole::Kept && kept.backends.get(backend) == Some(edits);
+            if is_kept && old != Some(edits) && !has(backend) {
+                lost.push((format!("{path}.backends.{backend}"), json!(edits)));
+            }
         }
     }
     lost

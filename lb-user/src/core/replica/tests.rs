@@ -49,7 +49,7 @@ fn weight(content: &Content, name: &str) -> Option<u64> {
 }
 
 fn merged(common: &Content, stays: &Content, gives_way: &Content) -> Content {
-    merge(Some(common), stays, gives_way, (NOW, "lb-b"), |_| true)
+    merge(Some(common), stays, gives_way, (NOW, NAMES), |_| true)
 }
 
 #[test]
@@ -100,13 +100,68 @@ fn an_order_about_what_the_other_removed_is_shown() {
 }
 
 #[test]
+fn what_both_add_is_not_made_of_parts_of_both() {
+    let common = plain(&["b1"]);
+    let add = |vip: &str, backend: &str| {
+        let service = json!({ "name": "api", "vip": vip, "backend": [{ "name": backend }] });
+        let mut services = common.base.services().to_vec();
+        services.push(keys(service));
+        let base = Arc::new(Base::new(services, common.base.firewall().clone()));
+        Content { base, ..common.clone() }
+    };
+    let (ours, theirs) = (add("192.0.2.1", "x"), add("192.0.2.2", "y"));
+    let both = merged(&common, &ours, &theirs);
+    assert_eq!(both.base, ours.base);
+    let [conflict] = &both.conflicts[..] else { panic!("{:?}", both.conflicts) };
+    assert_eq!(conflict.path, "file.service.api");
+    let order = |state, deadline| {
+        let order = crate::core::edit::Order { state, deadline };
+        edited(&common, |edits| backend(edits, "web", "b1").order = Some(order))
+    };
+    use crate::core::weight::AdminState::{Drain, Maint};
+    let (ours, theirs) = (order(Drain, Some(NOW)), order(Maint, None));
+    let both = merged(&common, &ours, &theirs);
+    assert_eq!(both.edits, ours.edits);
+    assert_eq!(both.conflicts.len(), 1);
+}
+
+#[test]
+fn an_edit_that_stays_about_what_the_other_removed_is_shown_as_well() {
+    let common = plain(&["b1", "b2"]);
+    let order = edited(&common, |edits| set_weight(edits, "b2", 7));
+    let removed = Content { base: base(&["b1"]), ..common.clone() };
+    let both = merged(&common, &order, &removed);
+    let [conflict] = &both.conflicts[..] else { panic!("{:?}", both.conflicts) };
+    assert_eq!(
+        (conflict.path.as_str(), &*conflict.node),
+        ("edits.services.web.backends.b2", "lb-a")
+    );
+    // Whatever else was ordered about its service.
+    let both_orders = edited(&order, |edits| set_weight(edits, "b1", 5));
+    let one =
+        Content { base: base(&["b1"]), ..edited(&common, |edits| set_weight(edits, "b1", 6)) };
+    let shown = merged(&common, &one, &both_orders).conflicts;
+    assert!(shown.iter().any(|one| one.path == "edits.services.web.backends.b2"), "{shown:?}");
+}
+
+#[test]
+fn a_service_without_a_name_is_no_reason_to_fail() {
+    let nameless = Base::new(vec![keys(json!({ "vip": "192.0.2.1" }))], Keys::new());
+    let common = plain(&["b1"]);
+    let theirs = edited(&common, |edits| set_weight(edits, "b1", 7));
+    let ours = Content { base: Arc::new(nameless), ..common.clone() };
+    let _ = merged(&common, &ours, &theirs);
+    let _ = merged(&common, &theirs, &ours);
+}
+
+#[test]
 fn what_makes_no_sense_together_is_not_merged() {
     let common = plain(&["b1", "b2"]);
     let ours = edited(&common, |edits| set_weight(edits, "b1", 5));
     let theirs = edited(&common, |edits| set_weight(edits, "b2", 7));
     let valid =
         |content: &Content| weight(content, "b1").is_none() || weight(content, "b2").is_none();
-    let both = merge(Some(&common), &ours, &theirs, (NOW, "lb-b"), valid);
+    let both = merge(Some(&common), &ours, &theirs, (NOW, NAMES), valid);
     assert_eq!((weight(&both, "b1"), weight(&both, "b2")), (Some(5), None));
     let [conflict] = &both.conflicts[..] else { panic!("{:?}", both.conflicts) };
     assert_eq!(numbers(conflict.dropped.as_ref()), [7]);
@@ -135,10 +190,14 @@ fn conflicts_that_were_seen_do_not_come_back() {
 #[test]
 fn a_node_that_has_changed_nothing_takes_what_the_other_has() {
     let mut old = Ledger::new(plain(&["b1"]), base(&[]).digest(), 9);
-    let new = Ledger::new(plain(&["b2"]), base(&[]).digest(), 99);
+    let new = Ledger::new(plain(&["b1"]), base(&[]).digest(), 99);
     old.change(edited(&plain(&["b1"]), |edits| set_weight(edits, "b1", 5)), 1, 1);
     assert_eq!(new.judge(&old.offer()), Judgement::Newer);
     assert_eq!(old.judge(&new.offer()), Judgement::Older);
+    // What its file says is nothing to give up silently.
+    let other = Ledger::new(plain(&["b2"]), base(&[]).digest(), 99);
+    assert_eq!(old.judge(&other.offer()), Judgement::Merge);
+    assert_eq!(other.judge(&old.offer()), Judgement::Yield);
 }
 
 #[test]

@@ -129,8 +129,12 @@ impl Shared {
 
     async fn outcome(&mut self, version: Version) -> Option<String> {
         loop {
-            let agreed = self.ours.borrow_and_update().as_ref().and_then(|ours| ours.agreed);
-            if agreed >= Some(version) {
+            let ours = self.ours.borrow_and_update().clone();
+            // One that was merged is at the peer with what it became.
+            let is_settled = |ours: &Arc<Ours>| {
+                ours.agreed >= Some(version) && !ours.offer.offered.contains(&version)
+            };
+            if ours.as_ref().is_some_and(is_settled) {
                 return None;
             }
             if !self.summary.borrow_and_update().connected {

@@ -42,32 +42,34 @@ impl Answering {
         to: &mut Outgoing,
         from: &mut Incoming,
     ) -> Result<(), Error> {
-        let Said::Offer(offer) = within(hear(from)).await? else {
-            return Err(Error::Malformed);
-        };
-        let Some(ours) = self.ours.borrow().clone() else {
-            return say(to, &Answered::Wait).await;
-        };
-        let mut answer =
-            if ours.agreed == Some(offer.version) && ours.revision.version == offer.version {
-                Answer::Agreed(offer.version)
-            } else {
-                self.ask(node, &offer, None).await?
-            };
-        if answer == Answer::Wanted {
-            let base = Arc::clone(&ours.revision.content.base);
-            say(to, &Answered::Wanted { base: offer.base != base.digest() }).await?;
-            let Said::All(document) = within(hear(from)).await? else {
+        let mut said = within(hear(from)).await?;
+        loop {
+            let Said::Offer(offer) = said else { return Err(Error::Malformed) };
+            if !offer.is_plausible() {
                 return Err(Error::Malformed);
+            }
+            let Some(ours) = self.ours.borrow().clone() else {
+                return within(say(to, &Answered::Wait)).await;
             };
-            answer = self.ask(node, &offer, Some(document.content(&offer, base)?)).await?;
+            let version = offer.version;
+            let has_it = ours.agreed == Some(version) && ours.revision.version == version;
+            let mut answer =
+                if has_it { Answer::Agreed(version) } else { self.ask(node, &offer, None).await? };
+            if answer == Answer::Wanted {
+                let base = Arc::clone(&ours.revision.content.base);
+                within(say(to, &Answered::Wanted { base: offer.base != base.digest() })).await?;
+                said = within(hear(from)).await?;
+                // What was on its way for long may be something else by now.
+                let Said::All(document) = said else { continue };
+                answer = self.ask(node, &offer, Some(document.content(&offer, base)?)).await?;
+            }
+            let answered = match answer {
+                Answer::Agreed(version) => Answered::Agreed(version),
+                Answer::Wait | Answer::Wanted => Answered::Wait,
+                Answer::Failed(reason) => Answered::Failed(reason),
+            };
+            return within(say(to, &answered)).await;
         }
-        let answered = match answer {
-            Answer::Agreed(version) => Answered::Agreed(version),
-            Answer::Wait | Answer::Wanted => Answered::Wait,
-            Answer::Failed(reason) => Answered::Failed(reason),
-        };
-        say(to, &answered).await
     }
 
     /// Has the controller answer.

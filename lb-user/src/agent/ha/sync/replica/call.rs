@@ -15,6 +15,8 @@ use super::{
     message::{Answered, Document, Said, hear, say},
 };
 
+/// Between offers, whatever the peer answers.
+const PAUSE: Duration = Duration::from_millis(10);
 /// After which a peer that does not answer is called again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -74,9 +76,14 @@ impl Calling {
                     Err(error) => return error,
                 };
             }
-            // It may have been heard of elsewhere that the peer is to be told again.
+            sleep(PAUSE).await;
             let _ = timeout(EVERY, self.ends.ours.changed()).await;
         }
+    }
+
+    fn has_changed(&self, ours: &Ours) -> bool {
+        let now = self.ends.ours.borrow();
+        now.as_ref().is_none_or(|now| now.offer.version != ours.offer.version)
     }
 
     /// Offers it; why the peer has not taken it.
@@ -86,13 +93,22 @@ impl Calling {
         to: &mut Outgoing,
         from: &mut Incoming,
     ) -> Result<Option<String>, Error> {
-        say(to, &Said::Offer(ours.offer.clone())).await?;
+        within(say(to, &Said::Offer(ours.offer.clone()))).await?;
         let mut answered = within(hear(from)).await?;
         if let Answered::Wanted { base } = answered {
-            say(to, &Said::All(Document::new(&ours.revision.content, base))).await?;
+            if self.has_changed(ours) {
+                // A merge with what is over would bring it back.
+                return Ok(None);
+            }
+            within(say(to, &Said::All(Document::new(&ours.revision.content, base)))).await?;
             answered = within(hear(from)).await?;
         }
         match answered {
+            Answered::Agreed(version)
+                if version < ours.offer.version || !version.is_plausible() =>
+            {
+                Err(Error::Malformed)
+            }
             Answered::Agreed(version) => {
                 if ours.agreed != Some(version) {
                     let heard = Heard::Agreed { offered: ours.revision.clone(), version };
