@@ -185,6 +185,12 @@ fn a_file_that_one_node_puts_in_force_is_in_force_on_both() -> Result<()> {
     let says = sharing.order(1, &["reload"])?.stderr;
     assert!(says.contains("are not gone by, those of the pair are"), "{says}");
     assert_eq!((sharing.weights(0)?.len(), sharing.weights(1)?.len()), (2, 2));
+    // Nor is one that is confirmed later, or a start after it.
+    sharing.order(1, &["reload", "--confirm", "1h"])?;
+    sharing.order(1, &["reload", "--confirmed"])?;
+    sharing.restart(1)?;
+    sharing.agrees();
+    assert_eq!((sharing.weights(0)?.len(), sharing.weights(1)?.len()), (2, 2));
     // Whoever wants it says so.
     let file = sharing.pair.lab.nodes[1].path("lb.toml").display().to_string();
     sharing.order(1, &["reload", &file])?;

@@ -10,7 +10,7 @@ use super::{
     console::Console,
     count,
     table::{Cell, Table, numbers, words},
-    units::{duration, moment},
+    units::duration,
 };
 use crate::{
     agent::ha::key::{
@@ -21,6 +21,7 @@ use crate::{
         FailedOver, FailoverOrder, HaConfig, HaConflict, HaHeard, HaKey, HaStatus, HaSync,
         HaTransition, HaWitness,
     },
+    config::overlay::moment,
 };
 
 /// Operate a pair of balancers

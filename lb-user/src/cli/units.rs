@@ -1,9 +1,6 @@
 //! Quantities as people read and write them.
 
-use std::{
-    fmt,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::time::Duration;
 
 /// "1.2 MiB" (IEC 80000-13).
 pub(super) fn bytes(number: u64) -> String {
@@ -35,12 +32,6 @@ pub(super) fn micros(micros: u64) -> String {
         1000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
         _ => format!("{:.1} s", micros as f64 / 1e6),
     }
-}
-
-/// "2026-11-23T18:00:00Z": a UNIX second, at most the last one of the year 9999.
-pub(super) fn moment(unix: u64) -> impl fmt::Display {
-    const LAST: u64 = 253_402_300_799;
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix.min(LAST)))
 }
 
 /// "12.5 %" of a share from 0 to 1.

@@ -16,6 +16,7 @@ use crate::core::{
     edit::{BackendEdits, Edit, Edits, FirewallEdits, Keys, ServiceEdits, Whole, merge},
     model::{Firewall, Model, Service},
 };
+pub use describe::moment;
 pub use error::EditError;
 
 /// The edit that opens a port to the host, or closes it.

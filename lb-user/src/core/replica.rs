@@ -4,9 +4,9 @@
 //! firewall) and the edits over it. Every change makes a new [`Version`] of it,
 //! on whichever node it is made, and is offered to the other. Who is offered one
 //! that was made from what it has itself takes it. If both changed what they had
-//! in common, the node with the higher version merges, key by key; where both
-//! changed the same, its own change stays, and the other's is kept as a
-//! [`Conflict`] until somebody has seen it.
+//! in common, the node that knows the latest of that merges, key by key; where both
+//! changed the same, the change of the higher version stays, and the other's is kept
+//! as a [`Conflict`] until somebody has seen it.
 
 mod content;
 mod merge;
@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use content::{Base, Conflict, Content, Digest};
 pub use merge::merge;
 
-/// Most versions that a node remembers to have offered without an answer: one for
-/// each connection that broke at a bad moment.
+/// Most versions since the latest common one that a node remembers: as many changes
+/// while the other is away are told from its own without doubt.
 const MOST_OFFERED: usize = 256;
 
 /// No pair comes to so many terms, nor to so many changes.
@@ -46,7 +46,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// Whether a node may have made it.
+    /// Whether a node may have made it: numbers count what operators do.
     #[must_use]
     pub fn is_plausible(self) -> bool {
         self.term < MOST && self.number < MOST
@@ -86,12 +86,6 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Whether a node may have made it: numbers count what operators do.
-    #[must_use]
-    pub fn is_plausible(&self) -> bool {
-        self.version.is_plausible()
-    }
-
     /// Whether it was made from a version that the other may have.
     fn follows(&self, version: Version) -> bool {
         self.common == Some(version) || self.offered.contains(&version)
@@ -121,8 +115,8 @@ pub struct Ledger<B = Arc<Base>> {
     pub current: Revision<B>,
     /// The latest of the other's that is all in the current one.
     pub common: Option<Revision<B>>,
-    /// Versions before the current one that the other may have all the same: it was
-    /// offered them and did not answer, or they were merged.
+    /// Versions between that and the current one, the oldest first: the other may have
+    /// been offered them and its answer lost, or they were merged.
     pub offered: Vec<Version>,
     /// Of the part of this node's own file that would be shared, when it was last
     /// looked at: a file that is as it was changes nothing.
@@ -137,13 +131,7 @@ impl<B> Ledger<B> {
         Self { current: Revision { version, content }, common: None, offered: Vec::new(), file }
     }
 
-    /// Whether both nodes are known to go by this node's version.
-    #[must_use]
-    pub fn is_agreed(&self) -> bool {
-        self.agreed() == Some(self.current.version)
-    }
-
-    /// The latest version that both are known to have had.
+    /// See [`Self::common`]; if it is the current one, both go by it.
     #[must_use]
     pub fn agreed(&self) -> Option<Version> {
         self.common.as_ref().map(|common| common.version)

@@ -52,8 +52,8 @@ pub(super) struct Unconfirmed {
     fleet: Fleet,
     /// When that was.
     taken: Instant,
-    /// Whether it is another file than the agent's own.
-    foreign: bool,
+    /// Whether it is what the agent's own file says.
+    is_own: bool,
 }
 
 type Following<'a> = &'a mut watch::Receiver<Arc<Network>>;
@@ -79,7 +79,7 @@ impl State {
             kept.edits = before.edits.clone();
             kept.edits.take_over(edit, &before.file.model);
         }
-        self.amend(&mut kept, None);
+        self.amend(&mut kept);
         let origin = Origin { edits, ..self.origin.clone() };
         let carried = kept.edits.clone();
         self.change_to(model, origin, kept, network).await?;
@@ -118,6 +118,7 @@ impl State {
         // Who names a file, or wants it to be all there is, means what it says.
         let is_meant = order.file.is_some() || order.discard_edits;
         let (file, stays) = if is_meant { (file, None) } else { self.as_shared(file)? };
+        let is_own = !foreign && stays.is_none();
         let (origin, notes) = source::over(file, foreign, edits);
         let model = origin.model()?;
         if foreign {
@@ -126,10 +127,7 @@ impl State {
         let mut kept = self.kept.clone();
         if order.confirm_s.is_none() {
             kept.edits = origin.edits.clone();
-            self.amend(&mut kept, Some(&origin.file.model));
-            if !foreign && stays.is_none() {
-                self.look_at(&mut kept, &origin.file.model);
-            }
+            self.amend_file(&mut kept, &origin.file.model, is_own);
         }
         if !foreign {
             let (text, instead) = (&origin.file.text, &self.origin.file.text);
@@ -155,14 +153,14 @@ impl State {
             done.notes.push(format!("taken back in {seconds} s unless confirmed"));
             let taken = Instant::now();
             let until = taken + Duration::from_secs(seconds);
-            self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken, foreign });
+            self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken, is_own });
         }
         Ok(done)
     }
 
     /// Keeps what an unconfirmed reload brought.
     pub(super) fn confirm(&mut self) -> Result<api::Done, Refused> {
-        let Some(Unconfirmed { foreign, .. }) = self.unconfirmed else {
+        let Some(Unconfirmed { is_own, .. }) = self.unconfirmed else {
             let error = "no reload waits for a confirmation";
             return Err(Refused::new(StatusCode::CONFLICT, error)
                 .hint("it may have been taken back: see the agent's log"));
@@ -171,10 +169,7 @@ impl State {
         let withdrawn = withdrawn.filter(|withdrawn| withdrawn.text != self.origin.file.text);
         let edits = self.origin.edits.clone();
         let mut kept = Kept { edits, withdrawn, shared: self.kept.shared.clone() };
-        self.amend(&mut kept, Some(&self.origin.file.model));
-        if !foreign {
-            self.look_at(&mut kept, &self.origin.file.model);
-        }
+        self.amend_file(&mut kept, &self.origin.file.model, is_own);
         self.keep(kept)?;
         self.unconfirmed = None;
         Ok(self.done())
@@ -182,7 +177,7 @@ impl State {
 
     /// Takes back what nobody confirmed; the disk never had it.
     pub(super) async fn take_back(&mut self, network: Following<'_>) {
-        let Some(Unconfirmed { mut before, fleet, taken, foreign, .. }) = self.unconfirmed.take()
+        let Some(Unconfirmed { mut before, fleet, taken, is_own, .. }) = self.unconfirmed.take()
         else {
             return;
         };
@@ -201,7 +196,7 @@ impl State {
                 let error = refused.refusal.error;
                 tracing::error!(error, "cannot take the reload back yet, trying again");
                 let until = Instant::now() + AGAIN;
-                self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken, foreign });
+                self.unconfirmed = Some(Unconfirmed { until, before, fleet, taken, is_own });
             }
         }
     }

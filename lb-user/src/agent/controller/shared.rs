@@ -64,25 +64,25 @@ pub(super) fn begin(file: Loaded, kept: &mut Kept, source: &Source) -> Result<Lo
     let before = &ledger.current.content;
     let mut base = if ledger.file == digest { Arc::clone(&before.base) } else { Arc::clone(&own) };
     ledger.file = digest;
-    let model = match with_base(&file.model, &base) {
+    // What the file says itself was read and checked already.
+    let theirs = (base.digest() != digest).then(|| with_base(&file.model, &base));
+    let theirs = match theirs.transpose() {
         // Whoever has the edits discarded wants the file to be all there is.
         Err(error) if source.discard_edits => {
             let error = error.to_string();
             tracing::warn!(error, "what the pair shares does not fit this node, the file stands");
-            base = Arc::clone(&own);
-            file.model.clone()
+            base = own;
+            None
         }
-        model => model?,
+        theirs => theirs?,
     };
     let conflicts = before.conflicts.clone();
-    let content = Content { base: Arc::clone(&base), edits: kept.edits.clone(), conflicts };
+    let content = Content { base, edits: kept.edits.clone(), conflicts };
     if content != *before {
         ledger.change(content, 0, tag());
     }
     kept.shared = Some(ledger);
-    if base.digest() == digest {
-        return Ok(file);
-    }
+    let Some(model) = theirs else { return Ok(file) };
     let path = source.path.display();
     tracing::warn!("{NOT_GONE_BY}: `lb reload {path}` puts them in force on both nodes");
     Ok(Loaded { model, ..file })
@@ -95,20 +95,34 @@ impl State {
         self.share();
     }
 
-    /// Makes what is kept another version, if it says anything new; `file`: a file
-    /// that is in force from now on.
-    pub(super) fn amend(&self, kept: &mut Kept, file: Option<&Model>) {
-        let base = file.map(config::shared::base);
+    /// Makes what is kept another version, if its edits say anything new.
+    pub(super) fn amend(&self, kept: &mut Kept) {
+        self.restate(kept, |_| {});
+    }
+
+    /// The same with a file that is in force from now on; `is_own`: it is what the
+    /// agent's own file says.
+    pub(super) fn amend_file(&self, kept: &mut Kept, file: &Model, is_own: bool) {
+        let Some(ledger) = self.ledger_of(kept) else { return };
+        let base = config::shared::base(file);
+        if is_own {
+            ledger.file = base.digest();
+        }
         self.restate(kept, |content| {
-            if let Some(base) = base.filter(|base| base.digest() != content.base.digest()) {
+            if base.digest() != content.base.digest() {
                 content.base = Arc::new(base);
             }
         });
     }
 
+    /// `None`: nothing is shared.
+    fn ledger_of<'k>(&self, kept: &'k mut Kept) -> Option<&'k mut Ledger> {
+        kept.shared.as_mut().filter(|_| shares(&self.model))
+    }
+
     fn restate(&self, kept: &mut Kept, change: impl FnOnce(&mut Content)) {
         let edits = kept.edits.clone();
-        let Some(ledger) = kept.shared.as_mut().filter(|_| shares(&self.model)) else { return };
+        let Some(ledger) = self.ledger_of(kept) else { return };
         let mut content = Content { edits, ..ledger.current.content.clone() };
         change(&mut content);
         if content != ledger.current.content {
@@ -133,13 +147,6 @@ impl State {
         Ok((Loaded { model, ..file }, Some(note)))
     }
 
-    /// Takes note of what the agent's own file says.
-    pub(super) fn look_at(&self, kept: &mut Kept, file: &Model) {
-        if let Some(ledger) = kept.shared.as_mut().filter(|_| shares(&self.model)) {
-            ledger.file = config::shared::base(file).digest();
-        }
-    }
-
     /// Has the peer offered what this node goes by, once it is on disk.
     pub(super) fn share(&self) {
         if self.unsaved {
@@ -154,19 +161,9 @@ impl State {
 
     /// Tells who made a change that it is made, once the peer has it as well, or how
     /// it is with the peer.
-    pub(super) fn finish(
-        &self,
-        reply: oneshot::Sender<Reply>,
-        mut done: Result<api::Done, Refused>,
-    ) {
-        if self.unsaved
-            && let Ok(done) = &mut done
-        {
-            done.notes
-                .push("the peer has not got it: `node.state_dir` cannot be written to".into());
-        }
+    pub(super) fn finish(&self, reply: oneshot::Sender<Reply>, done: Result<api::Done, Refused>) {
         let version = self.kept.shared.as_ref().map(|ledger| ledger.current.version);
-        let shared = self.ha.as_ref().and_then(ha::Member::shared).filter(|_| !self.unsaved);
+        let shared = self.ha.as_ref().and_then(ha::Member::shared);
         let (mut done, version, shared) = match (done, version, shared) {
             (Ok(done), Some(version), Some(shared)) => (done, version, shared),
             (done, ..) => return drop(reply.send(super::answer::json(done))),
@@ -275,7 +272,7 @@ impl State {
     /// Puts what the peer said on disk and in force.
     async fn go_by(
         &mut self,
-        ledger: Ledger,
+        mut ledger: Ledger,
         node: &str,
         network: Following<'_>,
     ) -> Result<(), Refused> {
@@ -308,13 +305,14 @@ impl State {
         let version = ledger.current.version;
         let mut differences = outlook::differences(&self.model, &model);
         let withdrawn = self.kept.withdrawn.clone();
-        let mut kept = Kept { edits: content.edits.clone(), withdrawn, shared: Some(ledger) };
+        let edits = content.edits.clone();
         if !Arc::ptr_eq(&origin.file, &self.origin.file)
             && let Ok((own, _)) = self.source.read(None)
         {
             // It was written before the peer's: a restart is no reason to go back.
-            self.look_at(&mut kept, &own.model);
+            ledger.file = config::shared::base(&own.model).digest();
         }
+        let kept = Kept { edits, withdrawn, shared: Some(ledger) };
         self.change_to(model, origin, kept, network).await?;
         self.share();
         let more = differences.len().saturating_sub(TOLD);

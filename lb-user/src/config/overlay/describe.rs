@@ -112,8 +112,9 @@ fn differences(lines: &mut Vec<String>, prefix: &str, new: &Keys, old: &Keys) {
 /// The last second of the year 9999, the last one that can be written.
 const LAST: u64 = 253_402_300_799;
 
-/// In words, whatever a hand has written to the disk.
-fn moment(unix: u64) -> impl std::fmt::Display {
+/// A UNIX second in words: "2026-11-23T18:00:00Z", whatever a hand has written to
+/// the disk.
+pub fn moment(unix: u64) -> impl std::fmt::Display {
     format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix.min(LAST)))
 }
 

@@ -374,7 +374,8 @@ proptest! {
         let [one, other] = &world.nodes;
         prop_assert_eq!(one.current.version, other.current.version);
         prop_assert_eq!(&one.current.content, &other.current.content);
-        prop_assert!(one.is_agreed() && other.is_agreed());
+        let version = Some(one.current.version);
+        prop_assert_eq!((one.agreed(), other.agreed()), (version, version));
         prop_assert!(one.offered.is_empty() && other.offered.is_empty());
         let content = &one.current.content;
         let in_force: Vec<_> = BACKENDS.iter().filter_map(|name| weight(content, name)).collect();

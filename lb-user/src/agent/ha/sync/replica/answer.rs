@@ -45,7 +45,7 @@ impl Answering {
         let mut said = within(hear(from)).await?;
         loop {
             let Said::Offer(offer) = said else { return Err(Error::Malformed) };
-            if !offer.is_plausible() {
+            if !offer.version.is_plausible() {
                 return Err(Error::Malformed);
             }
             let Some(ours) = self.ours.borrow().clone() else {
