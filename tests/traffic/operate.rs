@@ -47,9 +47,10 @@ fn weights_set_by_command_are_the_shares_of_new_flows() -> Result<()> {
     }
     let flows = 4000;
     let counts = open(&lab, flows)?;
+    // Hashed at random: five standard deviations of that many draws are 0.04.
     let share = |backend: &str| counts.by_backend()[backend] as f64 / flows as f64;
     for (backend, expected) in [("b1", 0.5), ("b2", 0.25), ("b3", 0.25)] {
-        assert!((share(backend) - expected).abs() < 0.02, "{:?}", counts.by_backend());
+        assert!((share(backend) - expected).abs() < 0.04, "{:?}", counts.by_backend());
     }
     assert_eq!(lab.backends_by(NAME, "weight")?["b1"], 200);
     assert_eq!(lab.backends_by(NAME, "effective_weight")?["b1"], 200);
