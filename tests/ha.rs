@@ -136,10 +136,15 @@ impl Pair {
         Ok(reasons.filter_map(|(why, count)| Some((why.clone(), count.as_u64()?))).collect())
     }
 
+    /// What a node's agent wrote, if it runs.
+    fn log(&self, node: usize) -> String {
+        self.agents[node].as_ref().map(Agent::log).unwrap_or_default()
+    }
+
     /// Everything that the nodes say.
     fn words(&self) -> String {
         let words = |node: usize| {
-            let log = self.agents[node].as_ref().map(Agent::log).unwrap_or_default();
+            let log = self.log(node);
             let status = self.lab.nodes[node].json(&["ha", "status"]);
             format!("{}: {status:?}\n{log}\n", self.lab.nodes[node].name)
         };

@@ -83,6 +83,8 @@ counters! {
     Rejected = 4 => "rejected",
     /// a packet of a TCP flow whose backend serves no more, answered with a reset
     Reset = 5 => "reset",
+    /// an established TCP flow whose backend serves no more, given to another one, or to none
+    Moved = 6 => "moved",
 
     /// the frame ends before its headers do
     Truncated = 16 => "truncated",

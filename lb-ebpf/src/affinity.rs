@@ -59,6 +59,19 @@ impl Entry {
         FlowValue(unsafe { read_volatile(self.value) }).backend() != backend
     }
 
+    /// Makes an established flow embryonic, until another packet comes through;
+    /// whether it was established.
+    #[inline(always)]
+    pub(crate) fn begin_anew(&self) -> bool {
+        if self.flow.state() != FlowState::Established as u8 {
+            return false;
+        }
+        let new = self.flow.touched(self.flow.expires(), FlowState::Embryonic as u8);
+        // SAFETY: a map element; aligned words are written whole.
+        unsafe { write_volatile(self.value, new.0) };
+        true
+    }
+
     /// Ends the flow: a slot whose time is up is free.
     #[inline(always)]
     pub(crate) fn end(&self, now: u16) {

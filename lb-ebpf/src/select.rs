@@ -146,14 +146,18 @@ fn new_flow<F: Family>(
     if let Known::Live(entry) = known
         && packet.proto == TCP
         && !opens
-        && found.service.flags & service_flags::RESET != 0
     {
         // Its backend serves no more.
-        let verdict = refuse::answer(env, Counter::Reset);
-        if verdict.action() == Action::Transmit && !env.explains {
-            entry.end(now);
+        if found.service.flags & service_flags::RESET != 0 {
+            let verdict = refuse::answer(env, Counter::Reset);
+            if verdict.action() == Action::Transmit && !env.explains {
+                entry.end(now);
+            }
+            return Err(verdict);
         }
-        return Err(verdict);
+        if !env.explains && entry.begin_anew() {
+            count::event(Counter::Moved as u32);
+        }
     }
     let choice = from_tables(env, packet, found);
     // A TCP flow that nobody recorded began when the previous table was in

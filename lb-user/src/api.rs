@@ -310,6 +310,10 @@ pub struct Stats {
     /// TCP flows that were answered with a reset, since their backend serves no
     /// more (`on_down = "reset"`).
     pub reset: u64,
+    /// Established TCP flows that were given to another backend, or to none, since
+    /// theirs serves no more.
+    #[serde(default)]
+    pub moved: u64,
 }
 
 /// Counters of a service or backend.

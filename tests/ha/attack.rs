@@ -248,7 +248,7 @@ fn callers_from_the_peers_address_that_say_nothing_do_not_keep_it_out() -> Resul
     let pair = Pair::new(1)?;
     pair.settles("all", 0);
     pair.is_told(0);
-    let log = || pair.agents[0].as_ref().expect("it runs").log();
+    let log = || pair.log(0);
     let heard = || log().matches("flows of the peer are heard").count();
     let (before, end) = (heard(), Instant::now() + PATIENCE);
     call_and_say_nothing(&pair, |calls| {

@@ -42,7 +42,7 @@ fn failover_by_command_hands_over_and_back() -> Result<()> {
         // Who is told that it is done finds it done.
         assert!(pair.is(to, "all", "active"), "{}", pair.words());
         pair.settles("all", to);
-        let log = pair.agents[from].as_ref().expect("it runs").log();
+        let log = pair.log(from);
         assert!(log.contains("this node serves no more"), "{log}");
         assert!(pair.lab.nodes[to].groups_by("term")?["all"].as_u64() > term);
         pair.goes_on(&offered[to]);

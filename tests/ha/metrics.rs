@@ -15,7 +15,10 @@ impl Pair {
 
 #[test]
 fn roles_terms_and_transitions_are_told_with_their_cause() -> Result<()> {
-    let pair = Pair::with(2, |config| config.http = Some(METRICS.parse().unwrap()))?;
+    let pair = Pair::with(2, |config| {
+        config.http = Some(METRICS.parse().unwrap());
+        config.ha.as_mut().unwrap().replicate = true;
+    })?;
     pair.settles(GROUP, 0);
     let _flows = pair.open()?;
     (0..2).for_each(|node| pair.is_told(node));
@@ -37,6 +40,13 @@ fn roles_terms_and_transitions_are_told_with_their_cause() -> Result<()> {
     assert!(before.get("lb_sync_lag_seconds", &[]).is_some());
     let told = || pair.metrics(0).unwrap().get("lb_sync_queue", &[]) == Some(0.0);
     assert!(eventually(PATIENCE, told), "{}", pair.words());
+    let agreed = |node: usize| pair.metrics(node).unwrap().get("lb_ha_config_agreed", &[]);
+    assert!(
+        eventually(PATIENCE, || (0..2).all(|node| agreed(node) == Some(1.0))),
+        "{}",
+        pair.words()
+    );
+    assert_eq!(before.get("lb_ha_config_conflicts", &[]), Some(0.0));
     let health = |node: usize| http_get(&pair.lab.nodes[node].netns, "/healthz");
     assert_eq!(health(0)?, (200, "ok, active\n".into()));
     assert_eq!(health(1)?, (200, "ok, standby\n".into()));

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fs};
 
-use lb_tests::harness::{Config, Mount, NAT_V4, Network, Output, Result, eventually};
+use lb_tests::harness::{Config, Mount, NAT_V4, Network, Output, PairLab, Result, eventually};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Pair};
+use super::{PATIENCE, Pair, services};
 
 const BOTH: [Network; 2] = [Network::Front, Network::Back];
 
@@ -162,6 +162,34 @@ fn what_was_changed_on_both_sides_of_a_partition_is_kept_or_shown() -> Result<()
     assert!(says.contains("weight: 7 stays, 5 of `lb-a` gave way"), "{says}");
     sharing.order(0, &["ha", "conflicts", "--clear"])?;
     assert_eq!(conflicts(1)?, json!([]));
+    Ok(())
+}
+
+#[test]
+fn what_is_served_stays_when_a_node_with_another_file_comes() -> Result<()> {
+    let lab = PairLab::new(3)?;
+    lab.make_key()?;
+    let configs = [0, 1].map(|node| {
+        // Of two that nobody goes by yet the second would stay.
+        let mut config = lab.config(node, services(&lab.backends[node..]));
+        let ha = config.ha.as_mut().expect("a pair");
+        (ha.replicate, ha.priority) = (true, 100 + node as u8);
+        config
+    });
+    let web = configs[0].services[0].name().to_owned();
+    let mut pair = Pair { agents: [None, None], configs, lab };
+    pair.start(0)?;
+    pair.serves("all", 0);
+    pair.start(1)?;
+    let sharing = Sharing { pair, web };
+    sharing.agrees();
+    assert_eq!(sharing.weights(1)?.len(), 3);
+    let conflicts = sharing.pair.lab.nodes[0].json(&["ha", "conflicts"])?;
+    let gave_way = |of: &Value| of["node"] == "lb-b";
+    let conflicts = conflicts.as_array().expect("a list");
+    assert!(!conflicts.is_empty() && conflicts.iter().all(gave_way), "{conflicts:?}");
+    let forgotten = sharing.order(1, &["ha", "conflicts", "--clear"])?;
+    assert!(forgotten.stderr.contains("of `lb-b`"), "{}", forgotten.stderr);
     Ok(())
 }
 

@@ -71,7 +71,7 @@ fn a_node_does_not_begin_to_serve_beside_one_of_another_version() -> Result<()> 
         assert!(pair.is(0, "all", "standby"), "{}", pair.words());
         let reasons: Vec<_> = pair.refused(0)?.into_keys().collect();
         assert_eq!(reasons, ["version"]);
-        let log = pair.agents[0].as_ref().expect("it runs").log();
+        let log = pair.log(0);
         let told = log.lines().filter(|line| line.contains("another version of heartbeats"));
         let [line] = told.collect::<Vec<_>>()[..] else { panic!("{log}") };
         for words in [&format!("version={version} expected=2"), "upgrade"] {

@@ -101,10 +101,18 @@ fn a_witness_that_is_gone_is_missed_only_by_who_is_alone() -> Result<()> {
     witness.end(libc::SIGKILL)?;
     pair.goes_on(&offered[0]);
     pair.settles("all", 0);
+    let missed = |level: &str, words: &str| {
+        let says = |node: usize| {
+            pair.log(node).lines().any(|line| line.contains(level) && line.contains(words))
+        };
+        assert!(eventually(PATIENCE, || says(0) && says(1)), "{}", pair.words());
+    };
+    missed("WARN", "the witness does not answer");
     let watch = pair.lab.watch()?;
     part(&pair)?;
     let nobody = || [0, 1].into_iter().all(|node| pair.is(node, "all", "standby"));
     assert!(eventually(PATIENCE, nobody), "{}", pair.words());
+    missed("ERROR", "neither the peer nor the witness answers");
     // One that starts gives votes once those it may have given before are over.
     let _witness = pair.lab.start_witness()?;
     let one = || pair.is(0, "all", "active") != pair.is(1, "all", "active");

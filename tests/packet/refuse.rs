@@ -263,6 +263,21 @@ fn a_connection_to_a_backend_that_is_gone_is_reset_once() -> Result<()> {
 }
 
 #[test]
+fn a_connection_that_goes_to_another_backend_is_counted_once() -> Result<()> {
+    Subject::with(&with_line(&[1, 2, 3], ""), |subject| {
+        for (case, request, gone) in bereaved(subject, &with_line(&[1, 3], "")) {
+            let is_moved = gone && case.protocol == Protocol::Tcp;
+            for expected in [u64::from(is_moved), 0] {
+                let before = subject.counter(Counter::Moved);
+                assert_eq!(subject.run(&request).action, Action::Redirect);
+                let moved = subject.counter(Counter::Moved) - before;
+                assert_eq!(moved, expected, "{}", case.name());
+            }
+        }
+    })
+}
+
+#[test]
 fn a_new_connection_from_the_same_port_is_not_reset() -> Result<()> {
     let line = "on_down = \"reset\"";
     Subject::with(&with_line(&[1, 2, 3], line), |subject| {

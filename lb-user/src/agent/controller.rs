@@ -201,7 +201,9 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
             order = signals.next() => match order {
                 Order::End => break,
                 Order::Reload => {
-                    tell_of_reload(state.reload(&api::Reload::default(), Peer::own(), &mut network).await);
+                    let order = api::Reload::default();
+                    let done = state.reload(&order, Peer::own(), &mut network).await;
+                    state.finish(done, tell_of_reload);
                 }
             },
             changed = network.changed(), if following => {
@@ -254,6 +256,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 mending.report(state.mend().await, "cannot finish a change yet");
                 state.give_back_memory();
                 state.keep_again();
+                state.establish();
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {

@@ -41,7 +41,7 @@ use tokio::{
 use self::{
     addresses::{Keeper, Kept, Serving},
     asking::{FAREWELL, LOOK, Order, is_taken},
-    driver::Driver,
+    driver::{Driver, Missing},
     key::{Keys, file::KeyError},
     socket::Way,
     sync::{Exchange, Sync},
@@ -289,6 +289,7 @@ impl Candidate {
             flushing: None,
             fencing: None,
             far: false,
+            missing: Missing::default(),
             stopped: None,
             stranger: None,
             peer: None,

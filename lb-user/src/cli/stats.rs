@@ -97,6 +97,7 @@ impl Counters {
             passed: gained(self.passed, earlier.passed),
             unrecorded: gained(self.unrecorded, earlier.unrecorded),
             reset: gained(self.reset, earlier.reset),
+            moved: gained(self.moved, earlier.moved),
         }
     }
 }
@@ -163,6 +164,7 @@ fn others(counters: &Counters, heading: &'static str, number: impl Fn(u64) -> St
     table.row([Cell::new("passed"), Cell::new(number(counters.passed))]);
     table.row([Cell::new("unrecorded flows"), Cell::new(number(counters.unrecorded))]);
     table.row([Cell::new("reset flows"), Cell::new(number(counters.reset))]);
+    table.row([Cell::new("moved flows"), Cell::new(number(counters.moved))]);
     table
 }
 

@@ -1,8 +1,13 @@
 //! The part of a configuration that both nodes of a pair share: services and
 //! firewall, as keys and values.
 
-use super::{Mistake, check_together, overlay::firewall_from, render, service_from};
-use crate::core::{model::Model, replica::Base};
+use serde_json::{Value, json};
+
+use super::{Loaded, Mistake, check_together, overlay::firewall_from, render, service_from};
+use crate::core::{
+    model::Model,
+    replica::{Base, Digest},
+};
 
 /// That part of this configuration.
 #[must_use]
@@ -11,6 +16,14 @@ pub fn base(model: &Model) -> Base {
         model.services.iter().map(render::service).collect(),
         render::firewall(&model.firewall),
     )
+}
+
+/// Of that part as it is written, so that no other version of this program takes a
+/// file for another that it is not.
+#[must_use]
+pub fn written(Loaded { text, .. }: &Loaded) -> Digest {
+    let parts = toml::from_str::<Value>(text).unwrap_or_default();
+    Digest::of(&json!([parts["service"], parts["firewall"]]))
 }
 
 /// `own` with another node's services and firewall.

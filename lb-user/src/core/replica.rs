@@ -41,7 +41,8 @@ pub struct Version {
     pub term: u64,
     /// Counts changes, on whichever node; 0: nobody has changed anything yet.
     pub number: u64,
-    /// Random, so that no two are the same.
+    /// Random, so that no two are the same; of the node of the higher priority the
+    /// higher one.
     pub tag: u64,
 }
 
@@ -118,8 +119,8 @@ pub struct Ledger<B = Arc<Base>> {
     /// Versions between that and the current one, the oldest first: the other may have
     /// been offered them and its answer lost, or they were merged.
     pub offered: Vec<Version>,
-    /// Of the part of this node's own file that would be shared, when it was last
-    /// looked at: a file that is as it was changes nothing.
+    /// Of the part of this node's own file that would be shared, as it was written when
+    /// it was last looked at: a file that is as it was changes nothing.
     pub file: Digest,
 }
 
@@ -172,6 +173,18 @@ impl Ledger {
         let version = Version { term, number: before.number.saturating_add(1), tag };
         self.current = Revision { version, content };
         self.remember(before);
+    }
+
+    /// Serves under this term, and no other node was ever there: what it goes by is
+    /// more than the file of one that comes. Whether that is another version now.
+    pub fn establish(&mut self, term: u64) -> bool {
+        let before = self.current.version;
+        let establishes = self.common.is_none() && before.term < term;
+        if establishes {
+            self.current.version.term = term;
+            self.remember(before);
+        }
+        establishes
     }
 
     /// What an offer of the other node is to this one.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp, XdpMode},
 };
 use bytemuck::Zeroable as _;
 use lb_bench::{Control, FRAME, Order};
@@ -84,6 +84,19 @@ impl Driver {
             ingress,
             sent: 0,
         })
+    }
+
+    /// Attaches a driver to an interface that no packet comes by: the kernel has a
+    /// trampoline for XDP programs that are attached, and for others makes one for each
+    /// run, which takes two RCU grace periods, some 15 ms (`bpf_prog_test_run_xdp`,
+    /// net/bpf/test_run.c). Short runs can follow each other only so.
+    pub(super) fn stand_by(&mut self, driver: &str, interface: &str) -> Result<()> {
+        let program = self.ebpf.program_mut(driver).context("no such driver")?;
+        let program: &mut Xdp = program.try_into()?;
+        program
+            .attach(interface, XdpMode::Skb)
+            .with_context(|| format!("attach to {interface}"))?;
+        Ok(())
     }
 
     /// Sends `packets` packets of `stream` through `target`.

@@ -29,6 +29,11 @@ use crate::{
 /// Walks through the affinity table at a time: each takes a core while it lasts.
 pub(super) const SCANS: usize = 2;
 
+/// Tells what became of a change to who ordered it, unless that one has gone.
+fn to(reply: oneshot::Sender<Reply>) -> impl FnOnce(Result<api::Done, Refused>) {
+    move |done| drop(reply.send(json(done)))
+}
+
 impl State {
     /// Answers a call; where the affinity table must be searched, a thread
     /// does it, and the controller goes on.
@@ -41,20 +46,20 @@ impl State {
             Request::Edit(change) => {
                 let done = self.edit(change, peer, network).await;
                 self.tally.edits.add(&done);
-                return self.finish(reply, done);
+                return self.finish(done, to(reply));
             }
             Request::Reload(order) => {
                 let done = self.reload(&order, peer, network).await;
-                self.finish(reply, done);
+                self.finish(done, to(reply));
                 return self.give_back_memory();
             }
             Request::Confirm => {
                 let done = self.confirm();
-                return self.finish(reply, done);
+                return self.finish(done, to(reply));
             }
             Request::ClearConflicts => {
                 let done = self.clear_conflicts();
-                return self.finish(reply, done);
+                return self.finish(done, to(reply));
             }
             Request::Conflicts => json(self.conflicts()),
             Request::Firewall => json(Ok(self.firewall())),

@@ -127,7 +127,7 @@ impl State {
         let mut kept = self.kept.clone();
         if order.confirm_s.is_none() {
             kept.edits = origin.edits.clone();
-            self.amend_file(&mut kept, &origin.file.model, is_own);
+            self.amend_file(&mut kept, &origin.file, is_own);
         }
         if !foreign {
             let (text, instead) = (&origin.file.text, &self.origin.file.text);
@@ -169,7 +169,7 @@ impl State {
         let withdrawn = withdrawn.filter(|withdrawn| withdrawn.text != self.origin.file.text);
         let edits = self.origin.edits.clone();
         let mut kept = Kept { edits, withdrawn, shared: self.kept.shared.clone() };
-        self.amend_file(&mut kept, &self.origin.file.model, is_own);
+        self.amend_file(&mut kept, &self.origin.file, is_own);
         self.keep(kept)?;
         self.unconfirmed = None;
         Ok(self.done())

@@ -8,10 +8,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     chain, outlook,
@@ -21,7 +18,7 @@ use super::{
 };
 use crate::{
     agent::{
-        admin::{Refused, Reply},
+        admin::Refused,
         ha::{self, Answer, Heard, Ours, Sharing},
         store::Kept,
     },
@@ -55,17 +52,17 @@ pub(super) fn begin(file: Loaded, kept: &mut Kept, source: &Source) -> Result<Lo
         return Ok(file);
     }
     let own = Arc::new(config::shared::base(&file.model));
-    let digest = own.digest();
+    let written = config::shared::written(&file);
     let mut ledger = kept.shared.take().unwrap_or_else(|| {
         let base = Arc::clone(&own);
         let content = Content { base, edits: Edits::default(), conflicts: Vec::new() };
-        Ledger::new(content, digest, tag())
+        Ledger::new(content, written, tag(&file.model))
     });
     let before = &ledger.current.content;
-    let mut base = if ledger.file == digest { Arc::clone(&before.base) } else { Arc::clone(&own) };
-    ledger.file = digest;
+    let mut base = if ledger.file == written { Arc::clone(&before.base) } else { Arc::clone(&own) };
+    ledger.file = written;
     // What the file says itself was read and checked already.
-    let theirs = (base.digest() != digest).then(|| with_base(&file.model, &base));
+    let theirs = (base.digest() != own.digest()).then(|| with_base(&file.model, &base));
     let theirs = match theirs.transpose() {
         // Whoever has the edits discarded wants the file to be all there is.
         Err(error) if source.discard_edits => {
@@ -79,7 +76,7 @@ pub(super) fn begin(file: Loaded, kept: &mut Kept, source: &Source) -> Result<Lo
     let conflicts = before.conflicts.clone();
     let content = Content { base, edits: kept.edits.clone(), conflicts };
     if content != *before {
-        ledger.change(content, 0, tag());
+        ledger.change(content, 0, tag(&file.model));
     }
     kept.shared = Some(ledger);
     let Some(model) = theirs else { return Ok(file) };
@@ -102,11 +99,11 @@ impl State {
 
     /// The same with a file that is in force from now on; `is_own`: it is what the
     /// agent's own file says.
-    pub(super) fn amend_file(&self, kept: &mut Kept, file: &Model, is_own: bool) {
+    pub(super) fn amend_file(&self, kept: &mut Kept, file: &Loaded, is_own: bool) {
         let Some(ledger) = self.ledger_of(kept) else { return };
-        let base = config::shared::base(file);
+        let base = config::shared::base(&file.model);
         if is_own {
-            ledger.file = base.digest();
+            ledger.file = config::shared::written(file);
         }
         self.restate(kept, |content| {
             if base.digest() != content.base.digest() {
@@ -127,7 +124,7 @@ impl State {
         change(&mut content);
         if content != ledger.current.content {
             let term = self.ha.as_ref().map_or(0, |pair| pair.summary().term);
-            ledger.change(content, term, tag());
+            ledger.change(content, term, tag(&self.model));
         }
     }
 
@@ -136,15 +133,27 @@ impl State {
     pub(super) fn as_shared(&self, file: Loaded) -> Result<(Loaded, Option<String>), Refused> {
         let ledger = self.kept.shared.as_ref().filter(|_| shares(&file.model));
         let Some(ledger) = ledger else { return Ok((file, None)) };
-        let (own, base) =
-            (config::shared::base(&file.model).digest(), &ledger.current.content.base);
-        if own != ledger.file || own == base.digest() {
+        let base = &ledger.current.content.base;
+        let is_other = config::shared::base(&file.model).digest() != base.digest();
+        if !is_other || config::shared::written(&file) != ledger.file {
             return Ok((file, None));
         }
         let model = with_base(&file.model, base)?;
         let path = self.source.path.display();
         let note = format!("{NOT_GONE_BY}: `lb reload {path}` puts them in force on both nodes");
         Ok((Loaded { model, ..file }, Some(note)))
+    }
+
+    /// A node that serves before a peer was ever there has the say over the first that
+    /// comes.
+    pub(super) fn establish(&mut self) {
+        let Some(summary) = self.ha.as_ref().map(ha::Member::summary) else { return };
+        if summary.peer.is_some() || summary.role == "standby" {
+            return;
+        }
+        if self.kept.shared.as_mut().is_some_and(|ledger| ledger.establish(summary.term)) {
+            self.share();
+        }
     }
 
     /// Has the peer offered what this node goes by, once it is on disk.
@@ -161,16 +170,20 @@ impl State {
 
     /// Tells who made a change that it is made, once the peer has it as well, or how
     /// it is with the peer.
-    pub(super) fn finish(&self, reply: oneshot::Sender<Reply>, done: Result<api::Done, Refused>) {
+    pub(super) fn finish(
+        &self,
+        done: Result<api::Done, Refused>,
+        tell: impl FnOnce(Result<api::Done, Refused>) + Send + 'static,
+    ) {
         let version = self.kept.shared.as_ref().map(|ledger| ledger.current.version);
         let shared = self.ha.as_ref().and_then(ha::Member::shared);
         let (mut done, version, shared) = match (done, version, shared) {
             (Ok(done), Some(version), Some(shared)) => (done, version, shared),
-            (done, ..) => return drop(reply.send(super::answer::json(done))),
+            (done, ..) => return tell(done),
         };
         tokio::spawn(async move {
             done.notes.extend(shared.settle(version).await);
-            reply.send(super::answer::json(Ok(done)))
+            tell(Ok(done));
         });
     }
 
@@ -253,7 +266,7 @@ impl State {
                 let own = &self.origin.file.model;
                 let valid = |content: &Content| model_of(own, content).is_ok();
                 let names = [self.model.node.name.as_str(), node];
-                let moment = (tag(), unix_now());
+                let moment = (tag(own), unix_now());
                 let merged = ledger.merged(&offer, &theirs, moment, names, valid);
                 if let Err(refused) = self.go_by(merged, node, network).await {
                     return self.failed(offer.version, refused);
@@ -310,7 +323,7 @@ impl State {
             && let Ok((own, _)) = self.source.read(None)
         {
             // It was written before the peer's: a restart is no reason to go back.
-            ledger.file = config::shared::base(&own.model).digest();
+            ledger.file = config::shared::written(&own);
         }
         let kept = Kept { edits, withdrawn, shared: Some(ledger) };
         self.change_to(model, origin, kept, network).await?;
@@ -343,11 +356,15 @@ impl State {
 
     /// Forgets them, on both nodes.
     pub(super) fn clear_conflicts(&mut self) -> Result<api::Done, Refused> {
-        self.conflicts()?;
+        let forgotten = self.conflicts()?;
         let mut kept = self.kept.clone();
         self.restate(&mut kept, |content| content.conflicts.clear());
         self.keep(kept)?;
-        Ok(self.done())
+        let mut done = self.done();
+        // Some may have come since somebody looked.
+        let note = |api::HaConflict { path, node, .. }| format!("forgotten: {path} of `{node}`");
+        done.notes.extend(forgotten.into_iter().map(note));
+        Ok(done)
     }
 }
 
@@ -365,10 +382,11 @@ fn model_of(own: &Model, content: &Content) -> Result<Model, EditError> {
     content.edits.apply(&file).map_err(EditError::Invalid)
 }
 
-/// Part of a version: random.
-fn tag() -> u64 {
+/// Part of a version: this node's priority, and random bits.
+fn tag(model: &Model) -> u64 {
+    let priority = model.ha.as_ref().map_or(0, |ha| ha.priority);
     // Hashers are made with random keys.
-    RandomState::new().hash_one(())
+    u64::from(priority) << 56 | RandomState::new().hash_one(()) >> 8
 }
 
 /// A refusal in one line.

@@ -146,6 +146,7 @@ pub(super) fn stats(model: &Model, members: &[Member], counters: &[u64]) -> api:
         passed: counted(Counter::Passed),
         unrecorded: counted(Counter::Unrecorded),
         reset: counted(Counter::Reset),
+        moved: counted(Counter::Moved),
     }
 }
 

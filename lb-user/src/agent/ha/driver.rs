@@ -83,6 +83,8 @@ pub(super) struct Driver {
     pub(super) fencing: Option<JoinHandle<bool>>,
     /// Whether the peer is too far.
     pub(super) far: bool,
+    /// Who does not answer, as told last.
+    pub(super) missing: Missing,
 }
 
 /// What is wrong with a group that the peer knows otherwise.
@@ -93,6 +95,19 @@ const DIFFERS: &str = "the peer has no such group, other addresses in it, anothe
 /// What is wrong with a peer whose answers come too late for any lease.
 const TOO_FAR: &str = "frames to the peer and back take longer than 18 heartbeats: no node can \
                        begin to serve, make `ha.heartbeat` longer on both";
+
+/// What is wrong where there are neither peer nor witness.
+const NOBODY: &str = "neither the peer nor the witness answers: this node serves nothing, since \
+                      the peer may serve";
+
+/// Who does not answer, of those who would have to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Missing {
+    #[default]
+    Nobody,
+    Witness,
+    Both,
+}
 
 /// Frames of unknown runs that are nothing to be told.
 const USUAL: u64 = 16;
@@ -249,6 +264,28 @@ impl Driver {
             tracing::error!("{TOO_FAR}");
         }
         self.far = far;
+        self.miss_witness(now);
+    }
+
+    /// Says when the witness is gone: the pair goes on without it as long as it is whole.
+    fn miss_witness(&mut self, now: Duration) {
+        let missing = match (self.pair.misses_witness(now), self.pair.peer(now)) {
+            (false, _) => Missing::Nobody,
+            (true, Some(_)) => Missing::Witness,
+            (true, None) => Missing::Both,
+        };
+        if missing == std::mem::replace(&mut self.missing, missing) {
+            return;
+        }
+        match (missing, self.ha.witness) {
+            (_, None) => {}
+            (Missing::Nobody, Some(witness)) => tracing::info!(%witness, "the witness answers"),
+            (Missing::Witness, Some(witness)) => tracing::warn!(
+                %witness,
+                "the witness does not answer: no node can go on without the other now"
+            ),
+            (Missing::Both, Some(witness)) => tracing::error!(%witness, "{NOBODY}"),
+        }
     }
 
     /// Takes note of a peer's name, by which groups may have been given out.

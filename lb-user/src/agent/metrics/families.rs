@@ -71,9 +71,9 @@ fn node(page: &mut Page<'_>, Figures { status, stats, .. }: &Figures) -> fmt::Re
     page.gauge("flows", "live entries of the affinity table", status.flows)?;
     page.gauge("flow_capacity", "flows that the table is rated for", status.flow_capacity)?;
     page.counter("flows_unrecorded", "flows that found no free slot", stats.unrecorded)?;
-    let help =
-        "TCP flows that ended by what this node did: reset, since their backend serves no more";
-    page.counters("flows_broken", help, [([("cause", "reset")], stats.reset)])?;
+    let broken = [([("cause", "reset")], stats.reset), ([("cause", "moved")], stats.moved)];
+    let help = "TCP flows whose backend serves no more: reset, or given to another one";
+    page.counters("flows_broken", help, broken)?;
     let drops = stats.drops.iter().map(|(reason, count)| ([("reason", reason.as_str())], *count));
     page.counters("drops", "packets dropped", drops)?;
     page.counter("packets_passed", "packets left to the kernel", stats.passed)

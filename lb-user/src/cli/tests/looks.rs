@@ -15,7 +15,7 @@ fn stats(packets: u64) -> String {
         r#""packets":{packets},"bytes":2048,"reply_packets":0,"reply_bytes":0,"new_flows":1"#
     );
     format!(
-        r#"{{"services":[{{"service":"web",{traffic}}}],"backends":[{{"service":"web","backend":"web-1",{traffic}}}],"drops":{{"denied":2,"ttl":0}},"passed":7,"unrecorded":0,"reset":3}}"#
+        r#"{{"services":[{{"service":"web",{traffic}}}],"backends":[{{"service":"web","backend":"web-1",{traffic}}}],"drops":{{"denied":2,"ttl":0}},"passed":7,"unrecorded":0,"reset":3,"moved":4}}"#
     )
 }
 
@@ -247,6 +247,7 @@ dropped: denied         2
 passed                  7
 unrecorded flows        0
 reset flows             3
+moved flows             4
 "
     );
     assert_eq!(request, asked("GET /v1/stats"));

@@ -47,8 +47,8 @@ pub(super) fn check(ha: &Ha, node: &Node, services: &[Service], report: &mut Rep
 /// well, so they are of a file or of a model.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
-    /// Both nodes: what one of them refuses, the other would.
-    nodes: Vec<Located<IpAddr>>,
+    /// Both nodes and the witness: what one node refuses, the other would.
+    heard: Vec<Located<IpAddr>>,
     moving: Vec<Located<IpAddr>>,
 }
 
@@ -71,17 +71,17 @@ impl Claimed {
         }
     }
 
-    /// Reports a denied prefix that would keep heartbeats out.
+    /// Reports a denied prefix that would keep heartbeats or votes out.
     pub(super) fn check_denied(
         &self,
         denied: IpNet,
         place: impl FnOnce() -> Place,
         report: &mut Report<'_>,
     ) {
-        if let Some(node) = self.nodes.iter().find(|node| denied.contains(&node.value)) {
-            let rule = "must not contain a node of the pair: nodes that do not hear each other both \
-                        serve";
-            let Located { place: theirs, value } = node;
+        if let Some(heard) = self.heard.iter().find(|heard| denied.contains(&heard.value)) {
+            let rule = "must not contain a node of the pair or its witness: they would not hear \
+                        each other";
+            let Located { place: theirs, value } = heard;
             report.add(&place(), Wrong::new(rule).hint(format!("{theirs} is at `{value}`")));
         }
     }
@@ -89,9 +89,10 @@ impl Claimed {
 
 impl From<&Ha> for Claimed {
     fn from(ha: &Ha) -> Self {
-        let nodes = sockets(&ha.peer).chain(sockets(&ha.listen));
-        let nodes = nodes.map(|Located { place, value }| (place.clone(), value.ip()));
-        Self { nodes: located(nodes), moving: moving(ha) }
+        let witness = witness(ha);
+        let heard = sockets(&ha.peer).chain(sockets(&ha.listen)).chain(&witness);
+        let heard = heard.map(|Located { place, value }| (place.clone(), value.ip()));
+        Self { heard: located(heard), moving: moving(ha) }
     }
 }
 
@@ -106,7 +107,8 @@ impl From<&model::ha::Ha> for Claimed {
             let at = place(format!("ha.group.{}.addresses", group.name));
             group.addresses.iter().map(move |one| (at.clone(), one.address))
         });
-        Self { nodes: located(nodes), moving: located(moving) }
+        let witness = ha.witness.map(|socket| (place("ha.witness".to_owned()), socket.ip()));
+        Self { heard: located(nodes.chain(witness)), moving: located(moving) }
     }
 }
 

@@ -227,8 +227,8 @@ fn edits_that_would_keep_a_pair_apart_are_refused() {
     let cases = [
         (
             deny("10.9.0.0/24", true, Some(60)).expect("a prefix"),
-            "firewall.deny_sources: \"10.9.0.0/24\": must not contain a node of the pair: nodes that \
-             do not hear each other both serve\n  hint: `ha.peer[0]` is at `10.9.0.3`",
+            "firewall.deny_sources: \"10.9.0.0/24\": must not contain a node of the pair or its \
+             witness: they would not hear each other\n  hint: `ha.peer[0]` is at `10.9.0.3`",
         ),
         (
             add_backend(json!({ "name": "web-9", "address": "10.9.1.1" })),

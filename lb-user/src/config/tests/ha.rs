@@ -375,12 +375,14 @@ fn nothing_keeps_the_nodes_of_a_pair_apart() {
     let firewall = "[firewall]\ndeny_sources = [\"192.0.2.0/24\", \"10.0.0.0/24\"]\n";
     refused(
         &(pair(PAIR, GROUP) + firewall),
-        "14: firewall.deny_sources[1]: \"10.0.0.0/24\": must not contain a node of the pair: \
-         nodes that do not hear each other both serve\n  hint: `ha.peer[0]` in line 8 is at `10.0.0.3`",
+        "14: firewall.deny_sources[1]: \"10.0.0.0/24\": must not contain a node of the pair \
+         or its witness: they would not hear each other\n  hint: `ha.peer[0]` in line 8 is at `10.0.0.3`",
     );
     // What this node's own address is to it, it is to the peer.
     let own = pair(PAIR, GROUP) + &firewall.replace("10.0.0.0/24", "10.0.0.2");
     assert!(mistakes(&own).contains("hint: `ha.listen[0]` in line 7 is at `10.0.0.2`"));
+    let witnessed = format!("{PAIR}witness = \"192.0.2.9:4790\"\n");
+    assert!(mistakes(&(pair(&witnessed, GROUP) + firewall)).contains("is at `192.0.2.9`"));
 }
 
 #[test]

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use super::{ASK_QUARTERS, LONE_LEASE, Pair, Stamp};
+use super::{ASK_QUARTERS, GONE, LONE_LEASE, Pair, Stamp};
 
 /// What a node asks the witness.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,14 @@ impl Pair {
     #[must_use]
     pub fn witness_heard(&self) -> Option<Duration> {
         self.voter.heard
+    }
+
+    /// Whether there is a witness, and it has not answered for so long that no vote of
+    /// its can last.
+    #[must_use]
+    pub fn misses_witness(&self, now: Duration) -> bool {
+        let heard = self.voter.heard.unwrap_or_default().max(self.awake);
+        self.settings.witness && now.saturating_sub(heard) > self.beats(GONE)
     }
 
     /// Begins to ask anew: earlier questions are not known any more.

@@ -201,6 +201,23 @@ fn a_node_that_has_changed_nothing_takes_what_the_other_has() {
 }
 
 #[test]
+fn what_is_served_already_stays_before_the_file_of_one_that_comes() {
+    let file = base(&[]).digest();
+    let mut served = Ledger::new(plain(&["b1"]), file, 9);
+    assert!(served.establish(3) && !served.establish(3));
+    let mut comes = Ledger::new(plain(&["b2"]), file, 99);
+    comes.change(plain(&["b3"]), 0, 98);
+    assert_eq!(comes.judge(&served.offer()), Judgement::Yield);
+    let theirs = &comes.current.content;
+    let merged = served.merged(&comes.offer(), theirs, (7, NOW), NAMES, |_| true);
+    assert_eq!(merged.current.content.base, served.current.content.base);
+    assert!(!merged.current.content.conflicts.is_empty());
+    // Once both have gone by the same, a change is told from what was there.
+    comes.adopt(merged.current);
+    assert!(!comes.establish(4));
+}
+
+#[test]
 fn a_digest_knows_no_order_of_keys_and_everything_else() {
     let of = |text: &str| Digest::of(&serde_json::from_str(text).unwrap());
     assert_eq!(of(r#"{"a":1,"b":{"c":2,"d":3}}"#), of(r#"{"b":{"d":3,"c":2},"a":1}"#));

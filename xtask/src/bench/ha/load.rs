@@ -28,6 +28,10 @@ const XDP_REDIRECT: u32 = 4;
 /// The node's interface towards clients, and that of the router.
 const INTERFACES: [&str; 2] = ["l0", "r1"];
 
+/// An interface for [`Driver::stand_by`], and who does.
+pub(super) const QUIET: &str = "quiet0";
+const DRIVER: &str = "tcp_v4";
+
 /// Who sends packets to a node. To be made and used in its namespace.
 pub(super) struct Source {
     driver: Driver,
@@ -43,7 +47,8 @@ impl Source {
         let program = ProgramInfo::from_pin(pins.join(maps::PROGRAM))
             .context("open the pinned program")?
             .fd()?;
-        let driver = Driver::load(object, here.ifindex)?;
+        let mut driver = Driver::load(object, here.ifindex)?;
+        driver.stand_by(DRIVER, QUIET)?;
         Ok(Self { driver, program, macs: Macs { to: here.mac, from: router.mac } })
     }
 
@@ -89,7 +94,7 @@ impl Source {
         assert!(flows.start.is_multiple_of(PORTS_PER_ADDRESS), "flow {}", flows.start);
         let (network, other) = (Ipv6Addr::UNSPECIFIED, (vip, PORT));
         Stream {
-            driver: "tcp_v4",
+            driver: DRIVER,
             template: frame::template(self.macs, Client::Source, network, other, Transport::DATA),
             order: Order::Walk,
             flows: flows.end - flows.start,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DIFFERS, Driver, Stranger, TOO_FAR};
+use super::{DIFFERS, Driver, Missing, NOBODY, Stranger, TOO_FAR};
 use crate::{
     agent::ha::{frame::VERSION, history::role},
     api,
@@ -67,7 +67,8 @@ impl Driver {
                         .trouble
                         .clone()
                         .or_else(|| self.differing[index].then(|| DIFFERS.to_owned()))
-                        .or_else(|| self.far.then(|| TOO_FAR.to_owned())),
+                        .or_else(|| self.far.then(|| TOO_FAR.to_owned()))
+                        .or_else(|| (self.missing == Missing::Both).then(|| NOBODY.to_owned())),
                 })
                 .collect(),
             refused: self

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Page;
-use crate::api::{HaHeard, HaStatus, HaSync, HaTold};
+use crate::api::{HaConfig, HaHeard, HaStatus, HaSync, HaTold};
 
 /// Directions of flow sync: what the peer is told, and what it tells.
 const DIRECTIONS: [&str; 2] = ["told", "heard"];
@@ -11,6 +11,7 @@ const DIRECTIONS: [&str; 2] = ["told", "heard"];
 pub(super) fn encode(page: &mut Page<'_>, status: &HaStatus, queue: usize) -> fmt::Result {
     groups(page, status)?;
     heartbeats(page, status)?;
+    config(page, &status.config)?;
     sync(page, &status.sync, queue)
 }
 
@@ -47,6 +48,17 @@ fn heartbeats(
     page.gauges("ha_heartbeat_age_seconds", "since the path brought a frame", ages)?;
     let refused = refused.iter().map(|(reason, count)| ([("reason", reason.as_str())], *count));
     page.counters("ha_frames_refused", "frames without effect", refused)
+}
+
+/// Nothing where the nodes share no configuration.
+fn config(page: &mut Page<'_>, config: &HaConfig) -> fmt::Result {
+    if config.version.is_none() {
+        return Ok(());
+    }
+    let help = "whether both nodes go by the same services and firewall";
+    page.gauge("ha_config_agreed", help, u64::from(config.agreed))?;
+    let help = "changes that gave way to others and that nobody has cleared";
+    page.gauge("ha_config_conflicts", help, config.conflicts)
 }
 
 fn sync(page: &mut Page<'_>, HaSync { told, heard }: &HaSync, queue: usize) -> fmt::Result {
