@@ -24,7 +24,8 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use lb_tests::harness::{
     Agent, Backend, Config, DSR_V4, DSR_V6, Flows, Mode, NAT_V4, NAT_V6, OTHER_NAT_V4,
-    OTHER_NAT_V6, PairLab, Prober, Protocol, Result, Service, Survey, eventually, source_addresses,
+    OTHER_NAT_V6, PairLab, Prober, Protocol, Result, Service, Survey, Turn, eventually,
+    source_addresses,
 };
 use serde_json::Value;
 
@@ -187,6 +188,11 @@ fn open(lab: &PairLab) -> Result<Vec<Flows>> {
         Flows::open(&lab.client, &sources, (vip, WEB).into(), FLOWS)
     };
     VIPS.into_iter().map(open).collect()
+}
+
+/// Who had the turns.
+fn nodes(turns: &[Turn]) -> Vec<&'static str> {
+    turns.iter().map(|turn| turn.node).collect()
 }
 
 /// Asks all connections again: none may have moved or be broken.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_tests::harness::{DSR_V4, PairLab, Result};
 
-use super::{ECHO, Pair, assert_kept};
+use super::{ECHO, Pair, assert_kept, nodes};
 
 /// A host that has run for eleven days more.
 const AHEAD: Duration = Duration::from_secs(1_000_000);
@@ -35,8 +35,7 @@ fn leases_are_right_whatever_moment_clocks_count_from() -> Result<()> {
     pair.goes_on(&offered[1]);
     drop(offered);
     let turns = watch.turns()?;
-    let nodes: Vec<_> = turns.iter().map(|turn| turn.node).collect();
-    assert_eq!(nodes, ["lb-a", "lb-b", "lb-a", "lb-b"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b", "lb-a", "lb-b"]);
     assert_kept(&mut flows);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use lb_tests::harness::{NAT_V4, Result, eventually};
 
-use super::{ECHO, PATIENCE, Pair, VIPS, assert_kept};
+use super::{ECHO, PATIENCE, Pair, VIPS, assert_kept, nodes};
 
 #[test]
 fn when_the_active_node_is_gone_the_other_serves_its_flows() -> Result<()> {
@@ -22,7 +22,7 @@ fn when_the_active_node_is_gone_the_other_serves_its_flows() -> Result<()> {
         assert_eq!(probes.repeated, 0, "{mode} at {vip}");
     }
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b"]);
     assert_kept(&mut flows);
     Ok(())
 }
@@ -40,7 +40,7 @@ fn what_an_agent_leaves_behind_serves_no_longer_than_its_lease() -> Result<()> {
     pair.goes_on(&offered[1]);
     drop(offered);
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b"]);
     Ok(())
 }
 
@@ -85,7 +85,7 @@ fn return_of_the_first(preempt: bool, serves: usize) -> Result<()> {
     pair.settles("all", serves);
     pair.goes_on(&offered[serves]);
     drop(offered);
-    let nodes: Vec<_> = watch.turns()?.iter().map(|turn| turn.node).collect();
+    let nodes = nodes(&watch.turns()?);
     let expected: &[&str] = if serves == 0 { &["lb-b", "lb-a"] } else { &["lb-b"] };
     assert_eq!(nodes, expected);
     assert_kept(&mut flows);

@@ -2,7 +2,7 @@
 
 use lb_tests::harness::{NAT_V4, Network, Result, eventually};
 
-use super::{ECHO, PATIENCE, Pair, assert_kept};
+use super::{ECHO, PATIENCE, Pair, assert_kept, nodes};
 
 const BOTH: [Network; 2] = [Network::Front, Network::Back];
 
@@ -49,7 +49,7 @@ fn who_is_not_heard_any_more_hands_over_before_it_is_replaced() -> Result<()> {
     pair.goes_on(&offered[1]);
     drop(offered);
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b"]);
     assert_kept(&mut flows);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use lb_tests::harness::{Error, NAT_V4, Result, eventually};
 
-use super::{ECHO, PATIENCE, Pair};
+use super::{ECHO, PATIENCE, Pair, nodes};
 
 #[test]
 fn a_node_takes_over_once_the_silent_peer_is_fenced() -> Result<()> {
@@ -35,7 +35,7 @@ fn a_node_takes_over_once_the_silent_peer_is_fenced() -> Result<()> {
     assert!(fenced.is_some() && fenced < serves, "{log}");
     drop(offered);
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b"]);
     Ok(())
 }
 

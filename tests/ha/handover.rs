@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_tests::harness::{DSR_V4, Group, Load, NAT_V4, PairLab, Result, eventually};
 
-use super::{ECHO, PATIENCE, Pair, assert_kept};
+use super::{ECHO, PATIENCE, Pair, assert_kept, nodes};
 
 #[test]
 fn an_agent_that_is_told_to_end_hands_over() -> Result<()> {
@@ -52,7 +52,7 @@ fn failover_by_command_hands_over_and_back() -> Result<()> {
     println!("handed over by command, twice: {:?}", prober.stop()?);
     drop(offered);
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b", "lb-a"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b", "lb-a"]);
     Ok(())
 }
 

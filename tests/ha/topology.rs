@@ -12,7 +12,7 @@ use lb_tests::harness::{
     source_addresses,
 };
 
-use super::{ECHO, ENOUGH, PATIENCE, VIPS, WEB, assert_kept, services};
+use super::{ECHO, ENOUGH, PATIENCE, VIPS, WEB, assert_kept, nodes, services};
 
 /// A lab in which keepalived moves the addresses; node 0 has them.
 fn kept_alive(backends: usize) -> Result<(PairLab, [Keepalived; 2], [Agent; 2])> {
@@ -58,7 +58,7 @@ fn what_dies_under_keepalived_is_replaced() -> Result<()> {
         assert_eq!(probes.repeated, 0);
     }
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b"]);
     assert_kept(&mut flows);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{thread::sleep, time::Duration};
 
 use lb_tests::harness::{NAT_V4, Network, PairLab, Process, Result, eventually};
 
-use super::{ECHO, PATIENCE, Pair, assert_kept};
+use super::{ECHO, PATIENCE, Pair, assert_kept, nodes};
 
 const BOTH: [Network; 2] = [Network::Front, Network::Back];
 /// How long a witness gives no vote after its start.
@@ -55,7 +55,7 @@ fn of_two_that_are_cut_off_from_each_other_the_one_that_serves_goes_on() -> Resu
     pair.goes_on(&offered[0]);
     drop(offered);
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a"]);
+    assert_eq!(nodes(&turns), ["lb-a"]);
     assert_kept(&mut flows);
     Ok(())
 }
@@ -75,7 +75,7 @@ fn who_is_cut_off_from_peer_and_witness_never_serves_beside_its_successor() -> R
     pair.goes_on(&offered[1]);
     drop(offered);
     let turns = watch.turns()?;
-    assert_eq!(turns.iter().map(|turn| turn.node).collect::<Vec<_>>(), ["lb-a", "lb-b"]);
+    assert_eq!(nodes(&turns), ["lb-a", "lb-b"]);
     Ok(())
 }
 
@@ -122,7 +122,7 @@ fn a_witness_that_is_gone_is_missed_only_by_who_is_alone() -> Result<()> {
     assert!(pair.is(1 - active, "all", "standby"), "{}", pair.words());
     drop(offered);
     let turns = watch.turns()?;
-    let names: Vec<_> = turns.iter().map(|turn| turn.node).collect();
+    let names = nodes(&turns);
     assert!(names.len() <= 2 && names.last() == Some(&["lb-a", "lb-b"][active]), "{names:?}");
     Ok(())
 }

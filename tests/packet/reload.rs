@@ -12,7 +12,7 @@ use super::{
     frame::{Frame, SYN},
     network::backend,
     setup::Setup,
-    subject::Subject,
+    subject::{Action, Subject},
 };
 
 const ESTABLISHED: u8 = FlowState::Established as u8;
@@ -206,6 +206,8 @@ fn a_service_without_backends_drops_and_says_so() -> Result<()> {
         subject.reload(&spread(&[]));
         for (case, request, _) in flows {
             let reason = lb_common::stats::Counter::NoBackend;
+            // The first packet after that is counted as the end of a connection.
+            assert_eq!(subject.run(&request).action, Action::Drop);
             subject.drops(&case.name(), &request, reason);
             subject.drops(&case.name(), &flagged(&request, SYN), reason);
         }
