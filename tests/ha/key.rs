@@ -45,19 +45,19 @@ fn both_nodes_place_flows_by_the_key_and_another_key_forgets_them() -> Result<()
 const UNDER_WAY: usize = 32;
 
 /// Gives a node a key file of its own, with what the pair's has.
-fn own_file(config: &mut Config) {
+pub(super) fn own_file(config: &mut Config) {
     let own = config.socket.with_file_name("pair.key");
     let ha = config.ha.as_mut().expect("a pair");
     fs::copy(&ha.key_file, &own).expect("a copy");
     ha.key_file = own;
 }
 
-fn file(pair: &Pair, node: usize) -> PathBuf {
+pub(super) fn file(pair: &Pair, node: usize) -> PathBuf {
     pair.lab.nodes[node].path("pair.key")
 }
 
 /// Changes a node's key file by `lb ha keygen`.
-fn keygen(pair: &Pair, node: usize, how: &str) -> Result<()> {
+pub(super) fn keygen(pair: &Pair, node: usize, how: &str) -> Result<()> {
     let mut lb = pair.lab.nodes[node].lb();
     run(lb.args(["ha", "keygen", how]).arg(file(pair, node)), PATIENCE).map(drop)
 }

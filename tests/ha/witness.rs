@@ -1,10 +1,14 @@
 //! A third host decides between two that do not hear each other.
 
-use std::{thread::sleep, time::Duration};
+use std::{fs, thread::sleep, time::Duration};
 
 use lb_tests::harness::{NAT_V4, Network, PairLab, Process, Result, eventually};
 
-use super::{ECHO, PATIENCE, Pair, assert_kept, nodes};
+use super::{
+    ECHO, PATIENCE, Pair, assert_kept,
+    key::{file, keygen, own_file},
+    nodes,
+};
 
 const BOTH: [Network; 2] = [Network::Front, Network::Back];
 /// How long a witness gives no vote after its start.
@@ -15,6 +19,7 @@ fn pair() -> Result<(Pair, Process)> {
     let pair = Pair::with(2, |config| {
         let ha = config.ha.as_mut().expect("a pair");
         ha.witness = Some(PairLab::witness_address());
+        own_file(config);
     })?;
     let witness = pair.lab.start_witness()?;
     sleep(QUIET);
@@ -90,6 +95,36 @@ fn when_the_active_node_is_gone_the_other_has_the_vote_and_serves() -> Result<()
     pair.goes_on(&prober);
     println!("node gone, with a witness: {:?}", prober.stop()?);
     assert_kept(&mut flows);
+    Ok(())
+}
+
+#[test]
+fn the_key_is_changed_with_a_witness_that_gets_it_last() -> Result<()> {
+    let (pair, _witness) = pair()?;
+    let files = [0, 1].map(|node| file(&pair, node));
+    let reload = |node: usize| pair.lab.nodes[node].done(&["reload"]);
+    keygen(&pair, 0, "--rotate")?;
+    fs::copy(&files[0], &files[1]).expect("a copy");
+    (0..2).try_for_each(|node| reload(node).map(drop))?;
+    // The older one is not given up before the witness has the other.
+    let both = fs::read(&files[0]).expect("a key file");
+    keygen(&pair, 0, "--retire")?;
+    let refused = reload(0).expect_err("the witness has the old key").to_string();
+    assert!(refused.contains("the witness has not answered by the key"), "{refused}");
+    fs::write(pair.lab.key_file(), both).expect("another key file");
+    assert!(eventually(PATIENCE, || reload(0).is_ok()), "{}", pair.words());
+    fs::copy(&files[0], &files[1]).expect("a copy");
+    assert!(eventually(PATIENCE, || reload(1).is_ok()), "{}", pair.words());
+
+    pair.settles("all", 0);
+    let watch = pair.lab.watch()?;
+    let offered = pair.lab.offer(NAT_V4, ECHO)?;
+    pair.goes_on(&offered[0]);
+    part(&pair)?;
+    pair.goes_on(&offered[0]);
+    assert!(pair.is(1, "all", "standby"), "{}", pair.words());
+    drop(offered);
+    assert_eq!(nodes(&watch.turns()?), ["lb-a"]);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -31,7 +32,7 @@ struct Flow {
 /// What became of [`Flows`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Answered by the backend they were opened to.
+    /// Answered by the backend they were opened to, each what it asked.
     pub kept: usize,
     /// Answered by another one.
     pub moved: usize,
@@ -89,6 +90,9 @@ impl Flows {
     }
 }
 
+/// Questions asked so far: each has its number, which the answer repeats.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+
 /// Asks several connections at once and collects the answers.
 fn ask<'a>(
     flows: impl IntoIterator<Item = &'a mut Flow>,
@@ -96,20 +100,22 @@ fn ask<'a>(
     let asked: Vec<_> = flows
         .into_iter()
         .map(|flow| {
-            let sent = flow.stream.write_all(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n");
-            (flow, sent)
+            let number = ASKED.fetch_add(1, Ordering::Relaxed);
+            let question = format!("GET /?number={number} HTTP/1.1\r\nHost: lab\r\n\r\n");
+            let sent = flow.stream.write_all(question.as_bytes());
+            (flow, sent.map(|()| number))
         })
         .collect();
-    let answer = |(flow, sent): (&'a mut Flow, io::Result<()>)| {
-        let answer = sent.and_then(|()| read_answer(&mut flow.stream));
+    let answer = |(flow, sent): (&'a mut Flow, io::Result<u64>)| {
+        let answer = sent.and_then(|number| read_answer(&mut flow.stream, number));
         (flow, answer)
     };
     asked.into_iter().map(answer).collect()
 }
 
 /// Reads one answer: a head, then a body that ends with the only line feed
-/// that has no carriage return before it.
-fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
+/// that has no carriage return before it. It must be that to question `number`.
+fn read_answer(stream: &mut TcpStream, number: u64) -> io::Result<String> {
     let mut answer = Vec::with_capacity(512);
     let mut buffer = [0; 512];
     loop {
@@ -118,10 +124,11 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
             length => answer.extend_from_slice(&buffer[..length]),
         }
         let text = String::from_utf8_lossy(&answer);
-        if let Some((_, body)) = text.split_once("\r\n\r\n")
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
             && let Some(name) = body.strip_suffix('\n')
         {
-            return Ok(name.to_owned());
+            let is_ours = head.lines().any(|line| line == format!("Asked: {number}"));
+            return if is_ours { Ok(name.to_owned()) } else { Err(ErrorKind::InvalidData.into()) };
         }
     }
 }

@@ -66,7 +66,7 @@ http {{
     keepalive_timeout 1h;
     keepalive_requests 100000000;
     server {{
-        {listen}location = / {{ return 200 \"{name}\\n\"; }}
+        {listen}location = / {{ add_header Asked $arg_number; return 200 \"{name}\\n\"; }}
         location = /1k {{ root {dir}; }}
     }}
 }}

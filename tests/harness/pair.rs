@@ -197,7 +197,9 @@ impl PairLab {
         run(keygen.args(["ha", "keygen"]).arg(self.key_file()), PATIENCE).map(drop)
     }
 
-    fn key_file(&self) -> PathBuf {
+    /// Where the key is that [`Self::make_key`] makes.
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
         self.path("pair.key")
     }
 

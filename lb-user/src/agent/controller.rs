@@ -190,7 +190,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
     let (mut weighing, mut mending) = (Complaint::default(), Complaint::default());
-    let mut timing = Complaint::default();
+    let (mut timing, mut establishing) = (Complaint::default(), Complaint::default());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (counted, mut counts) = mpsc::channel::<Vec<u32>>(1);
@@ -256,7 +256,10 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 mending.report(state.mend().await, "cannot finish a change yet");
                 state.give_back_memory();
                 state.keep_again();
-                state.establish();
+                establishing.report(
+                    state.establish().map_err(Into::into),
+                    "cannot keep that what is served here stays",
+                );
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {

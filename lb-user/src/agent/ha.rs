@@ -165,6 +165,8 @@ pub struct Member {
     key_file: PathBuf,
     voice: watch::Sender<Voice>,
     handover: Duration,
+    /// There is a witness.
+    witnessed: bool,
     /// Of heartbeats, and of flows.
     _threads: [Thread; 2],
 }
@@ -265,7 +267,7 @@ impl Candidate {
         };
         let spoken = voice.subscribe();
         let (sync, flow_thread) = exchange.begin(flows, follows.clone(), spoken, ends);
-        let kept = keeper.kept();
+        let (kept, witnessed) = (keeper.kept(), ha.witness.is_some());
         thread.handle().spawn(keeper.run(follows));
         let key_file = ha.key_file.clone();
         let driver = Driver {
@@ -296,8 +298,18 @@ impl Candidate {
         };
         let driving = thread.handle().spawn(driver.run(queue));
         let _threads = [thread, flow_thread];
-        let member =
-            Member { orders, summary, kept, sync, shared, key_file, voice, handover, _threads };
+        let member = Member {
+            orders,
+            summary,
+            kept,
+            sync,
+            shared,
+            key_file,
+            voice,
+            handover,
+            witnessed,
+            _threads,
+        };
         (member, driving, sharing)
     }
 }
@@ -330,7 +342,12 @@ impl Member {
     /// This node could not go on with them: the ones in use are better.
     pub fn read_keys(&self) -> Result<Keys, KeyError> {
         let keys = Keys::read(&self.key_file)?;
-        self.voice.borrow().allow(&keys, &self.key_file)?;
+        let voice = self.voice.borrow();
+        voice.allow(&keys, &self.key_file)?;
+        if self.witnessed {
+            voice.allow_before_witness(&keys, &self.key_file)?;
+        }
+        drop(voice);
         Ok(keys)
     }
 

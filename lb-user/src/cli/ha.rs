@@ -71,7 +71,8 @@ enum Order {
     /// it can speak for a node. Needs no agent.
     ///
     /// To change over to another key, `--rotate` the file on one node, copy it to
-    /// the other, and `lb reload` on both, in any order. Once `lb ha status` says on
+    /// the witness, if there is one, which reads it by itself, and to the other node, and
+    /// `lb reload` on both, in any order. Once `lb ha status` says on
     /// both that the newest key is spoken, do the same with `--retire`.
     Keygen {
         /// Put a new key in front of the one in FILE
@@ -153,7 +154,10 @@ fn tell_of_keys(
         return lb.console.json(&answer.to_string());
     }
     lb.console.say(format_args!("{}: {done}", file.display()))?;
-    lb.console.say("copy it to the peer, and `lb reload` on both nodes")
+    lb.console.say(
+        "copy it to the witness, if there is one, which reads it by itself, and to the peer, then \
+         `lb reload` on both nodes",
+    )
 }
 
 fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {

@@ -18,8 +18,8 @@ use crate::{
 ///
 /// Runs on a third host, where either node of the pair may be cut off from the
 /// other but not from the witness, and gives its vote for a group to one of them at a
-/// time. Both nodes name it in `ha.witness`. It needs the pair's key, and neither
-/// privileges nor files. Only one may run for a pair. After its start it gives no
+/// time. Both nodes name it in `ha.witness`. It needs the pair's key, whose file it
+/// reads again when that changes, and neither privileges nor other files. Only one may run for a pair. After its start it gives no
 /// vote for 10 seconds, since it does not know those that it gave before.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\

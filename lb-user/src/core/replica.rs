@@ -27,6 +27,10 @@ pub use merge::merge;
 /// while the other is away are told from its own without doubt.
 const MOST_OFFERED: usize = 256;
 
+/// Versions that are remembered longer: as many changes may be made while an offer is
+/// on its way.
+const MOST_PAST: usize = 32;
+
 /// No pair comes to so many terms, nor to so many changes.
 const MOST: u64 = 1 << 48;
 
@@ -82,7 +86,7 @@ pub struct Offer {
     pub base: Digest,
     /// See [`Ledger::common`].
     pub common: Option<Version>,
-    /// See [`Ledger::offered`].
+    /// See [`Ledger::past`] and [`Ledger::offered`].
     pub offered: Vec<Version>,
 }
 
@@ -119,6 +123,9 @@ pub struct Ledger<B = Arc<Base>> {
     /// Versions between that and the current one, the oldest first: the other may have
     /// been offered them and its answer lost, or they were merged.
     pub offered: Vec<Version>,
+    /// Latest versions before those: an offer of one may still be on its way.
+    #[serde(default)]
+    pub past: Vec<Version>,
     /// Of the part of this node's own file that would be shared, as it was written when
     /// it was last looked at: a file that is as it was changes nothing.
     pub file: Digest,
@@ -129,7 +136,8 @@ impl<B> Ledger<B> {
     #[must_use]
     pub fn new(content: Content<B>, file: Digest, tag: u64) -> Self {
         let version = Version { tag, ..Version::default() };
-        Self { current: Revision { version, content }, common: None, offered: Vec::new(), file }
+        let current = Revision { version, content };
+        Self { current, common: None, offered: Vec::new(), past: Vec::new(), file }
     }
 
     /// See [`Self::common`]; if it is the current one, both go by it.
@@ -143,12 +151,12 @@ impl<B> Ledger<B> {
     /// # Errors
     /// Those of `convert`.
     pub fn try_map<C, E>(self, mut convert: impl FnMut(B) -> Result<C, E>) -> Result<Ledger<C>, E> {
-        let Self { current, common, offered, file } = self;
+        let Self { current, common, offered, past, file } = self;
         let mut revision = |Revision { version, content }: Revision<B>| {
             Ok(Revision { version, content: content.try_map(&mut convert)? })
         };
         let current = revision(current)?;
-        Ok(Ledger { current, common: common.map(revision).transpose()?, offered, file })
+        Ok(Ledger { current, common: common.map(revision).transpose()?, offered, past, file })
     }
 }
 
@@ -162,7 +170,7 @@ impl Ledger {
             digest: content.digest(),
             base: content.base.digest(),
             common: self.agreed(),
-            offered: self.offered.clone(),
+            offered: [&self.past[..], &self.offered].concat(),
         }
     }
 
@@ -175,16 +183,22 @@ impl Ledger {
         self.remember(before);
     }
 
-    /// Serves under this term, and no other node was ever there: what it goes by is
-    /// more than the file of one that comes. Whether that is another version now.
-    pub fn establish(&mut self, term: u64) -> bool {
+    /// Serves under this term, and no other node was ever there: what it goes by is a
+    /// change of its own, and more than what one has that comes.
+    pub fn establish(&mut self, term: u64) {
         let before = self.current.version;
-        let establishes = self.common.is_none() && before.term < term;
-        if establishes {
-            self.current.version.term = term;
+        if self.common.is_none() && before.term < term {
+            self.current.version = Version { term, number: before.number.max(1), ..before };
             self.remember(before);
         }
-        establishes
+    }
+
+    /// Whether a node whose disk has `saved` could not tell, after a restart, what the
+    /// other knows of it.
+    #[must_use]
+    pub fn outdates(&self, saved: &Self) -> bool {
+        let names = |ledger: &Self| (ledger.current.version, ledger.common.is_none());
+        names(self) != names(saved)
     }
 
     /// What an offer of the other node is to this one.
@@ -217,17 +231,20 @@ impl Ledger {
     /// Both have the same content: the version that it goes by.
     pub fn agree(&mut self, theirs: Version) -> Version {
         let version = self.current.version.max(theirs);
+        self.retire(usize::MAX);
+        self.retired(self.current.version);
+        self.retired(theirs);
         self.current.version = version;
         self.common = Some(self.current.clone());
-        self.offered.clear();
         version
     }
 
     /// Goes by the other node's version from now on.
     pub fn adopt(&mut self, theirs: Revision) {
+        self.retire(usize::MAX);
+        self.retired(self.current.version);
         self.common = Some(theirs.clone());
         self.current = theirs;
-        self.offered.clear();
     }
 
     /// The other node has what it was offered, and both go by `agreed` for it.
@@ -241,8 +258,8 @@ impl Ledger {
                 let number = agreed.number.saturating_add(1);
                 self.current.version = Version { term: agreed.term, number, tag: at.tag };
             }
+            self.retire(at_most + 1);
             self.common = Some(Revision { version: agreed, content: offered.content });
-            self.offered.drain(..=at_most);
         }
     }
 
@@ -274,6 +291,23 @@ impl Ledger {
         self.agreed().into_iter().for_each(|before| merged.remember(before));
         merged.remember(ours.version);
         merged
+    }
+
+    /// The common version, and the first so many that were offered since, are past.
+    fn retire(&mut self, offered: usize) {
+        self.agreed().into_iter().for_each(|before| self.retired(before));
+        let over: Vec<_> = self.offered.drain(..offered.min(self.offered.len())).collect();
+        over.into_iter().for_each(|before| self.retired(before));
+    }
+
+    fn retired(&mut self, version: Version) {
+        if self.past.contains(&version) {
+            return;
+        }
+        if self.past.len() == MOST_PAST {
+            self.past.remove(0);
+        }
+        self.past.push(version);
     }
 
     fn position(&self, version: Version) -> Option<usize> {

@@ -20,7 +20,7 @@ use crate::{
     agent::{
         admin::Refused,
         ha::{self, Answer, Heard, Ours, Sharing},
-        store::Kept,
+        store::{Kept, StoreError},
     },
     api,
     config::{self, Loaded, overlay::EditError},
@@ -146,14 +146,19 @@ impl State {
 
     /// A node that serves before a peer was ever there has the say over the first that
     /// comes.
-    pub(super) fn establish(&mut self) {
-        let Some(summary) = self.ha.as_ref().map(ha::Member::summary) else { return };
+    pub(super) fn establish(&mut self) -> Result<(), StoreError> {
+        let Some(summary) = self.ha.as_ref().map(ha::Member::summary) else { return Ok(()) };
+        let Some(ledger) = &self.kept.shared else { return Ok(()) };
         if summary.peer.is_some() || summary.role == "standby" {
-            return;
+            return Ok(());
         }
-        if self.kept.shared.as_mut().is_some_and(|ledger| ledger.establish(summary.term)) {
+        let mut established = ledger.clone();
+        established.establish(summary.term);
+        if established.outdates(ledger) {
+            self.keep(Kept { shared: Some(established), ..self.kept.clone() })?;
             self.share();
         }
+        Ok(())
     }
 
     /// Has the peer offered what this node goes by, once it is on disk.
@@ -163,8 +168,8 @@ impl State {
         }
         if let (Some(sharing), Some(ledger)) = (&self.sharing, &self.kept.shared) {
             let (offer, revision) = (ledger.offer(), ledger.current.clone());
-            let agreed = ledger.agreed();
-            sharing.send_replace(Some(Arc::new(Ours { offer, revision, agreed })));
+            let (agreed, pending) = (ledger.agreed(), ledger.offered.clone());
+            sharing.send_replace(Some(Arc::new(Ours { offer, revision, agreed, pending })));
         }
     }
 
@@ -206,11 +211,14 @@ impl State {
         }
     }
 
-    /// Remembers an agreement. The disk learns of it with the next change, since after
-    /// a restart both would find out again, unless a version got another name.
+    /// Remembers an agreement. The disk learns of it with the next change, if after a
+    /// restart both would find out again.
     fn take_note(&mut self, kept: Kept) {
-        let name = |kept: &Kept| kept.shared.as_ref().map(|ledger| ledger.current.version);
-        if name(&kept) == name(&self.kept) {
+        let outdates = match (&kept.shared, &self.kept.shared) {
+            (Some(ledger), Some(known)) => ledger.outdates(known),
+            (ledger, known) => ledger.is_some() != known.is_some(),
+        };
+        if !outdates {
             self.kept.shared = kept.shared;
         } else if let Err(error) = self.keep(kept) {
             tracing::error!(error = chain(&error), "an agreement with the peer cannot be kept");
@@ -317,6 +325,12 @@ impl State {
         let model = origin.model()?;
         let version = ledger.current.version;
         let mut differences = outlook::differences(&self.model, &model);
+        if differences.is_empty() {
+            // Orders, of which the configuration knows nothing.
+            let before = self.origin.edits.describe(&self.origin.file.model);
+            differences = origin.edits.describe(&origin.file.model);
+            differences.retain(|edit| !before.contains(edit));
+        }
         let withdrawn = self.kept.withdrawn.clone();
         let edits = content.edits.clone();
         if !Arc::ptr_eq(&origin.file, &self.origin.file)

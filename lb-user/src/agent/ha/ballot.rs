@@ -16,8 +16,9 @@
 //! | 32 | tag: HMAC-SHA256 (RFC 2104) of everything before it |
 //!
 //! The tag's key is derived from one of the pair's keys and its name. A question has
-//! that of the oldest, which the witness has whatever its file says of newer ones; an
-//! answer that of its question.
+//! that of the oldest, which the witness has whatever its file says of newer ones, and
+//! one for no vote may have that of the newest, to find out; an answer has that of its
+//! question.
 
 use std::time::Duration;
 
@@ -78,9 +79,19 @@ impl Ballots {
     /// The frame of a question.
     #[must_use]
     pub(super) fn question(&self, question: Question) -> Vec<u8> {
+        self.question_by(self.keys.len() - 1, question)
+    }
+
+    /// The same by the newest key.
+    #[must_use]
+    pub(super) fn question_by_newest(&self, question: Question) -> Vec<u8> {
+        self.question_by(0, question)
+    }
+
+    fn question_by(&self, key: usize, question: Question) -> Vec<u8> {
         let Question { stamp, heard, lease, groups } = question;
         let other = heard.unwrap_or(Stamp { boot: 0, sequence: 0 });
-        self.encode(QUESTION, self.keys.len() - 1, &Ballot { stamp, other, lease, groups })
+        self.encode(QUESTION, key, &Ballot { stamp, other, lease, groups })
     }
 
     /// The frame of an answer to a question that was made with key `key`.
@@ -100,14 +111,14 @@ impl Ballots {
         Ok((Question { stamp, heard, lease, groups }, key))
     }
 
-    /// The answer in a datagram.
+    /// The answer in a datagram, and the position of its key.
     ///
     /// # Errors
     /// It is none of this pair's.
-    pub(super) fn read_answer(&self, datagram: &[u8]) -> Result<Answer, FrameError> {
-        let (Ballot { stamp, other: question, lease, groups }, _) =
+    pub(super) fn read_answer(&self, datagram: &[u8]) -> Result<(Answer, usize), FrameError> {
+        let (Ballot { stamp, other: question, lease, groups }, key) =
             self.decode(ANSWER, datagram)?;
-        Ok(Answer { stamp, question, lease, groups })
+        Ok((Answer { stamp, question, lease, groups }, key))
     }
 
     fn encode(&self, kind: u8, key: usize, ballot: &Ballot) -> Vec<u8> {
@@ -191,7 +202,8 @@ mod tests {
             let asked = node.question(question.clone());
             let (read, key) = witness.read_question(&asked).expect("a question");
             assert_eq!(read, question);
-            assert_eq!(node.read_answer(&witness.answer(answer.clone(), key)), Ok(answer.clone()));
+            let (answered, _) = node.read_answer(&witness.answer(answer.clone(), key)).unwrap();
+            assert_eq!(answered, answer);
         }
     }
 
@@ -204,7 +216,7 @@ mod tests {
             let (asked, answered) = (ours.question(question.clone()), ours.answer(answer.clone(), 0));
             prop_assert!(asked.len() <= MOST_BYTES);
             prop_assert_eq!(ours.read_question(&asked), Ok((question, 0)));
-            prop_assert_eq!(ours.read_answer(&answered), Ok(answer));
+            prop_assert_eq!(ours.read_answer(&answered), Ok((answer, 0)));
             prop_assert_eq!(ours.read_answer(&asked), Err(FrameError::Malformed));
             prop_assert_eq!(ours.read_question(&answered), Err(FrameError::Malformed));
             for others in [ballots(8, "edge"), ballots(7, "edge2")] {

@@ -15,9 +15,15 @@ use super::{
 impl Driver {
     /// Asks the witness, if there is one.
     pub(super) fn ask_witness(&mut self, now: Duration) {
-        let question = self.pair.question(now);
-        if let (Some(way), Some(question)) = (&mut self.witness, question) {
-            way.send(&self.voice.borrow().ballots().question(question));
+        let (Some(way), Some(question)) = (&mut self.witness, self.pair.question(now)) else {
+            return;
+        };
+        let voice = self.voice.borrow();
+        way.send(&voice.ballots().question(question));
+        if voice.probes_witness()
+            && let Some(question) = self.pair.knock(now)
+        {
+            way.send(&voice.ballots().question_by_newest(question));
         }
     }
 
@@ -31,7 +37,10 @@ impl Driver {
             let now = self.now();
             let read = self.voice.borrow().ballots().read_answer(&buffer[..length]);
             match read {
-                Ok(answer) => self.pair.receive_answer(&answer, now),
+                Ok((answer, key)) => {
+                    self.voice.send_if_modified(|voice| voice.hear_witness(key));
+                    self.pair.receive_answer(&answer, now);
+                }
                 Err(error) => self.refuse(word(error), address, now),
             }
         }

@@ -24,6 +24,8 @@ pub(super) struct Voice {
     spoken: Key,
     /// While the peer is there.
     peer: Option<Known>,
+    /// The newest key that the witness answered by.
+    witness: Option<Fingerprint>,
 }
 
 /// Keys that the peer has.
@@ -40,7 +42,7 @@ impl Voice {
     pub(super) fn new(keys: Keys, pair: &str) -> Self {
         let (codec, ballots) = (Codec::new(&keys, pair), Ballots::new(&keys, pair));
         let spoken = keys.oldest().clone();
-        Self { pair: pair.to_owned(), keys, codec, ballots, spoken, peer: None }
+        Self { pair: pair.to_owned(), keys, codec, ballots, spoken, peer: None, witness: None }
     }
 
     /// The frame of a beat, which answers one that was made with the key `answers`:
@@ -85,6 +87,36 @@ impl Voice {
         } else {
             Err(KeyError::Apart { path: path.to_owned() })
         }
+    }
+
+    /// Makes sure that the witness knows the key by which it would be asked.
+    ///
+    /// # Errors
+    /// It has not answered by that one yet.
+    pub(super) fn allow_before_witness(&self, keys: &Keys, path: &Path) -> Result<(), KeyError> {
+        let asked_by = keys.oldest().fingerprint();
+        if asked_by == self.keys.oldest().fingerprint() || self.witness == Some(asked_by) {
+            Ok(())
+        } else {
+            Err(KeyError::Unwitnessed { path: path.to_owned() })
+        }
+    }
+
+    /// Whether the witness is to show that it has the newest key, by which it is not
+    /// asked yet.
+    pub(super) fn probes_witness(&self) -> bool {
+        let newest = self.keys.newest().fingerprint();
+        newest != self.keys.oldest().fingerprint() && self.witness != Some(newest)
+    }
+
+    /// The witness answered by the key at this position: whether that is new.
+    pub(super) fn hear_witness(&mut self, key: usize) -> bool {
+        let known = self.keys.iter().nth(key).map(Key::fingerprint);
+        let is_new = key == 0 && self.witness != known;
+        if is_new {
+            self.witness = known;
+        }
+        is_new
     }
 
     /// Goes on with other keys: whether one has gone.

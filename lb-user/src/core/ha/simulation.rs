@@ -1,6 +1,8 @@
 //! Two nodes on a virtual clock, and everything that happens to them.
 
+mod ears;
 mod node;
+mod overlap;
 mod third;
 mod world;
 
@@ -40,6 +42,7 @@ fn any_conditions() -> impl Strategy<Value = Conditions> {
             alike,
             delay,
             replays,
+            sluggish: 0,
         },
     )
 }

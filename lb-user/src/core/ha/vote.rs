@@ -58,12 +58,19 @@ pub(super) struct Voter {
 impl Pair {
     /// The question to send with this round of frames, if there is a witness.
     pub fn question(&mut self, now: Duration) -> Option<Question> {
-        if !self.settings.witness {
-            return None;
-        }
         let asking = self.groups.iter().filter(|group| group.asks);
-        Some(Question {
-            groups: asking.map(|group| group.settings.id).collect(),
+        let groups = asking.map(|group| group.settings.id).collect();
+        self.question_for(groups, now)
+    }
+
+    /// A question for no vote.
+    pub fn knock(&mut self, now: Duration) -> Option<Question> {
+        self.question_for(Vec::new(), now)
+    }
+
+    fn question_for(&mut self, groups: Vec<u64>, now: Duration) -> Option<Question> {
+        self.settings.witness.then(|| Question {
+            groups,
             stamp: self.stamp(now),
             heard: self.voter.latest,
             lease: self.beats(LONE_LEASE),

@@ -204,7 +204,7 @@ fn a_node_that_has_changed_nothing_takes_what_the_other_has() {
 fn what_is_served_already_stays_before_the_file_of_one_that_comes() {
     let file = base(&[]).digest();
     let mut served = Ledger::new(plain(&["b1"]), file, 9);
-    assert!(served.establish(3) && !served.establish(3));
+    served.establish(3);
     let mut comes = Ledger::new(plain(&["b2"]), file, 99);
     comes.change(plain(&["b3"]), 0, 98);
     assert_eq!(comes.judge(&served.offer()), Judgement::Yield);
@@ -214,7 +214,23 @@ fn what_is_served_already_stays_before_the_file_of_one_that_comes() {
     assert!(!merged.current.content.conflicts.is_empty());
     // Once both have gone by the same, a change is told from what was there.
     comes.adopt(merged.current);
-    assert!(!comes.establish(4));
+    let known = comes.clone();
+    comes.establish(4);
+    assert_eq!(comes, known);
+}
+
+#[test]
+fn what_is_served_already_stays_before_the_orders_of_one_that_comes() {
+    let (content, file) = (plain(&["b1"]), base(&[]).digest());
+    let mut served = Ledger::new(content.clone(), file, 9);
+    served.establish(3);
+    let mut comes = Ledger::new(content.clone(), file, 99);
+    comes.change(edited(&content, |edits| set_weight(edits, "b1", 5)), 1, 98);
+    assert_eq!(comes.judge(&served.offer()), Judgement::Yield);
+    let theirs = &comes.current.content;
+    let merged = served.merged(&comes.offer(), theirs, (7, NOW), NAMES, |_| true);
+    assert_eq!(merged.current.content.edits, content.edits);
+    assert_eq!(merged.current.content.conflicts.len(), 1);
 }
 
 #[test]
@@ -245,6 +261,10 @@ enum Event {
     Deliver(usize),
     /// A connection breaks with all that is on its way.
     Break(usize),
+    /// A node starts again, from its disk.
+    Restart(usize),
+    /// A node serves, and knows of no other.
+    Establish(usize),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -255,7 +275,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => node.clone().prop_map(Event::Term),
         4 => node.clone().prop_map(Event::Offer),
         6 => node.clone().prop_map(Event::Deliver),
-        1 => node.prop_map(Event::Break),
+        1 => node.clone().prop_map(Event::Break),
+        1 => node.clone().prop_map(Event::Restart),
+        1 => node.prop_map(Event::Establish),
     ]
 }
 
@@ -270,6 +292,7 @@ const BACKENDS: [&str; 3] = ["b1", "b2", "b3"];
 
 struct World {
     nodes: [Ledger; 2],
+    disks: [Ledger; 2],
     terms: [u64; 2],
     /// By who is to hear it.
     said: [VecDeque<Said>; 2],
@@ -284,7 +307,8 @@ impl World {
         let content = plain(&BACKENDS);
         let nodes = [1, 2].map(|tag| Ledger::new(content.clone(), content.base.digest(), tag));
         let said = Default::default();
-        Self { nodes, terms: [1; 2], said, counter: 10, standing: Vec::new() }
+        let disks = nodes.clone();
+        Self { nodes, disks, terms: [1; 2], said, counter: 10, standing: Vec::new() }
     }
 
     fn count(&mut self) -> u64 {
@@ -325,6 +349,16 @@ impl World {
                 self.hear(node, said);
             }
             Event::Break(node) => self.said[node].clear(),
+            Event::Restart(node) => {
+                self.said[node].clear();
+                self.nodes[node] = self.disks[node].clone();
+            }
+            Event::Establish(node) => self.nodes[node].establish(self.terms[node]),
+        }
+        for (ledger, disk) in self.nodes.iter().zip(&mut self.disks) {
+            if ledger.outdates(disk) {
+                disk.clone_from(ledger);
+            }
         }
     }
 
@@ -366,6 +400,15 @@ impl World {
     }
 }
 
+/// The same by an operator who uses one node only.
+fn by_one(event: Event) -> Event {
+    match event {
+        Event::Order(_, which) => Event::Order(0, which),
+        Event::File(_, which) => Event::File(0, which),
+        other => other,
+    }
+}
+
 /// All numbers in a value.
 fn numbers(value: Option<&Value>) -> Vec<u64> {
     match value {
@@ -376,8 +419,14 @@ fn numbers(value: Option<&Value>) -> Vec<u64> {
     }
 }
 
+/// How many schedules are tried: more by hand.
+fn schedules() -> u32 {
+    let ordered = std::env::var("LB_SCHEDULES").ok();
+    ordered.and_then(|number| number.parse().ok()).unwrap_or(2000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(schedules()))]
 
     #[test]
     fn both_come_to_one_version_in_which_no_order_is_lost_silently(
@@ -404,5 +453,25 @@ proptest! {
         for weight in &world.standing {
             prop_assert!(in_force.contains(weight) || shown.contains(weight), "{weight} is lost");
         }
+    }
+
+    #[test]
+    fn where_one_node_takes_all_orders_there_are_no_conflicts(
+        served_by in prop::option::of(0..2_usize),
+        events in prop::collection::vec(any_event().prop_map(by_one), 0..60)
+    ) {
+        let mut world = World::new();
+        served_by.into_iter().for_each(|node| world.happen(&Event::Establish(node)));
+        // Once they have met.
+        world.settle();
+        for event in &events {
+            world.happen(event);
+        }
+        world.settle();
+        let content = &world.nodes[1].current.content;
+        prop_assert_eq!(&content.conflicts, &[]);
+        let in_force: Vec<_> = BACKENDS.iter().filter_map(|name| weight(content, name)).collect();
+        prop_assert_eq!(in_force.len(), world.standing.len());
+        prop_assert!(world.standing.iter().all(|weight| in_force.contains(weight)));
     }
 }

@@ -97,6 +97,12 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
+    /// It would not understand the questions of this node any more, nor vote for it.
+    #[error("the witness has not answered by the key of `{}` yet", path.display())]
+    Unwitnessed {
+        /// The file.
+        path: PathBuf,
+    },
     /// Recorded flows would be forgotten.
     #[error("`{}` places flows otherwise than the keys in use", path.display())]
     Displaced {
@@ -141,6 +147,11 @@ impl KeyError {
             )),
             Self::One { path } => Some(format!(
                 "`lb ha keygen --rotate {}` puts a new one in front of it",
+                path.display()
+            )),
+            Self::Unwitnessed { path } => Some(format!(
+                "copy `{}` with both keys to the witness, which reads it by itself, before the \
+                 older one is removed",
                 path.display()
             )),
             Self::Apart { path } => Some(format!(

@@ -38,6 +38,8 @@ pub struct Ours {
     pub revision: Revision,
     /// The latest version that both are known to have had.
     pub agreed: Option<Version>,
+    /// See [`Ledger::offered`](crate::core::replica::Ledger::offered).
+    pub pending: Vec<Version>,
 }
 
 /// What the peer said, for the controller.
@@ -132,7 +134,7 @@ impl Shared {
             let ours = self.ours.borrow_and_update().clone();
             // One that was merged is at the peer with what it became.
             let is_settled = |ours: &Arc<Ours>| {
-                ours.agreed >= Some(version) && !ours.offer.offered.contains(&version)
+                ours.agreed >= Some(version) && !ours.pending.contains(&version)
             };
             if ours.as_ref().is_some_and(is_settled) {
                 return None;

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::world::{Conditions, GROUPS, HEARTBEAT, PATHS};
+use super::{
+    ears::Ears,
+    world::{Conditions, GROUPS, HEARTBEAT, PATHS},
+};
 use crate::core::ha::*;
 
 /// Number of the witness among those that frames go to.
@@ -18,8 +21,7 @@ pub(super) enum Frame {
 pub(super) struct Node {
     pub(super) number: usize,
     pub(super) conditions: Conditions,
-    /// What its clock is ahead of the world's.
-    pub(super) ahead: Duration,
+    pub(super) clock: Clock,
     /// `None`: not running.
     pub(super) pair: Option<Pair>,
     /// Persistent: highest term.
@@ -27,32 +29,52 @@ pub(super) struct Node {
     pub(super) frozen: bool,
     /// With the paths by which they came.
     pub(super) inbox: VecDeque<(usize, Frame)>,
-    /// The data plane: until when it serves each group, in the world's time.
+    /// The data plane: until when it serves each group, by the node's clock.
     pub(super) leases: [Duration; GROUPS],
+    pub(super) ears: Ears,
+}
+
+/// A clock, beside the world's.
+#[derive(Clone, Copy)]
+pub(super) struct Clock {
+    pub(super) ahead: Duration,
+    /// Millionths that it runs faster.
+    pub(super) faster: u32,
+}
+
+impl Clock {
+    /// What it shows.
+    pub(super) fn at(self, now: Duration) -> Duration {
+        now + self.ahead + now * self.faster / 1_000_000
+    }
 }
 
 impl Node {
-    pub(super) fn new(number: usize, conditions: Conditions, ahead: Duration) -> Self {
+    pub(super) fn new(number: usize, conditions: Conditions, clock: Clock) -> Self {
         let inbox = VecDeque::new();
         let leases = [Duration::ZERO; GROUPS];
-        Self { number, conditions, ahead, pair: None, term: 0, frozen: false, inbox, leases }
+        let ears = Ears::new(0, HEARTBEAT, Duration::ZERO);
+        Self { number, conditions, clock, pair: None, term: 0, frozen: false, inbox, leases, ears }
     }
 
     pub(super) fn start(&mut self, boot: u64, now: Duration) {
         let Conditions { fence, witness, preempt, heartbeat, alike, .. } = self.conditions;
         let role = if alike { 0 } else { self.number };
+        let now = self.clock.at(now);
+        let heartbeat = [HEARTBEAT, heartbeat][self.number];
         let settings = Settings {
             node: ["a", "b"][role].to_owned(),
             priority: [150, 100][role],
-            heartbeat: [HEARTBEAT, heartbeat][self.number],
+            heartbeat,
             preempt,
             witness,
             fence: fence.is_some(),
             // Each is preferred somewhere.
             groups: (0..GROUPS).map(|group| self.group(group)).collect(),
         };
-        let mut pair = Pair::new(settings, boot, self.term, now + self.ahead);
+        let mut pair = Pair::new(settings, boot, self.term, now);
         pair.inform(true);
+        self.ears = Ears::new(boot, heartbeat, now);
         self.pair = Some(pair);
     }
 
@@ -64,7 +86,7 @@ impl Node {
     }
 
     pub(super) fn set_fit(&mut self, fit: bool, now: Duration) {
-        let own = now + self.ahead;
+        let own = self.clock.at(now);
         if let Some(pair) = &mut self.pair {
             (0..GROUPS).for_each(|group| pair.set_fit(group, fit, own));
         }
@@ -77,7 +99,8 @@ impl Node {
     /// What the agent does in a moment: its frames, with their paths, and to whom.
     pub(super) fn run(&mut self, now: Duration) -> Vec<(usize, usize, Frame)> {
         let Some(pair) = self.pair.as_mut().filter(|_| !self.frozen) else { return Vec::new() };
-        let own = now + self.ahead;
+        let own = self.clock.at(now);
+        self.ears.wake(own);
         let mut answers = BTreeSet::new();
         let mut echoes = Vec::new();
         for (path, frame) in self.inbox.drain(..) {
@@ -89,12 +112,14 @@ impl Node {
                 }
                 Frame::Question(_) => continue,
             };
+            self.ears.hear(&beat, own);
             match pair.receive(&beat, own) {
                 Ok(true) => drop(answers.insert(path)),
                 Err(Refusal::Unproven(Some(stamp))) => echoes.push((path, Some(stamp))),
                 _ => {}
             }
         }
+        self.ears.listen(own);
         echoes.extend(answers.into_iter().map(|path| (path, None)));
         let peer = 1 - self.number;
         let answer = |(path, echo)| (path, peer, Frame::Beat(pair.beat(true, echo, own)));
@@ -105,7 +130,7 @@ impl Node {
         pair.tick(own);
         self.term = pair.term();
         for (lease, view) in self.leases.iter_mut().zip(pair.groups()) {
-            *lease = view.lease.map_or(Duration::ZERO, |end| end.saturating_sub(self.ahead));
+            *lease = view.lease.unwrap_or_default();
         }
         if pair.is_due(own) {
             pair.begin_round(own);
@@ -113,6 +138,11 @@ impl Node {
             frames.extend((0..PATHS).map(beat));
             let question = pair.question(own);
             frames.extend(question.map(|question| (0, WITNESS, Frame::Question(question))));
+        }
+        for (_, _, frame) in &frames {
+            if let Frame::Beat(Beat { stamp, .. }) = frame {
+                self.ears.say(*stamp, own);
+            }
         }
         frames
     }

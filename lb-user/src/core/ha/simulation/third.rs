@@ -30,17 +30,8 @@ proptest! {
     ) {
         let conditions = Conditions { witness: true, ..conditions };
         let mut world = World::new(seed, conditions);
-        let mut events: Vec<_> = faults
-            .iter()
-            .flat_map(|&(at, length, fault)| [(at, true, fault), (at + length, false, fault)])
-            .collect();
-        events.sort_by_key(|(at, ..)| *at);
         let check = World::check_none_serves_beside_the_other;
-        for (at, begins, fault) in events {
-            let left = conditions.hundredths(at).saturating_sub(world.now);
-            world.live(left, &check);
-            if begins { world.begin(fault) } else { world.end(fault) }
-        }
+        world.live_with(&faults, &check);
         world.live(conditions.beats(SETTLED), &check);
         world.live(conditions.beats(20), &World::check_one_serves);
     }

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::node::{Frame, Node, WITNESS};
+use super::{
+    ears::Ears,
+    node::{Clock, Frame, Node, WITNESS},
+};
 use crate::core::ha::*;
 
 /// Time between heartbeats.
@@ -19,6 +22,9 @@ pub(super) const SETTLED: u32 = STRANGER + 3 * GONE;
 pub(super) enum Fault {
     /// No frame of this node arrives.
     Mute(usize),
+    /// Of the frames of a node by one path some are lost, of a hundred, and the
+    /// others take so many steps more.
+    Way { from: usize, path: usize, lost: u64, late: u64 },
     /// One path is cut in both directions.
     Path(usize),
     /// All paths are cut in both directions.
@@ -44,6 +50,14 @@ pub(super) enum Fault {
     FreezeWitness,
 }
 
+impl Fault {
+    /// Whether frames that go this way suffer from it.
+    fn is_way(self, by: usize, by_path: usize, to: usize) -> bool {
+        matches!(self, Self::Way { from, path, .. } if (from, path) == (by, by_path))
+            && to != WITNESS
+    }
+}
+
 /// How the nodes and the network between them are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Conditions {
@@ -61,6 +75,8 @@ pub(super) struct Conditions {
     pub(super) delay: (u64, u64),
     /// Old frames that somebody sends again in a step.
     pub(super) replays: u64,
+    /// An agent misses so many steps for each that it takes.
+    pub(super) sluggish: u64,
 }
 
 /// A network as it usually is, in which somebody sends frames again now and then.
@@ -72,6 +88,7 @@ pub(super) const USUAL: Conditions = Conditions {
     alike: false,
     delay: (0, 8),
     replays: 0,
+    sluggish: 0,
 };
 
 impl Conditions {
@@ -99,7 +116,7 @@ impl Lots {
 
 /// The third host.
 struct ThirdHost {
-    ahead: Duration,
+    clock: Clock,
     /// `None`: not running.
     witness: Option<Witness>,
     frozen: bool,
@@ -127,11 +144,13 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, conditions: Conditions) -> Self {
         let mut lots = Lots(seed | 1);
-        let [a, b, third] = [0, 1, 2].map(|_| Duration::from_millis(lots.draw(1 << 30)));
-        let ahead = [a, b];
-        let nodes = [0, 1].map(|number| Node::new(number, conditions, ahead[number]));
+        let [a, b, third] = [0, 1, 2].map(|_| Clock {
+            ahead: Duration::from_millis(lots.draw(1 << 30)),
+            faster: lots.draw(201) as u32,
+        });
+        let nodes = [(0, a), (1, b)].map(|(number, clock)| Node::new(number, conditions, clock));
         let third = ThirdHost {
-            ahead: third,
+            clock: third,
             // It has run for long.
             witness: Some(Witness::new(0, Duration::ZERO)),
             frozen: false,
@@ -188,7 +207,9 @@ impl World {
     /// Whether a frame between these arrives nowhere.
     fn loses(&mut self, from: usize, path: usize, to: usize) -> bool {
         let between = |one, other| (from, to) == (one, other) || (from, to) == (other, one);
+        let percent = self.lots.draw(100);
         let lost = self.faults.iter().any(|fault| match *fault {
+            Fault::Way { lost, .. } if fault.is_way(from, path, to) => percent < lost,
             Fault::Mute(node) => node == from && to != WITNESS,
             Fault::Path(cut) => cut == path && between(0, 1),
             Fault::Partition => between(0, 1),
@@ -206,7 +227,12 @@ impl World {
             return;
         }
         let (least, more) = self.conditions.delay;
-        let arrives = self.now + STEP * (least + self.lots.draw(more + 1)) as u32;
+        let late = self.faults.iter().map(|fault| match *fault {
+            Fault::Way { late, .. } if fault.is_way(from, path, to) => late,
+            _ => 0,
+        });
+        let late = late.max().unwrap_or_default();
+        let arrives = self.now + STEP * (least + late + self.lots.draw(more + 1)) as u32;
         let path = if to == WITNESS { from } else { path };
         for _ in 0..=u8::from(self.lots.draw(8) == 0) {
             self.wire.push((arrives, path, to, frame.clone()));
@@ -248,7 +274,7 @@ impl World {
     /// Has a node's program do what it is asked to: the peer is gone, until it is
     /// started by hand.
     fn fence(&mut self, node: usize) {
-        let own = self.now + self.nodes[node].ahead;
+        let own = self.nodes[node].clock.at(self.now);
         let Some(pair) = self.nodes[node].pair.as_mut().filter(|pair| pair.wants_fence()) else {
             return;
         };
@@ -263,14 +289,17 @@ impl World {
         self.deliver();
         self.haunt();
         for from in 0..2 {
+            if self.conditions.sluggish > 0 && self.lots.draw(self.conditions.sluggish + 1) > 0 {
+                continue;
+            }
             for (path, to, frame) in self.nodes[from].run(self.now) {
                 self.send(from, path, to, &frame);
             }
         }
         (0..2).for_each(|node| self.fence(node));
-        let ThirdHost { ahead, witness, frozen, inbox } = &mut self.third;
+        let ThirdHost { clock, witness, frozen, inbox } = &mut self.third;
         let Some(witness) = witness.as_mut().filter(|_| !*frozen) else { return };
-        let own = self.now + *ahead;
+        let own = clock.at(self.now);
         let answer = |(to, question)| Some((to, witness.answer(&question, own).ok()?));
         for (to, answer) in inbox.drain(..).filter_map(answer).collect::<Vec<_>>() {
             self.send(WITNESS, 0, to, &Frame::Answer(answer));
@@ -286,7 +315,7 @@ impl World {
             Fault::Leave(node) => {
                 let node = &mut self.nodes[node];
                 if let Some(pair) = &mut node.pair {
-                    pair.leave(now + node.ahead);
+                    pair.leave(node.clock.at(now));
                 }
             }
             Fault::Unfit(node) => self.nodes[node].set_fit(false, now),
@@ -298,7 +327,7 @@ impl World {
             Fault::Failover(group) => {
                 for node in &mut self.nodes {
                     if let Some(pair) = &mut node.pair {
-                        pair.resign(group, now + node.ahead);
+                        pair.resign(group, node.clock.at(now));
                     }
                 }
             }
@@ -319,7 +348,7 @@ impl World {
             }
             Fault::NoWitness => {
                 let boot = self.boot();
-                self.third.witness = Some(Witness::new(boot, self.now + self.third.ahead));
+                self.third.witness = Some(Witness::new(boot, self.third.clock.at(self.now)));
             }
             Fault::FreezeWitness => self.third.frozen = false,
             _ => {}
@@ -333,6 +362,18 @@ impl World {
         self.end(fault);
     }
 
+    /// Lives through faults that may come together: when each begins, and how long
+    /// it lasts, in hundredths of heartbeats.
+    pub(super) fn live_with(&mut self, faults: &[(u32, u32, Fault)], check: &dyn Fn(&Self)) {
+        let ends = |&(at, length, fault)| [(at, true, fault), (at + length, false, fault)];
+        let mut events: Vec<_> = faults.iter().flat_map(ends).collect();
+        events.sort_by_key(|(at, ..)| *at);
+        for (at, begins, fault) in events {
+            self.live(self.conditions.hundredths(at).saturating_sub(self.now), check);
+            if begins { self.begin(fault) } else { self.end(fault) }
+        }
+    }
+
     pub(super) fn live(&mut self, length: Duration, check: &dyn Fn(&Self)) {
         let end = self.now + length;
         while self.now < end {
@@ -343,7 +384,16 @@ impl World {
 
     /// Who serves a group.
     pub(super) fn serving(&self, group: usize) -> Vec<usize> {
-        (0..2).filter(|node| self.nodes[*node].leases[group] > self.now).collect()
+        (0..2).filter(|node| self.nodes[*node].leases[group] > self.own_time(*node)).collect()
+    }
+
+    /// What a node's clock shows.
+    pub(super) fn own_time(&self, node: usize) -> Duration {
+        self.nodes[node].clock.at(self.now)
+    }
+
+    pub(super) fn ears(&self, node: usize) -> &Ears {
+        &self.nodes[node].ears
     }
 
     pub(super) fn check_none_serves_beside_the_other(&self) {
