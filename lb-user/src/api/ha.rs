@@ -90,7 +90,7 @@ pub struct HaConfig {
     pub mode: String,
     /// What this node goes by: the pair's term and the number of changes.
     pub version: Option<String>,
-    /// Whether the peer goes by the same.
+    /// Whether the peer is there and goes by the same.
     pub agreed: bool,
     /// Changes that gave way to others and that nobody has cleared.
     pub conflicts: u64,

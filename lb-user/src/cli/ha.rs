@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Failure, Session, Status,
@@ -212,7 +212,7 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
         }
     }
     show_sync(console, &status.sync)?;
-    show_config(console, &status.config)?;
+    show_config(console, &status.config, status.peer.is_some())?;
     show_transitions(console, &status.transitions)?;
     for (reason, count) in &status.refused {
         console.say(format_args!("frames refused, {reason}: {count}"))?;
@@ -220,13 +220,21 @@ fn show(console: &mut Console<'_>, status: &HaStatus) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show_config(console: &mut Console<'_>, config: &HaConfig) -> Result<(), Failure> {
+fn show_config(
+    console: &mut Console<'_>,
+    config: &HaConfig,
+    has_peer: bool,
+) -> Result<(), Failure> {
     let HaConfig { mode, version, agreed, conflicts, trouble } = config;
     let Some(version) = version else {
         return console.say(format_args!("configuration: {mode}"));
     };
-    let agreed = if *agreed { "the same at the peer" } else { "the peer has another one" };
-    console.say(format_args!("configuration: version {version}, {agreed}"))?;
+    let peer = match (has_peer, agreed) {
+        (false, _) => "the peer is away",
+        (true, true) => "the same at the peer",
+        (true, false) => "the peer has another one",
+    };
+    console.say(format_args!("configuration: version {version}, {peer}"))?;
     if let Some(trouble) = trouble {
         console.say(format_args!("configuration: {trouble}"))?;
     }
@@ -241,16 +249,38 @@ fn show_conflicts(console: &mut Console<'_>, conflicts: &[HaConflict]) -> Result
     if conflicts.is_empty() {
         return console.say("no conflicts");
     }
-    let json = |value: &Option<serde_json::Value>| match value {
-        Some(value) => value.to_string(),
-        None => "nothing".to_owned(),
-    };
+    let json = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
     for HaConflict { at, path, kept, dropped, node } in conflicts {
         let at = moment(*at);
-        let (kept, dropped) = (json(kept), json(dropped));
-        console.say(format_args!("{at} {path}: {kept} stays, {dropped} of `{node}` gave way"))?;
+        let mut found = Vec::new();
+        differences(path, kept.as_ref(), dropped.as_ref(), &mut found);
+        for (path, kept, dropped) in found {
+            let (kept, dropped) = (json(kept), json(dropped));
+            console
+                .say(format_args!("{at} {path}: {kept} stays, {dropped} of `{node}` gave way"))?;
+        }
     }
     Ok(())
+}
+
+/// A path, and what either has there.
+type Difference<'v> = (String, Option<&'v Value>, Option<&'v Value>);
+
+/// Finds what differs: of two whole services that may be one key of one backend.
+fn differences<'v>(
+    path: &str,
+    kept: Option<&'v Value>,
+    dropped: Option<&'v Value>,
+    found: &mut Vec<Difference<'v>>,
+) {
+    if let (Some(Value::Object(ours)), Some(Value::Object(theirs))) = (kept, dropped) {
+        let added = theirs.keys().filter(|key| !ours.contains_key(*key));
+        for key in ours.keys().chain(added) {
+            differences(&format!("{path}.{key}"), ours.get(key), theirs.get(key), found);
+        }
+    } else if kept != dropped {
+        found.push((path.to_owned(), kept, dropped));
+    }
 }
 
 fn show_key(console: &mut Console<'_>, key: &HaKey) -> Result<(), Failure> {

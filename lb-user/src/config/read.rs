@@ -273,12 +273,26 @@ impl<'t> Section<'t> {
 
     /// Opens a table that means something by being there.
     pub fn table_if_any(&mut self, key: &'static str) -> Option<Self> {
+        self.table_or(key, Self::no_table)
+    }
+
+    /// Opens one likewise that is written in one line, as in `example`.
+    pub fn inline_table(&mut self, key: &'static str, example: &str) -> Option<Self> {
+        let hint = format!("as in `{example}`");
+        self.table_or(key, |_, _| Wrong::new("must be a table").hint(hint))
+    }
+
+    fn table_or(
+        &mut self,
+        key: &'static str,
+        wrong: impl FnOnce(&Self, &Place) -> Wrong,
+    ) -> Option<Self> {
         match self.take(key)? {
             (place, DeValue::Table(table)) => {
                 Some(Self::new(self.source.clone(), place.path, place.line, table))
             }
             (place, _) => {
-                self.report(&place, self.no_table(&place));
+                self.report(&place, wrong(self, &place));
                 None
             }
         }

@@ -1,19 +1,18 @@
 //! What is legal in a configuration and yet may not be what was meant.
 
+mod pair;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::core::model::{
     Admin, Firewall, Model, OnDown, OnEmpty, Protocol, Service,
-    ha::{GroupAddress, Ha, Path},
     health::{Http, Probe, Tls, Udp},
 };
 
 /// Where SSH listens.
 const SSH: u16 = 22;
-/// The interface without a network.
-const LOOPBACK: &str = "lo";
 
 /// Says what may surprise whoever wrote this, one sentence each.
 #[must_use]
@@ -30,11 +29,11 @@ pub fn surprises(model: &Model) -> Vec<String> {
         surprises.extend(outside_the_split(service));
         surprises.extend(unchecked(service));
         surprises.extend(replies_denied(service, &model.firewall));
-        surprises.extend(model.ha.iter().filter_map(|ha| served_by_both(service, ha)));
+        surprises.extend(model.ha.iter().filter_map(|ha| pair::served_by_both(service, ha)));
     }
     surprises.extend(firewall(&model.firewall));
     surprises.extend(read_from_elsewhere(&model.admin));
-    surprises.extend(model.ha.iter().flat_map(pair));
+    surprises.extend(model.ha.iter().flat_map(|ha| pair::surprises(ha, &model.node)));
     surprises
 }
 
@@ -129,37 +128,6 @@ fn replies_denied<'m>(
     })
 }
 
-fn served_by_both(service: &Service, ha: &Ha) -> Option<String> {
-    ha.group_of(service.vip).is_none().then(|| {
-        let Service { name, vip, .. } = service;
-        format!("service `{name}`: no `ha.group` has `{vip}`: both nodes serve it")
-    })
-}
-
-fn pair(ha: &Ha) -> impl Iterator<Item = String> + '_ {
-    let ends = |path: &Path| (path.listen.ip(), path.peer.ip());
-    let again = ha.paths.iter().enumerate().filter(move |(index, path)| {
-        ha.paths[..*index].iter().any(|other| ends(other) == ends(path))
-    });
-    let again = again.map(move |(_, path)| {
-        let (ours, theirs) = ends(path);
-        format!(
-            "`[ha]` has two paths between `{ours}` and `{theirs}`: what cuts one cuts the other"
-        )
-    });
-    let moving = ha
-        .groups
-        .iter()
-        .flat_map(|group| group.addresses.iter().map(move |address| (&group.name, address)));
-    let silent = moving.filter(|(_, address)| address.interface == LOOPBACK);
-    let silent = silent.map(|(group, GroupAddress { address, .. })| {
-        format!(
-            "group `{group}`: `{address}` is at `{LOOPBACK}`, where nobody hears that it has moved"
-        )
-    });
-    again.chain(silent)
-}
-
 /// Nobody who reads metrics is asked who they are.
 fn read_from_elsewhere(admin: &Admin) -> Option<String> {
     let address = admin.http.filter(|address| !address.ip().is_loopback())?;
@@ -199,14 +167,15 @@ mod tests {
     use super::*;
     use crate::config::{Surroundings, parse};
 
-    fn surprises_of(text: &str) -> Vec<String> {
+    pub(super) fn surprises_of(text: &str) -> Vec<String> {
         let interfaces = ["eth0".to_owned()];
         let surroundings = Surroundings { host_name: "host", interfaces: &interfaces };
         surprises(&parse(text, surroundings).expect("no mistake"))
     }
 
-    const SERVICE: &str = "[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n";
-    const BACKEND: &str = "[[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n";
+    pub(super) const SERVICE: &str =
+        "[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n";
+    pub(super) const BACKEND: &str = "[[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n";
 
     #[test]
     fn ordinary_configuration_surprises_nobody() {
@@ -288,46 +257,6 @@ mod tests {
         assert_eq!(udp("dsr", ""), [told]);
         assert_eq!(udp("dsr", ", expect = \"hi\""), [""; 0]);
         assert_eq!(udp("nat", ""), [""; 0]);
-    }
-
-    /// Of a pair with these paths and one group.
-    fn surprises_of_pair(paths: &str, vip: &str, interface: &str) -> Vec<String> {
-        surprises_of(&format!(
-            "[node]\nhash_seed = \"{}\"\n[ha]\npair = \"edge\"\n{paths}\
-             config = \"independent\"\n[[ha.group]]\nname = \"blue\"\n\
-             addresses = [{{ address = \"{vip}/32\", interface = \"{interface}\" }}]\n\
-             {SERVICE}{BACKEND}",
-            "0".repeat(32)
-        ))
-    }
-
-    const PATH: &str = "listen = [\"10.0.0.2:4790\"]\npeer = [\"10.0.0.3:4790\"]\n";
-
-    #[test]
-    fn vips_that_do_not_move_are_told() {
-        let pair = |vip| surprises_of_pair(PATH, vip, "eth0");
-        let told = "service `web`: no `ha.group` has `203.0.113.10`: both nodes serve it";
-        assert_eq!(pair("203.0.113.11"), [told]);
-        assert_eq!(pair("203.0.113.10"), [""; 0]);
-    }
-
-    #[test]
-    fn pairs_that_hear_less_than_meant_are_told() {
-        let paths = |second: &str| {
-            let both = |node: &str| format!("[\"10.0.0.{node}:4790\", \"{second}{node}:4791\"]");
-            format!("listen = {}\npeer = {}\n", both("2"), both("3"))
-        };
-        assert_eq!(
-            surprises_of_pair(&paths("10.0.0."), "203.0.113.10", "eth0"),
-            [
-                "`[ha]` has two paths between `10.0.0.2` and `10.0.0.3`: what cuts one cuts the other"
-            ]
-        );
-        assert_eq!(surprises_of_pair(&paths("10.0.1."), "203.0.113.10", "eth0"), [""; 0]);
-        assert_eq!(
-            surprises_of_pair(PATH, "203.0.113.10", "lo"),
-            ["group `blue`: `203.0.113.10` is at `lo`, where nobody hears that it has moved"]
-        );
     }
 
     #[test]

@@ -167,22 +167,53 @@ pub fn seed(value: &DeValue<'_>) -> Result<Option<[u64; 2]>, Wrong> {
 
 /// A time such as "500ms" or "1h 30m".
 pub fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
-    let wrong = Wrong::new("must be a time with its unit");
-    let wrong = match value {
-        DeValue::Integer(number) => wrong.hint(format!("for seconds write \"{number}s\"")),
-        _ => wrong.hint("such as \"500ms\", \"30s\" or \"1h 30m\""),
-    };
-    value.as_str().and_then(|text| humantime::parse_duration(text).ok()).ok_or(wrong)
+    duration_within(&(Duration::ZERO..=Duration::MAX), value)
 }
 
 /// A time within `range`.
 pub fn time(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Result<Duration, Wrong> {
     move |value| {
-        let time = duration(value)?;
+        let time = duration_within(&range, value)?;
         let [least, most] = [range.start(), range.end()].map(|&time| format_duration(time));
         let rule = || Wrong::new(format!("must be {least} to {most}"));
         range.contains(&time).then_some(time).ok_or_else(rule)
     }
+}
+
+/// A time of any length; what is hinted at is in `range`, so that nobody is sent from
+/// one mistake to the next.
+fn duration_within(
+    range: &RangeInclusive<Duration>,
+    value: &DeValue<'_>,
+) -> Result<Duration, Wrong> {
+    let parse = |text: &str| humantime::parse_duration(text).ok();
+    if let Some(time) = value.as_str().and_then(parse) {
+        return Ok(time);
+    }
+    let fits = |text: &String| parse(text).is_some_and(|time| range.contains(&time));
+    let number: Option<u64> = match value {
+        DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
+        DeValue::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let with_unit = number.and_then(|number| {
+        let units = [("seconds", format!("{number}s")), ("milliseconds", format!("{number}ms"))];
+        units.into_iter().find(|(_, written)| fits(written))
+    });
+    let hint = match with_unit {
+        Some((unit, written)) => format!("for {unit} write \"{written}\""),
+        None => {
+            let usual = ["500ms", "30s", "1h 30m"].map(str::to_owned).into_iter().filter(fits);
+            let longest = format_duration(*range.end()).to_string();
+            let examples: Vec<_> = usual.map(|text| format!("\"{text}\"")).collect();
+            match &examples[..] {
+                [] => format!("such as \"{longest}\""),
+                [one] => format!("such as {one}"),
+                [first @ .., last] => format!("such as {} or {last}", first.join(", ")),
+            }
+        }
+    };
+    Err(Wrong::new("must be a time with its unit").hint(hint))
 }
 
 /// An IP address. IPv4 inside IPv6 (`::ffff:192.0.2.1`) is refused: it is the

@@ -71,6 +71,9 @@ impl Asking {
         self.orders.send(Order::Status(reply)).await.map_err(|_| Failover::Gone)?;
         let status = answer.await.map_err(|_| Failover::Gone)?;
         let config = self.shared.as_ref().map(Shared::status).unwrap_or_default();
+        // What a peer that is away goes by nobody knows: its connection ends much later.
+        let agreed = config.agreed && status.peer.is_some();
+        let config = api::HaConfig { agreed, ..config };
         Ok(api::HaStatus { sync: self.sync.status(), config, ..status })
     }
 

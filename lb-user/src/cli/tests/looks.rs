@@ -161,6 +161,59 @@ fn a_peer_is_there_or_gone_or_was_never_heard() {
 }
 
 #[test]
+fn nobody_knows_what_a_peer_that_is_away_goes_by() {
+    let line = |peer: &str, agreed: bool| {
+        let key = r#"{"spoken":"0a","newest":"0a","peer_newest":null}"#;
+        let config = format!(
+            r#"{{"mode":"replicate","version":"3.7","agreed":{agreed},"conflicts":0,"trouble":null}}"#
+        );
+        let out = pair_shown(&format!(r#""peer":{peer},"paths":[],"key":{key},"config":{config}"#));
+        let line = out.lines().find(|line| line.starts_with("configuration: "));
+        line.expect("a line").to_owned()
+    };
+    let there = r#"{"node":"lb-b","heard_ms":20}"#;
+    assert_eq!(line(there, true), "configuration: version 3.7, the same at the peer");
+    assert_eq!(line(there, false), "configuration: version 3.7, the peer has another one");
+    assert_eq!(line("null", false), "configuration: version 3.7, the peer is away");
+}
+
+fn conflict(path: &str, kept: Value, dropped: Value) -> Value {
+    json!({ "at": 0, "path": path, "kept": kept, "dropped": dropped, "node": "lb-b" })
+}
+
+#[test]
+fn conflicts_are_told_by_what_differs() {
+    let service = |weight: u32, more: Value| {
+        let mut service = json!({
+            "vip": "203.0.113.10", "port": 443,
+            "backend": { "web-1": { "address": "10.0.0.11", "weight": weight } },
+        });
+        let own = more.as_object().expect("keys").clone();
+        service.as_object_mut().expect("keys").extend(own);
+        service
+    };
+    let answer = json!([
+        conflict(
+            "file.service.web",
+            service(5, json!({ "policy": "static" })),
+            service(7, json!({ "mode": "dsr" })),
+        ),
+        conflict("edits.services.api.keys.split", json!({ "blue": 5 }), Value::Null),
+    ]);
+    let (out, ..) = shown(&answer.to_string(), "ha conflicts");
+    let told: Vec<_> = out.lines().filter_map(|line| line.split_once("Z ")).collect();
+    assert_eq!(
+        told.iter().map(|(_, told)| *told).collect::<Vec<_>>(),
+        [
+            "file.service.web.backend.web-1.weight: 5 stays, 7 of `lb-b` gave way",
+            "file.service.web.policy: \"static\" stays, nothing of `lb-b` gave way",
+            "file.service.web.mode: nothing stays, \"dsr\" of `lb-b` gave way",
+            "edits.services.api.keys.split: {\"blue\":5} stays, nothing of `lb-b` gave way",
+        ]
+    );
+}
+
+#[test]
 fn an_agent_of_another_version_is_noted() {
     let answer = json!({
         "node": "lb-a", "version": "9.9.9", "generation": 1, "uptime_s": 0, "interfaces": [],

@@ -121,7 +121,8 @@ pub(super) fn read(mut table: Section<'_>) -> Ha {
 
 fn fence(table: &mut Section<'_>) -> Field<Option<Fence>> {
     let place = table.place();
-    let Some(mut table) = table.table_if_any("fence") else {
+    let example = "fence = { command = [\"/usr/local/sbin/fence\", \"lb-b\"] }";
+    let Some(mut table) = table.inline_table("fence", example) else {
         return Some(Located { place, value: None });
     };
     let place = table.place();

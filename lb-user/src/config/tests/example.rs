@@ -1,10 +1,12 @@
-//! `lb.example.toml` tells the truth.
+//! `lb.example.toml` and README tell the truth.
 
 use std::collections::BTreeSet;
 
 use super::{ALONE, mistakes, model, parse};
 
 pub(super) const EXAMPLE: &str = include_str!("../../../lb.example.toml");
+
+const README: &str = include_str!("../../../../README.md");
 
 /// The keys without a default.
 const REQUIRED: [&str; 5] = ["interfaces", "name", "vip", "port", "address"];
@@ -32,6 +34,16 @@ fn example_has_every_default() {
     assert_eq!(model(EXAMPLE), model(&minimal));
     assert_eq!(model(EXAMPLE).services.len(), 1);
     assert_eq!(model(EXAMPLE).services[0].backends.len(), 1);
+}
+
+#[test]
+fn whole_configurations_of_the_readme_are_right() {
+    let blocks = README.split("```toml\n").skip(1);
+    let blocks = blocks.filter_map(|block| Some(block.split_once("```")?.0));
+    let whole: Vec<_> = blocks.filter(|block| block.starts_with("[node]")).map(model).collect();
+    let [alone, of_pair] = &whole[..] else { panic!("{}", whole.len()) };
+    assert_eq!((alone.services.len(), alone.ha.is_some()), (1, false));
+    assert_eq!(of_pair.ha.as_ref().map(|ha| ha.groups.len()), Some(1));
 }
 
 #[test]

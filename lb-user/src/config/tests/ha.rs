@@ -206,7 +206,13 @@ fn what_is_not_built_of_pairs_is_refused() {
 #[test]
 fn a_fence_is_a_program_with_a_limit() {
     refused(&with("fence", "{}"), "ha.fence.command: missing, must be set\n  hint: such as");
-    refused(&with("fence", "\"/sbin/fence\""), "ha.fence: \"/sbin/fence\": must be a table");
+    for wrong in ["\"/sbin/fence\"", "[\"/sbin/fence\"]"] {
+        let expected = format!(
+            "ha.fence: {wrong}: must be a table\
+             \n  hint: as in `fence = {{ command = [\"/usr/local/sbin/fence\", \"lb-b\"] }}`"
+        );
+        refused(&with("fence", wrong), &expected);
+    }
     refused(
         &with("fence", "{ command = [\"fence\"] }"),
         "must be a list: the absolute path of a program, then its arguments",
@@ -214,6 +220,15 @@ fn a_fence_is_a_program_with_a_limit() {
     refused(
         &with("fence", "{ command = [\"/sbin/fence\"], timeout = \"1h\" }"),
         "ha.fence.timeout: \"1h\": must be 100ms to 10m",
+    );
+}
+
+#[test]
+fn a_heartbeat_without_a_unit_is_told_of_one_that_fits() {
+    refused(
+        &with("heartbeat", "50"),
+        "ha.heartbeat: 50: must be a time with its unit\
+         \n  hint: for milliseconds write \"50ms\"",
     );
 }
 

@@ -31,6 +31,32 @@ fn port_rules_have_a_protocol() {
 }
 
 #[test]
+fn times_are_hinted_at_as_they_can_be_written() {
+    let hint = |read: &dyn Fn(&DeValue<'_>) -> Result<Duration, Wrong>, toml: &str| {
+        let value = DeValue::parse(toml).expect("a value").into_inner();
+        let wrong = read(&value).expect_err("no time");
+        assert_eq!(wrong.rule, "must be a time with its unit");
+        wrong.hint.expect("a hint")
+    };
+    let heartbeat = time(Duration::from_millis(25)..=Duration::from_secs(1));
+    for (toml, expected) in [
+        ("1", "for seconds write \"1s\""),
+        ("50", "for milliseconds write \"50ms\""),
+        ("\"50\"", "for milliseconds write \"50ms\""),
+        ("5", "such as \"500ms\""),
+        ("-50", "such as \"500ms\""),
+        ("0.05", "such as \"500ms\""),
+        ("\"soon\"", "such as \"500ms\""),
+    ] {
+        assert_eq!(hint(&heartbeat, toml), expected, "{toml}");
+    }
+    assert_eq!(hint(&duration, "0x10"), "for seconds write \"16s\"");
+    assert_eq!(hint(&duration, "true"), "such as \"500ms\", \"30s\" or \"1h 30m\"");
+    let short = time(Duration::from_secs(2)..=Duration::from_secs(3));
+    assert_eq!(hint(&short, "50"), "such as \"3s\"");
+}
+
+#[test]
 fn interface_names_are_those_the_kernel_takes() {
     for name in ["eth0", "enp0s31f6", "br-0.100", "123456789012345"] {
         assert_eq!(interface_name(name), Ok(()));

@@ -55,7 +55,7 @@ fn config(page: &mut Page<'_>, config: &HaConfig) -> fmt::Result {
     if config.version.is_none() {
         return Ok(());
     }
-    let help = "whether both nodes go by the same services and firewall";
+    let help = "whether the peer is there and goes by the same services and firewall";
     page.gauge("ha_config_agreed", help, u64::from(config.agreed))?;
     let help = "changes that gave way to others and that nobody has cleared";
     page.gauge("ha_config_conflicts", help, config.conflicts)
