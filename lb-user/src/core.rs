@@ -14,3 +14,10 @@ pub mod route;
 pub mod split;
 pub mod sync;
 pub mod weight;
+
+/// How many schedules a property is tried with: so many, or what `LB_SCHEDULES` says.
+#[cfg(test)]
+fn schedules(usual: u32) -> proptest::test_runner::Config {
+    let ordered = std::env::var("LB_SCHEDULES").ok().and_then(|number| number.parse().ok());
+    proptest::test_runner::Config::with_cases(ordered.unwrap_or(usual))
+}

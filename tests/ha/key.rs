@@ -68,12 +68,12 @@ fn copy(pair: &Pair, from: usize) {
 }
 
 /// What a node says of its keys.
-fn key(pair: &Pair, node: usize) -> Result<Value> {
+pub(super) fn key(pair: &Pair, node: usize) -> Result<Value> {
     Ok(pair.lab.nodes[node].json(&["ha", "status"])?["key"].clone())
 }
 
 /// Waits until both nodes speak with the newest key, as they say.
-fn both_speak(pair: &Pair, newest: &Value) {
+pub(super) fn both_speak(pair: &Pair, newest: &Value) {
     let speaks = |node| {
         key(pair, node).is_ok_and(|key| {
             ["spoken", "newest", "peer_newest"].iter().all(|what| key[what] == *newest)

@@ -6,7 +6,7 @@ use lb_tests::harness::{NAT_V4, Network, PairLab, Process, Result, eventually};
 
 use super::{
     ECHO, PATIENCE, Pair, assert_kept,
-    key::{file, keygen, own_file},
+    key::{both_speak, file, key, keygen, own_file},
     nodes,
 };
 
@@ -106,6 +106,7 @@ fn the_key_is_changed_with_a_witness_that_gets_it_last() -> Result<()> {
     keygen(&pair, 0, "--rotate")?;
     fs::copy(&files[0], &files[1]).expect("a copy");
     (0..2).try_for_each(|node| reload(node).map(drop))?;
+    both_speak(&pair, &key(&pair, 0)?["newest"]);
     // The older one is not given up before the witness has the other.
     let both = fs::read(&files[0]).expect("a key file");
     keygen(&pair, 0, "--retire")?;

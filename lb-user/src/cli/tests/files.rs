@@ -174,7 +174,7 @@ fn a_key_is_replaced_in_two_steps() {
     let keygen = |words: &[&str]| lb("/nowhere".as_ref(), &[&["ha", "keygen"], words].concat());
     keygen(&[name]);
     let rotated = keygen(&["--rotate", name]);
-    let next = "copy it to the peer, and `lb reload` on both nodes\n";
+    let next = "to the peer, then `lb reload` on both nodes\n";
     assert!(rotated.status == 0 && rotated.out.ends_with(next), "{rotated:?}");
     let two = fs::read_to_string(&file).unwrap();
     assert_eq!(two.lines().count(), 3);

@@ -48,7 +48,7 @@ fn any_conditions() -> impl Strategy<Value = Conditions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(crate::core::schedules(200))]
 
     #[test]
     fn whatever_one_fault_does_none_serves_beside_the_other(

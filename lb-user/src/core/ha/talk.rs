@@ -11,8 +11,10 @@ const OVER: usize = 4;
 /// Frames of unknown runs that are answered in the time of a heartbeat: a flood
 /// of old frames shall not keep a new run waiting, nor this node busy.
 const ECHOES: u32 = 64;
-/// Frames whose moment is remembered.
-const SENT: usize = 1024;
+/// Frames whose moment is remembered: all that a node sends while it waits for a
+/// stranger, even in such a flood, since the peer may be as far as that.
+const SENT: usize = 2048;
+const _: () = assert!(SENT > (STRANGER * ECHOES) as usize * 5 / 4);
 
 /// Why a frame has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

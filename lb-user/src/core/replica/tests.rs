@@ -419,14 +419,8 @@ fn numbers(value: Option<&Value>) -> Vec<u64> {
     }
 }
 
-/// How many schedules are tried: more by hand.
-fn schedules() -> u32 {
-    let ordered = std::env::var("LB_SCHEDULES").ok();
-    ordered.and_then(|number| number.parse().ok()).unwrap_or(2000)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(schedules()))]
+    #![proptest_config(crate::core::schedules(2000))]
 
     #[test]
     fn both_come_to_one_version_in_which_no_order_is_lost_silently(

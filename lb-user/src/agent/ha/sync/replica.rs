@@ -133,9 +133,8 @@ impl Shared {
         loop {
             let ours = self.ours.borrow_and_update().clone();
             // One that was merged is at the peer with what it became.
-            let is_settled = |ours: &Arc<Ours>| {
-                ours.agreed >= Some(version) && !ours.pending.contains(&version)
-            };
+            let is_settled =
+                |ours: &Arc<Ours>| ours.agreed >= Some(version) && !ours.pending.contains(&version);
             if ours.as_ref().is_some_and(is_settled) {
                 return None;
             }

@@ -3,15 +3,18 @@
 use crate::core::ha::*;
 
 /// Ears of one run of a node; times are by its own clock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ears {
     /// Its own heartbeat, and that of the slower node while it knows the peer.
     own: Duration,
     pub(super) slower: Duration,
     /// Latest frame that it sent.
     pub(super) said: Stamp,
+    /// The numbers of its frames, and when they were sent: what repeats an old one may
+    /// be replayed.
+    sent: Vec<(u64, Duration)>,
     /// The peer's latest frame. There is none until one came that repeats a frame
-    /// of this run: others may be replayed.
+    /// of this run, of late: others may be replayed.
     pub(super) heard: Option<Stamp>,
     /// When that came, or since when it is awake.
     at: Duration,
@@ -32,6 +35,7 @@ impl Ears {
             own,
             slower: own,
             said,
+            sent: Vec::new(),
             heard: None,
             at: now,
             answered: false,
@@ -51,7 +55,7 @@ impl Ears {
 
     /// A frame of the peer's, or an old one, came.
     pub(super) fn hear(&mut self, beat: &Beat, now: Duration) {
-        let repeats = |stamp: Option<Stamp>| stamp.is_some_and(|it| it.boot == self.said.boot);
+        let repeats = |stamp: Option<Stamp>| stamp.is_some_and(|it| self.said_lately(it, now));
         let order = |stamp: Stamp| (stamp.boot, stamp.sequence);
         let knows = self.heard.is_some_and(|heard| heard.boot == beat.stamp.boot);
         if self.heard.is_some_and(|heard| order(heard) >= order(beat.stamp))
@@ -71,6 +75,14 @@ impl Ears {
             *self = Self::new(stamp.boot, self.own, now);
         }
         self.said = stamp;
+        self.sent.push((stamp.sequence, now));
+    }
+
+    fn said_lately(&self, stamp: Stamp, now: Duration) -> bool {
+        let is_it = |(number, at): &(u64, Duration)| {
+            *number == stamp.sequence && now - *at <= self.slower * STRANGER
+        };
+        stamp.boot == self.said.boot && self.sent.iter().rev().any(is_it)
     }
 
     /// How long it heard nothing.

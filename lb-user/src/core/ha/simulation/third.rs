@@ -20,7 +20,7 @@ fn any_faults() -> impl Strategy<Value = Vec<(u32, u32, Fault)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(crate::core::schedules(200))]
 
     #[test]
     fn with_a_witness_none_serves_beside_the_other_whatever_comes_together(

@@ -387,6 +387,12 @@ impl World {
         (0..2).filter(|node| self.nodes[*node].leases[group] > self.own_time(*node)).collect()
     }
 
+    /// Who could serve a group, of those that run.
+    pub(super) fn fit(&self, group: usize) -> [bool; 2] {
+        let fit = |pair: &Pair| pair.groups[group].fit;
+        [0, 1].map(|node| self.nodes[node].pair.as_ref().is_some_and(fit))
+    }
+
     /// What a node's clock shows.
     pub(super) fn own_time(&self, node: usize) -> Duration {
         self.nodes[node].clock.at(self.now)
