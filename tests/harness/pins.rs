@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use lb_common::{
     config::Config,
-    flow::Bucket,
+    flow::{Bucket, SLOTS},
     maps,
     stats::{BackendStats, Counter},
 };
@@ -108,6 +108,21 @@ impl Pins {
             map.iter().collect::<Result<Vec<_>, _>>()
         })?;
         Ok(buckets.iter().flat_map(|bucket| bucket.keys).filter(|&key| key != 0).count())
+    }
+
+    /// Empties every other bucket, as nothing of the product does: the number of flows
+    /// that are lost with them.
+    ///
+    /// # Errors
+    /// The map is not pinned.
+    pub fn lose_flows(&self) -> Result<usize> {
+        let before = self.recorded()?;
+        self.open(maps::FLOWS, |data| {
+            let mut map = Array::<_, Bucket>::try_from(Map::Array(data))?;
+            let empty = Bucket { keys: [0; SLOTS], values: [0; SLOTS] };
+            (0..map.len()).step_by(2).try_for_each(|index| map.set(index, empty, 0))
+        })?;
+        Ok(before - self.recorded()?)
     }
 
     fn config(&self) -> Result<Config> {
