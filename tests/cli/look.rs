@@ -133,7 +133,8 @@ fn counters_are_what_went_through() -> Result<()> {
     let _agent = lab.start_agent(&web(&lab))?;
     let answers = spread(&lab.client, URL, 30)?;
     let stats = lab.json(&["stats"])?;
-    assert_fields(&stats, &["services", "backends", "drops", "passed", "unrecorded", "reset"]);
+    let fields = ["services", "backends", "drops", "passed", "unrecorded", "moved", "reset"];
+    assert_fields(&stats, &fields);
     let of = |list: &str, index: usize, field: &str| stats[list][index][field].as_u64().unwrap();
     assert_eq!(of("services", 0, "new_flows"), 30);
     for (index, count) in answers.values().enumerate() {

@@ -21,7 +21,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinHandle, yield_now},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -46,6 +46,8 @@ use crate::{
 /// How often interfaces are looked after, a share of the affinity table is
 /// swept, and handshakes and flows are counted.
 const TICK: Duration = Duration::from_secs(1);
+
+const NOT_ESTABLISHED: &str = "cannot keep that what is served here stays";
 
 /// The agent cannot start, or refuses a change.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +189,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     if let Some(sharing) = &sharing {
         state.begin_sharing(sharing);
     }
+    let mut roles = state.ha.as_ref().map(ha::Member::roles);
     let mut following = true;
     let (mut attaching, mut sweeping) = (Complaint::default(), Complaint::default());
     let (mut weighing, mut mending) = (Complaint::default(), Complaint::default());
@@ -245,6 +248,8 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 weighing.report(state.end_drains(unix).await, "cannot change weights");
             }
             () = at(unconfirmed) => state.take_back(&mut network).await,
+            // A peer may come the moment after.
+            () = changed(&mut roles) => establishing.report(state.establish(), NOT_ESTABLISHED),
             // Whoever starts the agent again has it serve again.
             () = ended(&mut heartbeats) => return Err(ha::Error::Ended.into()),
             Some(flows) = counts.recv() => state.take_flows(&flows),
@@ -256,10 +261,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 mending.report(state.mend().await, "cannot finish a change yet");
                 state.give_back_memory();
                 state.keep_again();
-                establishing.report(
-                    state.establish().map_err(Into::into),
-                    "cannot keep that what is served here stays",
-                );
+                establishing.report(state.establish(), NOT_ESTABLISHED);
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {
@@ -293,6 +295,17 @@ async fn heard(sharing: &mut Option<ha::Sharing>) -> Option<ha::Heard> {
     match sharing {
         Some(sharing) => sharing.heard.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until another role is taken, or the peer comes or goes, for ever in no pair.
+async fn changed(roles: &mut Option<watch::Receiver<api::HaSummary>>) {
+    let gone = match roles {
+        Some(roles) => roles.changed().await.is_err(),
+        None => true,
+    };
+    if gone {
+        std::future::pending::<()>().await;
     }
 }
 

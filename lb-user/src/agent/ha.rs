@@ -336,6 +336,12 @@ impl Member {
         self.summary.borrow().clone()
     }
 
+    /// [`Self::summary`], whenever it is another.
+    #[must_use]
+    pub fn roles(&self) -> watch::Receiver<api::HaSummary> {
+        self.summary.clone()
+    }
+
     /// Reads the keys again.
     ///
     /// # Errors

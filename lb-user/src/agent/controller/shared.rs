@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    chain, outlook,
+    Error, chain, outlook,
     source::Source,
     state::{Origin, State},
     view::unix_now,
@@ -20,7 +20,7 @@ use crate::{
     agent::{
         admin::Refused,
         ha::{self, Answer, Heard, Ours, Sharing},
-        store::{Kept, StoreError},
+        store::Kept,
     },
     api,
     config::{self, Loaded, overlay::EditError},
@@ -146,7 +146,7 @@ impl State {
 
     /// A node that serves before a peer was ever there has the say over the first that
     /// comes.
-    pub(super) fn establish(&mut self) -> Result<(), StoreError> {
+    pub(super) fn establish(&mut self) -> Result<(), Error> {
         let Some(summary) = self.ha.as_ref().map(ha::Member::summary) else { return Ok(()) };
         let Some(ledger) = &self.kept.shared else { return Ok(()) };
         if summary.peer.is_some() || summary.role == "standby" {
