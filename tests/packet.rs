@@ -33,3 +33,4 @@ mod shared;
 mod split;
 mod subject;
 mod table;
+mod too_big;

@@ -8,6 +8,7 @@ mod forward;
 mod health;
 mod icmp;
 mod latency;
+mod mtu;
 mod operate;
 mod reload;
 mod restart;

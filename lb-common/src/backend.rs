@@ -38,7 +38,9 @@ map_type! {
         /// Where several services share this address, port and protocol, and
         /// replies need an exact entry: [`crate::hash::shared_salt`]; else 0.
         48 => pub shared_salt: u64,
-        56 => pub _pad2: u64,
+        /// Bytes of the longest IP packet that goes this way; 0: not known.
+        56 => pub mtu: u32,
+        60 => pub _pad2: u32,
     }
 }
 

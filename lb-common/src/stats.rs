@@ -85,6 +85,8 @@ counters! {
     Reset = 5 => "reset",
     /// an established TCP flow whose backend serves no more, given to another one, or to none
     Moved = 6 => "moved",
+    /// a packet longer than the way to its backend carries, answered with an ICMP error that says how long one may be
+    TooBig = 7 => "too_big",
 
     /// the frame ends before its headers do
     Truncated = 16 => "truncated",
@@ -120,6 +122,8 @@ counters! {
     RefusalLimited = 31 => "refusal_limited",
     /// for an address of a group that this node does not serve: its peer is to
     NotActive = 32 => "not_active",
+    /// longer than the way to its backend carries, where nobody can cut it
+    Oversized = 33 => "oversized",
 }
 
 /// Entries of `COUNTERS`.

@@ -62,6 +62,11 @@ pub(crate) trait Family: Copy {
     fn write_header(l3: usize, source: Self::Addr, destination: Self::Addr, proto: u8, length: u16);
     /// ICMP type and code of "port unreachable", as one word.
     const PORT_UNREACHABLE: u32;
+    /// The same of "fragmentation needed" (RFC 792) or "packet too big" (RFC 4443,
+    /// section 3.2).
+    const TOO_BIG: u32;
+    /// The word behind the checksum of a [`Self::TOO_BIG`] (RFC 1191, section 4).
+    fn next_mtu(mtu: u32) -> u32;
     /// Bytes of a packet that an ICMP error quotes at most.
     const QUOTE: usize;
     /// Turns a header at `l3` around to be an answer with a fresh time to live.
@@ -153,6 +158,11 @@ impl Family for V4 {
         hash::slot_v4(source, destination, ports, proto, seed)
     }
     const PORT_UNREACHABLE: u32 = u32::from_ne_bytes([3, 3, 0, 0]);
+    const TOO_BIG: u32 = u32::from_ne_bytes([3, 4, 0, 0]);
+    #[inline(always)]
+    fn next_mtu(mtu: u32) -> u32 {
+        (mtu & 0xffff).to_be()
+    }
     // 576 bytes with its headers (RFC 1812, section 4.3.2.3).
     const QUOTE: usize = 576 - 20 - 8;
 
@@ -275,6 +285,11 @@ impl Family for V6 {
         hash::slot_v6(source, destination, ports, proto, seed)
     }
     const PORT_UNREACHABLE: u32 = u32::from_ne_bytes([1, 4, 0, 0]);
+    const TOO_BIG: u32 = u32::from_ne_bytes([2, 0, 0, 0]);
+    #[inline(always)]
+    fn next_mtu(mtu: u32) -> u32 {
+        mtu.to_be()
+    }
     // 1280 bytes with its headers (RFC 4443, section 3.1).
     const QUOTE: usize = 1280 - 40 - 8;
 

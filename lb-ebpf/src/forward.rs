@@ -5,7 +5,7 @@ pub(crate) mod nat;
 use lb_common::{backend::flags, csum, stats::Counter};
 
 use crate::{
-    count, env::Env, family::Family, nexthop, packet::Frame, parse::Packet, select::Chosen,
+    count, env::Env, family::Family, nexthop, packet::Frame, parse::Packet, refuse, select::Chosen,
     service::Found, verdict::Verdict,
 };
 
@@ -19,29 +19,67 @@ pub(crate) fn to_backend<F: Family>(
     chosen: &Chosen,
 ) -> Verdict {
     let backend = chosen.backend;
+    if packet.ip_length() > backend.mtu && backend.mtu != 0 {
+        return oversized(env, packet, found, chosen);
+    }
+    match rewrite(env, packet, found, chosen) {
+        Ok(()) => leave(env, packet.frame, chosen),
+        Err(reason) => Verdict::drop(reason),
+    }
+}
+
+/// Rewrites a packet for its backend.
+#[inline(always)]
+fn rewrite<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    found: &Found,
+    chosen: &Chosen,
+) -> Result<(), Counter> {
+    let backend = chosen.backend;
     let nat = backend.flags & flags::NAT != 0;
     if nat && backend.shared_salt != 0 && !nat::bind_reply(env, packet, chosen, found) {
-        return Verdict::drop(Counter::NatConflict);
+        return Err(Counter::NatConflict);
     }
     // A router's duty (RFC 1812, section 5.3.1; RFC 8200, section 3), and
     // what ends a loop of balancers.
     if !F::may_go_on(packet.l3) {
-        return Verdict::drop(Counter::TtlExceeded);
+        return Err(Counter::TtlExceeded);
     }
     if nat {
         nat::to_backend(packet, backend);
     } else {
         F::age(packet.l3, csum::AGED);
     }
-    leave(env, packet.frame, chosen)
+    Ok(())
+}
+
+/// A packet that is longer than the way to its backend carries: its sender is told,
+/// unless it may be cut, by the kernel, where that knows the way.
+#[inline(always)]
+fn oversized<F: Family>(env: &Env, packet: &Packet<F>, found: &Found, chosen: &Chosen) -> Verdict {
+    let backend = chosen.backend;
+    if backend.flags & flags::NAT == 0 || F::never_fragmented(packet.l3) {
+        return refuse::too_big(env, backend.mtu);
+    }
+    if let Err(reason) = rewrite(env, packet, found, chosen) {
+        return Verdict::drop(reason);
+    }
+    count(env, packet.frame, chosen);
+    Verdict::pass(Counter::HandedOver)
+}
+
+#[inline(always)]
+fn count(env: &Env, frame: Frame, chosen: &Chosen) {
+    env.note(|record| record.backend = chosen.id);
+    count::forwarded(env, chosen.id, frame.length());
 }
 
 /// Counts a frame that is ready for its backend, and sends it there.
 #[inline(always)]
 pub(crate) fn leave(env: &Env, frame: Frame, chosen: &Chosen) -> Verdict {
     let backend = chosen.backend;
-    env.note(|record| record.backend = chosen.id);
-    count::forwarded(env, chosen.id, frame.length());
+    count(env, frame, chosen);
     if backend.flags & flags::RESOLVED != 0 {
         nexthop::send(env, frame, backend.macs_low, backend.macs_high, backend.ifindex)
     } else if backend.flags & flags::NAT != 0 {

@@ -1,5 +1,6 @@
-//! Tells a client that nobody serves it: TCP by a reset, UDP by an ICMP error,
-//! built in place and sent back the way the packet came.
+//! Tells a client why its packet goes no further: nobody serves it (TCP by a reset,
+//! UDP by an ICMP error), or it is too long (by an ICMP error). The answer is built
+//! in place and sent back the way the packet came.
 //!
 //! Not on the fast path, so it parses the frame anew and stands as a global
 //! function, which the verifier judges once.
@@ -21,17 +22,24 @@ use crate::{
 /// dropped, and what comes too often.
 #[inline(always)]
 pub(crate) fn answer(env: &Env, counter: Counter) -> Verdict {
-    Verdict::from_raw(lb_refuse(env.ctx, counter as u64, env.explains.into()))
+    Verdict::from_raw(lb_refuse(env.ctx, counter as u64, env.explains.into(), 0))
+}
+
+/// Says that the packet is longer than the `mtu` bytes that the way carries.
+#[inline(always)]
+pub(crate) fn too_big(env: &Env, mtu: u32) -> Verdict {
+    let (counter, explains) = (Counter::TooBig as u64, env.explains.into());
+    Verdict::from_raw(lb_refuse(env.ctx, counter, explains, mtu.into()))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_refuse(ctx: *mut xdp_md, counter: u64, explains: u64) -> u64 {
-    let explains = explains != 0;
+extern "C" fn lb_refuse(ctx: *mut xdp_md, counter: u64, explains: u64, mtu: u64) -> u64 {
+    let (explains, mtu) = (explains != 0, mtu as u32);
     let frame = Frame::new(&XdpContext::new(ctx));
     let refused = match parse::link(frame) {
-        Some((parse::IPV4, l3)) => ip(ctx, parse::ipv4(frame, l3), explains),
-        Some((parse::IPV6, l3)) => ip(ctx, parse::ipv6(ctx, frame, l3), explains),
+        Some((parse::IPV4, l3)) => ip(ctx, parse::ipv4(frame, l3), explains, mtu),
+        Some((parse::IPV6, l3)) => ip(ctx, parse::ipv6(ctx, frame, l3), explains, mtu),
         _ => Err(Counter::Internal),
     };
     match refused {
@@ -45,13 +53,17 @@ fn ip<F: Family>(
     ctx: *mut xdp_md,
     parsed: Result<Packet<F>, Counter>,
     explains: bool,
+    mtu: u32,
 ) -> Result<(), Counter> {
     let packet = parsed?;
-    if packet.proto == parse::TCP {
-        reset(ctx, &parse::tcp(packet)?, explains)
-    } else {
-        port_unreachable(ctx, &parse::udp(packet)?, explains)
+    if mtu != 0 && !F::never_fragmented(packet.l3) {
+        return Err(Counter::Oversized);
     }
+    if mtu == 0 && packet.proto == parse::TCP {
+        return reset(ctx, &parse::tcp(packet)?, explains);
+    }
+    let about = if mtu == 0 { (F::PORT_UNREACHABLE, 0) } else { (F::TOO_BIG, F::next_mtu(mtu)) };
+    error(ctx, &packet, about, explains)
 }
 
 /// Whether this CPU may refuse another packet already.
@@ -123,13 +135,15 @@ fn reset<F: Family>(ctx: *mut xdp_md, packet: &Packet<F>, explains: bool) -> Res
 /// Bytes of the fixed part of an ICMP message.
 const ICMP_HEADER: usize = 8;
 
-/// Makes the ICMP error of a datagram that nobody takes (RFC 1812, section
-/// 5.2.7.1; RFC 4443, section 3.1). Who it must not be sent about or to
-/// (fragments, groups, impossible sources) does not get here.
+/// Makes the ICMP error of a packet (RFC 1812, section 5.2.7.1; RFC 4443, section
+/// 3), `about` what: its type and code, and the word behind its checksum. Who it
+/// must not be sent about or to (fragments, groups, impossible sources) does not
+/// get here.
 #[inline(always)]
-fn port_unreachable<F: Family>(
+fn error<F: Family>(
     ctx: *mut xdp_md,
     packet: &Packet<F>,
+    about: (u32, u32),
     explains: bool,
 ) -> Result<(), Counter> {
     let Packet { frame, l3, source, destination, .. } = *packet;
@@ -162,9 +176,9 @@ fn port_unreachable<F: Family>(
     let (l3, l4) = (quoted - grown, quoted - ICMP_HEADER);
     F::write_header(l3, destination, source, F::ICMP, length);
     let mut sum = if F::EXACT { 0 } else { pseudo::<F>(source, destination, F::ICMP, length) };
-    sum += csum::sum32(F::PORT_UNREACHABLE) + quote_sum;
-    store(l4, F::PORT_UNREACHABLE);
-    store(l4 + 4, 0u32);
+    sum += csum::sum32(about.0) + csum::sum32(about.1) + quote_sum;
+    store(l4, about.0);
+    store(l4 + 4, about.1);
     store(l4 + 2, !csum::fold(sum));
     Ok(())
 }

@@ -31,7 +31,7 @@ fn cases(protocol: Protocol) -> impl Iterator<Item = Case> {
 }
 
 /// An answer of the balancer's own, from the address that was asked.
-fn answer(request: &Frame, body: Body) -> Frame {
+pub(super) fn answer(request: &Frame, body: Body) -> Frame {
     let asked = &request.packet;
     let packet = Packet::new(asked.destination, asked.source, body).with(|packet| {
         (packet.identification, packet.fragment, packet.label) = (0, DONT_FRAGMENT, 0);
@@ -208,7 +208,7 @@ fn a_service_with_backends_refuses_nobody() -> Result<()> {
 }
 
 /// Lets no refusal happen before `due`, on no CPU.
-fn hold_refusals(subject: &Subject<'_>, due: impl Fn(u64) -> u64) {
+pub(super) fn hold_refusals(subject: &Subject<'_>, due: impl Fn(u64) -> u64) {
     let mut refusals = subject.refusals();
     let latest = refusals.get(&0, 0).expect("the entry").iter().copied().max().unwrap_or(0);
     let cpus = aya::util::nr_cpus().expect("the number of CPUs");

@@ -22,6 +22,8 @@ pub struct NextHop {
     pub destination: [u8; 6],
     /// Ethernet address of that interface.
     pub source: [u8; 6],
+    /// Bytes of the longest IP packet that goes this way; 0: not known.
+    pub mtu: u32,
 }
 
 /// What is known of the network around the host, kept current from netlink.
@@ -45,6 +47,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Up, with carrier.
     pub up: bool,
+    /// Bytes of the longest IP packet that it carries; 0: not known.
+    pub mtu: u32,
 }
 
 /// Whom a frame is given to: where a route leads.
@@ -54,6 +58,15 @@ pub struct Hop {
     pub ifindex: u32,
     /// The gateway; without one, the destination itself.
     pub address: IpAddr,
+}
+
+/// Where the kernel sends packets to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Whom it gives them to.
+    pub hop: Hop,
+    /// Bytes of the longest, where an operator, or a router on the way, said so.
+    pub mtu: Option<u32>,
 }
 
 /// An entry of the kernel's neighbour table.
@@ -86,7 +99,7 @@ pub struct Facts {
     addresses: BTreeSet<(IpAddr, u32)>,
     neighbours: HashMap<Hop, Neighbour>,
     /// Where each watched address is routed; `None`: nowhere, or not looked up yet.
-    routes: BTreeMap<IpAddr, Option<Hop>>,
+    routes: BTreeMap<IpAddr, Option<Route>>,
     /// The watched addresses behind each hop in use.
     users: BTreeMap<Hop, BTreeSet<IpAddr>>,
     /// Entries made by us, in use or not.
@@ -130,11 +143,15 @@ impl Facts {
 
     /// Says where a watched address is routed; `None`: nowhere that a frame
     /// could be sent to. Other addresses are ignored.
-    pub fn set_route(&mut self, address: IpAddr, hop: Option<Hop>) {
-        let Some(route) = self.routes.get_mut(&address) else { return };
-        let old = mem::replace(route, hop);
-        if old == hop {
+    pub fn set_route(&mut self, address: IpAddr, route: Option<Route>) {
+        let Some(known) = self.routes.get_mut(&address) else { return };
+        let old = mem::replace(known, route);
+        if old == route {
             return;
+        }
+        let [old, hop] = [old, route].map(|route| route.map(|route| route.hop));
+        if old == hop {
+            return self.derive(address);
         }
         if let Some(old) = old
             && let Some(users) = self.users.get_mut(&old)
@@ -369,12 +386,14 @@ impl Facts {
 
     /// Works out the next hop towards a watched address.
     fn derive(&mut self, address: IpAddr) {
-        let next_hop = self.routes.get(&address).copied().flatten().and_then(|hop| {
+        let next_hop = self.routes.get(&address).copied().flatten().and_then(|route| {
+            let Route { hop, mtu } = route;
             let link = self.links.get(&hop.ifindex).filter(|link| link.up)?;
             Some(NextHop {
                 ifindex: hop.ifindex,
                 destination: self.neighbours.get(&hop)?.mac?,
                 source: link.mac?,
+                mtu: mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
             })
         });
         let old = match next_hop {

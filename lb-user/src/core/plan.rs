@@ -112,6 +112,9 @@ pub struct Host {
     pub attached: BTreeSet<u32>,
     /// Ports of the host's own connections.
     pub ephemeral: RangeInclusive<u16>,
+    /// Frames may be longer than they were on the wire: in generic mode the kernel
+    /// merges them first. What is too long for a way cannot be told then.
+    pub merges: bool,
 }
 
 /// Everything that is switched at once.
@@ -330,7 +333,8 @@ fn next_hop(
         unattached.insert((addr, hop.ifindex));
         return None;
     }
-    Some(hop)
+    let mtu = if host.merges { 0 } else { hop.mtu };
+    Some(NextHop { mtu, ..hop })
 }
 
 /// New prefixes are written before old ones go.

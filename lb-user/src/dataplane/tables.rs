@@ -190,6 +190,7 @@ impl Tables {
         if entry.flags & flags::RESOLVED == 0 || !same_source || entry.ifindex != hop.ifindex {
             flags.fetch_and(!flags::RESOLVED, Ordering::AcqRel);
         }
+        self.backends.word32(index, offset_of!(Backend, mtu)).store(hop.mtu, Ordering::Release);
         self.backends.word64(index, offset_of!(Backend, macs_low)).store(low, Ordering::Release);
         self.backends.word32(index, offset_of!(Backend, macs_high)).store(high, Ordering::Release);
         let ifindex = self.backends.word32(index, offset_of!(Backend, ifindex));

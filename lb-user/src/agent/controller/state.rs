@@ -245,6 +245,7 @@ impl State {
         let mut attachments = Vec::new();
         if adopting {
             attachments = self.data_plane.attach(interfaces, mode).await?;
+            self.note_modes(&attachments);
         }
         self.resolve_backends(&model, &backend_addresses(&model), network).await;
         if let Err(error) = self.publish(&model).await {
@@ -253,16 +254,22 @@ impl State {
         }
         if !adopting {
             attachments = self.data_plane.attach(interfaces, mode).await?;
+            self.note_modes(&attachments);
+            self.follow_next_hops()?;
         }
         self.detach_others();
         Ok(attachments)
     }
 
-    fn announce(&mut self, attachments: &[Attachment], what: &str) {
+    /// Notes how interfaces are attached.
+    fn note_modes(&mut self, attachments: &[Attachment]) {
+        for Attachment { interface, mode, .. } in attachments {
+            self.modes.extend(mode.map(|mode| (interface.clone(), mode)));
+        }
+    }
+
+    fn announce(&self, attachments: &[Attachment], what: &str) {
         for attachment in attachments {
-            if let Some(mode) = attachment.mode {
-                self.modes.insert(attachment.interface.clone(), mode);
-            }
             let Attachment { interface, ifindex, mode, .. } = attachment;
             let (mode, adopted) = (mode.map(display), attachment.is_adopted());
             tracing::info!(interface, ifindex, mode, adopted, "attached");
@@ -290,6 +297,11 @@ impl State {
             self.torn = true;
             return self.mend().await;
         }
+        self.follow_next_hops()
+    }
+
+    /// Brings the backends' next hops up to what is known.
+    fn follow_next_hops(&mut self) -> Result<(), Error> {
         let host = self.host()?;
         let backends = self.data_plane.tables.all_backends();
         let plan = plan::follow(&self.network, &backends, &host);
@@ -334,7 +346,8 @@ impl State {
 
     pub(super) fn host(&self) -> Result<Host, Error> {
         let attached = self.attached.values().copied().collect();
-        Ok(Host { attached, ephemeral: link::ephemeral_ports()? })
+        let merges = self.modes.values().any(|mode| *mode == AttachMode::Generic);
+        Ok(Host { attached, ephemeral: link::ephemeral_ports()?, merges })
     }
 
     fn watch_backends(&self) {

@@ -15,6 +15,10 @@ fn hop(ifindex: u32, address: &str) -> Hop {
     Hop { ifindex, address: ip(address) }
 }
 
+fn route(ifindex: u32, address: &str) -> Route {
+    Route { hop: hop(ifindex, address), mtu: None }
+}
+
 fn wanted(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|address| ip(address)).collect()
 }
@@ -26,10 +30,10 @@ fn managed(mac: [u8; 6]) -> Neighbour {
 /// Two Ethernet interfaces; 10.0.0.1 watched and on link, nothing left to publish.
 fn lan() -> Facts {
     let mut facts = Facts::default();
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true }));
-    facts.set_link(WAN, Some(Link { mac: Some(WAN_MAC), up: true }));
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500 }));
+    facts.set_link(WAN, Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500 }));
     assert_eq!(facts.watch(&wanted(&["10.0.0.1"])), [ip("10.0.0.1")]);
-    facts.set_route(ip("10.0.0.1"), Some(hop(LAN, "10.0.0.1")));
+    facts.set_route(ip("10.0.0.1"), Some(route(LAN, "10.0.0.1")));
     facts.publish();
     facts
 }
@@ -44,7 +48,7 @@ fn resolved() -> (Facts, Network) {
 #[test]
 fn next_hop_is_neighbour_on_its_interface() {
     let (_, network) = resolved();
-    let next_hop = NextHop { ifindex: LAN, destination: MAC, source: LAN_MAC };
+    let next_hop = NextHop { ifindex: LAN, destination: MAC, source: LAN_MAC, mtu: 1500 };
     assert_eq!(network.next_hops, BTreeMap::from([(ip("10.0.0.1"), next_hop)]));
 }
 
@@ -53,13 +57,27 @@ fn addresses_behind_one_gateway_share_its_neighbour() {
     let mut facts = lan();
     facts.watch(&wanted(&["192.0.2.1", "192.0.2.2"]));
     for address in ["192.0.2.1", "192.0.2.2"] {
-        facts.set_route(ip(address), Some(hop(WAN, "fe80::1")));
+        facts.set_route(ip(address), Some(route(WAN, "fe80::1")));
     }
     assert_eq!(facts.take_unasked(10), [hop(WAN, "fe80::1")]);
     facts.set_neighbour(hop(WAN, "fe80::1"), Some(managed(MAC)));
     let network = facts.publish().unwrap();
     assert_eq!(network.next_hops.len(), 2);
     assert!(network.next_hops.values().all(|next| next.ifindex == WAN && next.source == WAN_MAC));
+}
+
+#[test]
+fn the_way_carries_what_its_link_and_its_route_carry() {
+    let (mut facts, _) = resolved();
+    let mut mtu_with = |link, route| {
+        facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: link }));
+        facts.set_route(ip("10.0.0.1"), Some(Route { hop: hop(LAN, "10.0.0.1"), mtu: route }));
+        facts.publish().map(|network| network.next_hops[&ip("10.0.0.1")].mtu)
+    };
+    assert_eq!(mtu_with(9000, None), Some(9000));
+    assert_eq!(mtu_with(9000, Some(1400)), Some(1400));
+    assert_eq!(mtu_with(9000, Some(1400)), None);
+    assert_eq!(mtu_with(1280, Some(1400)), Some(1280));
 }
 
 #[test]
@@ -123,9 +141,11 @@ fn client_that_changes_its_ethernet_address_is_a_new_epoch_at_once() {
 
 #[test]
 fn down_or_without_ethernet_is_unresolved() {
-    for link in
-        [Some(Link { mac: Some(LAN_MAC), up: false }), Some(Link { mac: None, up: true }), None]
-    {
+    for link in [
+        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500 }),
+        Some(Link { mac: None, up: true, mtu: 1500 }),
+        None,
+    ] {
         let (mut facts, before) = resolved();
         assert!(facts.set_link(LAN, link));
         let after = facts.publish().unwrap();
@@ -138,16 +158,16 @@ fn down_or_without_ethernet_is_unresolved() {
 #[test]
 fn link_that_comes_up_is_asked_again() {
     let (mut facts, _) = resolved();
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: false }));
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500 }));
     facts.set_neighbour(hop(LAN, "10.0.0.1"), None);
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true }));
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500 }));
     assert_eq!(facts.unsettled(None, 10), [hop(LAN, "10.0.0.1")]);
 }
 
 #[test]
 fn new_source_address_of_the_interface_reaches_the_next_hop() {
     let (mut facts, _) = resolved();
-    facts.set_link(LAN, Some(Link { mac: Some(OTHER_MAC), up: true }));
+    facts.set_link(LAN, Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500 }));
     assert_eq!(facts.publish().unwrap().next_hops[&ip("10.0.0.1")].source, OTHER_MAC);
 }
 
@@ -163,7 +183,7 @@ fn deleted_interface_takes_all_it_had_along() {
 #[test]
 fn route_moved_to_another_interface_asks_there_and_releases_here() {
     let (mut facts, _) = resolved();
-    facts.set_route(ip("10.0.0.1"), Some(hop(WAN, "10.0.0.1")));
+    facts.set_route(ip("10.0.0.1"), Some(route(WAN, "10.0.0.1")));
     assert!(facts.publish().unwrap().next_hops.is_empty());
     assert_eq!(facts.take_unasked(10), [hop(WAN, "10.0.0.1")]);
     assert_eq!(facts.unused(), [hop(LAN, "10.0.0.1")]);
@@ -205,7 +225,7 @@ fn asking_again_goes_round() {
     let mut facts = lan();
     facts.watch(&wanted(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]));
     for address in ["10.0.0.2", "10.0.0.3"] {
-        facts.set_route(ip(address), Some(hop(LAN, address)));
+        facts.set_route(ip(address), Some(route(LAN, address)));
     }
     let first = facts.unsettled(None, 2);
     assert_eq!(first, [hop(LAN, "10.0.0.1"), hop(LAN, "10.0.0.2")]);

@@ -41,11 +41,12 @@ use crate::{
 const IFINDEX: u32 = 3;
 
 pub(super) fn host() -> Host {
-    Host { attached: BTreeSet::from([IFINDEX]), ephemeral: 32768..=60999 }
+    Host { attached: BTreeSet::from([IFINDEX]), ephemeral: 32768..=60999, merges: false }
 }
 
 fn hop(last: u8) -> NextHop {
-    NextHop { ifindex: IFINDEX, destination: [2, 0, 0, 0, 0, last], source: [2, 0, 0, 0, 1, 1] }
+    let (destination, source) = ([2, 0, 0, 0, 0, last], [2, 0, 0, 0, 1, 1]);
+    NextHop { ifindex: IFINDEX, destination, source, mtu: 1500 }
 }
 
 /// Carries out a plan and calls `check` after every step.
@@ -352,7 +353,13 @@ fn next_hops_are_followed_in_place() {
     let mut network = Network::default();
     carry_out(&mut tables, &web(&[(1, 1)]), &network, check_reach);
     let generation = tables.config.read(0);
-    for hop in [Some(hop(1)), Some(hop(2)), None, Some(NextHop { ifindex: 99, ..hop(1) })] {
+    for hop in [
+        Some(hop(1)),
+        Some(hop(2)),
+        None,
+        Some(NextHop { ifindex: 99, ..hop(1) }),
+        Some(NextHop { mtu: 1400, ..hop(1) }),
+    ] {
         network.next_hops = hop.map(|hop| (address, hop)).into_iter().collect();
         let plan = plan::follow(&network, &tables.all_backends(), &host());
         plan.operations.iter().for_each(|operation| tables.apply(operation).unwrap());

@@ -12,11 +12,12 @@ use rtnetlink::packet_route::{
         NeighbourState,
     },
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType, RouteVia,
+        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol,
+        RouteType, RouteVia,
     },
 };
 
-use crate::core::nexthop::{Hop, Link, Neighbour};
+use crate::core::nexthop::{Hop, Link, Neighbour, Route};
 
 /// Marks neighbour entries and addresses as made by us (`NDA_PROTOCOL`,
 /// `IFA_PROTO`): not assigned to any routing daemon in `rtnetlink.h`.
@@ -75,7 +76,11 @@ pub(super) fn link(message: &LinkMessage) -> Option<(u32, Link)> {
         return None;
     }
     let up = header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-    Some((header.index, Link { mac: mac(message), up }))
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    Some((header.index, Link { mac: mac(message), up, mtu: mtu.unwrap_or_default() }))
 }
 
 /// The Ethernet address of an interface, if it carries Ethernet.
@@ -173,14 +178,21 @@ fn prefix(message: &RouteMessage) -> Option<IpNet> {
 }
 
 /// Where the answer to a lookup of `destination` says a frame goes.
-pub(super) fn hop(message: &RouteMessage, destination: IpAddr) -> Option<Hop> {
+pub(super) fn route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut ifindex = None;
     let mut address = destination;
+    let mut mtu = None;
     for attribute in &message.attributes {
         match attribute {
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::Gateway(gateway) => address = ip(gateway)?,
             RouteAttribute::Via(RouteVia::Inet(gateway)) => address = IpAddr::from(*gateway),
@@ -190,7 +202,7 @@ pub(super) fn hop(message: &RouteMessage, destination: IpAddr) -> Option<Hop> {
             _ => {}
         }
     }
-    Some(Hop { ifindex: ifindex?, address })
+    Some(Route { hop: Hop { ifindex: ifindex?, address }, mtu })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -287,7 +299,7 @@ mod tests {
         let hop_of = |attribute| {
             let message =
                 route_message(RouteType::Unicast, vec![RouteAttribute::Oif(3), attribute]);
-            hop(&message, to)
+            route(&message, to).map(|route| route.hop)
         };
         let gateway = IpAddr::from([10, 0, 0, 254]);
         let v4 = RouteAttribute::Gateway(RouteAddress::from(gateway));
@@ -301,12 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_route_carries_is_among_its_metrics() {
+        let mtu_of = |attributes| {
+            let message = route_message(RouteType::Unicast, attributes);
+            route(&message, [192, 0, 2, 1].into()).map(|route| route.mtu)
+        };
+        let metrics = RouteAttribute::Metrics(vec![RouteMetric::Lock(4), RouteMetric::Mtu(1400)]);
+        assert_eq!(mtu_of(vec![RouteAttribute::Oif(3), metrics]), Some(Some(1400)));
+        assert_eq!(mtu_of(vec![RouteAttribute::Oif(3)]), Some(None));
+    }
+
+    #[test]
     fn routes_that_lead_nowhere_have_no_hop() {
         for kind in
             [RouteType::Local, RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit]
         {
             let message = route_message(kind, vec![RouteAttribute::Oif(1)]);
-            assert_eq!(hop(&message, [192, 0, 2, 1].into()), None, "{kind:?}");
+            assert_eq!(route(&message, [192, 0, 2, 1].into()), None, "{kind:?}");
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
     limit::Limit,
     request::{Order, Requests},
 };
-use crate::core::nexthop::{Facts, Hop, Network, Urgency};
+use crate::core::nexthop::{Facts, Hop, Network, Route, Urgency};
 
 /// Changes of routes and links come in bursts: the lookups wait this long. So
 /// do next hops for a neighbour to answer, which takes a fraction of it.
@@ -253,8 +253,8 @@ impl Follower {
         }
         let batch = self.round.split_off(self.round.len().saturating_sub(BATCH));
         let answers = join_all(batch.iter().map(|address| requests.route(*address, None))).await;
-        for (address, hop) in batch.iter().zip(answers) {
-            self.facts.set_route(*address, hop?);
+        for (address, route) in batch.iter().zip(answers) {
+            self.facts.set_route(*address, route?);
         }
         if self.round.is_empty() {
             self.look_up.done(self.round_began, Instant::now());
@@ -307,7 +307,8 @@ impl Follower {
         // A link-local address means nothing without its interface.
         let link_local = matches!(client.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
         let oif = link_local.then_some(client.ifindex);
-        let Some(hop) = requests.route(client.address, oif).await? else { return Ok(()) };
+        let route = requests.route(client.address, oif).await?;
+        let Some(Route { hop, .. }) = route else { return Ok(()) };
         let known = self.facts.neighbour(hop);
         // What is in use is being asked for already.
         if known.is_some_and(|known| known.fixed || known.managed || known.mac.is_some())

@@ -29,7 +29,7 @@ use rtnetlink::{
 use tokio::{task::JoinHandle, time::timeout};
 
 use super::decode::{self, OUR_PROTOCOL};
-use crate::core::nexthop::{Hop, Link, Neighbour};
+use crate::core::nexthop::{Hop, Link, Neighbour, Route};
 
 /// The kernel answers at once; an answer for which there was no room never comes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -147,7 +147,7 @@ impl Requests {
         &self,
         destination: IpAddr,
         oif: Option<u32>,
-    ) -> io::Result<Option<Hop>> {
+    ) -> io::Result<Option<Route>> {
         let mut request = RouteMessage::default();
         (request.header.address_family, request.header.destination_prefix_length) =
             match destination {
@@ -158,7 +158,7 @@ impl Requests {
         request.attributes.extend(oif.map(RouteAttribute::Oif));
         match self.exchange(RouteNetlinkMessage::GetRoute(request), 0).await {
             Ok(answer) => Ok(answer.iter().find_map(|message| match message {
-                RouteNetlinkMessage::NewRoute(message) => decode::hop(message, destination),
+                RouteNetlinkMessage::NewRoute(message) => decode::route(message, destination),
                 _ => None,
             })),
             // No route, or one of type unreachable, prohibit or blackhole: the

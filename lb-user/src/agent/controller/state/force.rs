@@ -103,6 +103,7 @@ impl State {
             .cloned()
             .collect();
         let attachments = self.data_plane.attach(&new, model.node.xdp_mode).await?;
+        self.note_modes(&attachments);
         let before = mem::replace(&mut self.attached, by_name(&interfaces));
         // One in force that is away is no reason for others to wait.
         let new = &backend_addresses(&model) - &backend_addresses(&self.model);
@@ -114,6 +115,9 @@ impl State {
                 self.watch_backends();
                 self.detach_others();
                 self.announce(&attachments, "configuration in force");
+                if let Err(error) = self.follow_next_hops() {
+                    tracing::warn!(%error, "next hops are not up to date");
+                }
                 Ok(())
             }
             Err(error) => {

@@ -63,6 +63,7 @@ impl State {
         let mode = self.model.node.xdp_mode;
         let attachments = self.data_plane.attach(std::slice::from_ref(&interface), mode).await?;
         self.missing.remove(&interface.name);
+        self.note_modes(&attachments);
         for Attachment { interface, ifindex, mode, .. } in attachments {
             tracing::info!(interface, ifindex, mode = mode.map(display), "attached again");
             self.attached.insert(interface, ifindex);
