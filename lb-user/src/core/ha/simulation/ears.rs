@@ -86,7 +86,7 @@ impl Ears {
     }
 
     /// How long it heard nothing.
-    fn silence(&self, now: Duration) -> Duration {
+    pub(super) fn silence(&self, now: Duration) -> Duration {
         now - self.at
     }
 

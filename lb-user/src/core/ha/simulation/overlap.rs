@@ -6,8 +6,9 @@ use super::{any_conditions, any_fault, ears::Ears, world::*};
 use crate::core::ha::*;
 
 /// Heartbeats after which one of two that serve has given way, if it hears the
-/// other all along: by then it was told that it is not heard itself, and saw that
-/// the other does not stop.
+/// other all along, which does not hear it: by then the other noticed that, and the
+/// one, told of it, saw that the other does not stop. Beside, the word takes its time
+/// on the way.
 const ONE_WAY: u32 = GONE + TAKEOVER;
 
 /// When a group was served by both.
@@ -30,7 +31,7 @@ struct Overlap {
 ///   nothing that showed that its frames arrive.
 ///
 /// That ends as soon as both have heard what the other said since, and soon after
-/// one of them hears the other.
+/// one of them hears the other without being heard.
 #[derive(Default)]
 struct Judge {
     served: [Vec<usize>; GROUPS],
@@ -87,8 +88,9 @@ impl Overlap {
         for node in 0..2 {
             let &Ears { hears, slower, .. } = world.ears(node);
             let hears = world.own_time(node) - hears.max(self.since[node]);
+            let unheard = world.ears(1 - node).silence(world.own_time(1 - node));
             assert!(
-                hears <= slower * ONE_WAY,
+                hears.min(unheard) <= slower * ONE_WAY + world.slowest,
                 "{node} serves {group} beside who it hears at {now:?}"
             );
         }

@@ -139,6 +139,8 @@ pub(super) struct World {
     faults: Vec<Fault>,
     /// Whether somebody sends frames again, or for the first time, later.
     haunted: bool,
+    /// The longest time that a frame took.
+    pub(super) slowest: Duration,
 }
 
 impl World {
@@ -167,6 +169,7 @@ impl World {
             conditions,
             faults: Vec::new(),
             haunted: true,
+            slowest: Duration::ZERO,
         };
         world.start(0);
         world.start(1);
@@ -232,7 +235,9 @@ impl World {
             _ => 0,
         });
         let late = late.max().unwrap_or_default();
-        let arrives = self.now + STEP * (least + late + self.lots.draw(more + 1)) as u32;
+        let takes = STEP * (least + late + self.lots.draw(more + 1)) as u32;
+        self.slowest = self.slowest.max(takes);
+        let arrives = self.now + takes;
         let path = if to == WITNESS { from } else { path };
         for _ in 0..=u8::from(self.lots.draw(8) == 0) {
             self.wire.push((arrives, path, to, frame.clone()));
