@@ -2,9 +2,11 @@
 
 mod attach;
 mod change;
+mod checksum;
 mod failover;
 mod firewall;
 mod forward;
+mod fragment;
 mod health;
 mod icmp;
 mod latency;
@@ -16,6 +18,7 @@ mod route;
 mod scale;
 mod shares;
 mod topology;
+mod tunnel;
 mod vip;
 
 use std::{collections::BTreeSet, net::SocketAddr};

@@ -51,8 +51,15 @@ pub mod flags {
     pub const SERVING: u32 = 1;
     /// The Ethernet addresses and the interface are known.
     pub const RESOLVED: u32 = 1 << 1;
-    /// Rewrites addresses (mode `nat`); else only the Ethernet header (`dsr`).
+    /// Rewrites addresses (mode `nat`). Without this and [`TUNNEL`]: only the Ethernet
+    /// header (`dsr`).
     pub const NAT: u32 = 1 << 2;
     /// It is configured. Clear: the id is retired. Only the agent looks at it.
     pub const IN_USE: u32 = 1 << 3;
+    /// Wraps packets in others (`ipip`).
+    pub const IPIP: u32 = 1 << 4;
+    /// Wraps packets in UDP (`gue`).
+    pub const GUE: u32 = 1 << 5;
+    /// Either of them.
+    pub const TUNNEL: u32 = IPIP | GUE;
 }

@@ -43,7 +43,13 @@ map_type! {
         /// Last local port for the host's own connections (host order).
         26 => pub ephemeral_high: u16,
         28 => pub _pad: u32,
-        32 => pub _pad2: [u64; 4],
+        /// Sources of packets that wrap others: what is the same of all, as in a
+        /// frame, and the bits in which they differ.
+        32 => pub tunnel_v4: u32,
+        36 => pub tunnel_v4_spread: u32,
+        40 => pub tunnel_v6: [u64; 2],
+        /// Of the second word.
+        56 => pub tunnel_v6_spread: u64,
         /// [`Filter`] of all addresses of `ADDRESSES`.
         64 => pub addresses: Filter,
         /// [`Filter`] of the addresses that replies come from.

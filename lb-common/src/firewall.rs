@@ -1,6 +1,6 @@
 //! Port policy and source policy.
 
-use crate::{addr::AddrBytes, pod::map_type};
+use crate::pod::map_type;
 
 map_type! {
     /// 64 ports of `firewall.allow`: bit `port % 64` of entry
@@ -19,15 +19,4 @@ pub const ALLOW_WORDS: u32 = 2048;
 #[must_use]
 pub const fn allow_index(generation: u32, tcp: bool, port: u16) -> u32 {
     generation * ALLOW_WORDS + if tcp { 0 } else { 1024 } + (port >> 6) as u32
-}
-
-map_type! {
-    /// An address whose neighbour the kernel does not know: the agent asks.
-    pub struct Unresolved: 24 {
-        /// Where the frame was to go.
-        0 => pub addr: AddrBytes,
-        /// Interface it came in by.
-        16 => pub ifindex: u32,
-        20 => pub _pad: u32,
-    }
 }

@@ -1,7 +1,7 @@
 //! Sizes, with the memory they cost. All are entries of preallocated maps.
 
 /// Layout of the maps; a data plane with another number cannot be adopted.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Services at most, ids 1 to this - 1 (two generations of 64 B: 512 KiB).
 pub const SERVICES: u32 = 4096;
@@ -30,10 +30,13 @@ pub const PROBES: u32 = 4096;
 /// Prefixes of `service.route` of all services, old and new sets together
 /// (kernel trie, grows with use: up to 200 B each).
 pub const ROUTE_PREFIXES: u32 = 1 << 20;
+/// Datagrams whose fragments are on their way (about 128 B each): the kernel gives up
+/// the least recently used ones early.
+pub const DATAGRAMS: u32 = 16_384;
 /// Groups of addresses of a pair at most (8 B: 128 B).
 pub const GROUPS: u32 = 16;
-/// Bytes of the ring that asks the agent to resolve a neighbour.
-pub const UNRESOLVED_BYTES: u32 = 1 << 14;
+/// Bytes of the ring that tells the agent what packets met.
+pub const NOTICE_BYTES: u32 = 1 << 14;
 
 /// Rated flows that can be asked for: 2^6 to 2^25 (64 B each, up to 2 GiB).
 pub const MIN_FLOWS: u32 = 64;

@@ -32,8 +32,8 @@ pub const BACKEND_STATS: &str = "BACKEND_STATS";
 pub const COUNTERS: &str = "COUNTERS";
 /// [`crate::nexthop::CachedHop`] per CPU; private to the packet path.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
-/// [`crate::firewall::Unresolved`], a ring buffer.
-pub const UNRESOLVED: &str = "UNRESOLVED";
+/// [`crate::notice::Notice`], a ring buffer.
+pub const NOTICES: &str = "NOTICES";
 
 /// When the next refusal is due, see [`crate::pace`], per CPU; private to the
 /// packet path.
@@ -42,6 +42,12 @@ pub const REFUSALS: &str = "REFUSALS";
 /// [`crate::handshake::Begun`] as a word; private to the packet path.
 pub const HANDSHAKES: &str = "HANDSHAKES";
 
+/// [`crate::fragment::Datagram`] -> [`crate::fragment::Course`]; private to the packet
+/// path.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// One entry: the program that fragments go on in.
+pub const FRAGMENT_PATH: &str = "FRAGMENT_PATH";
+
 /// Ends of leases by position of the group, see [`crate::lease`].
 pub const LEASES: &str = "LEASES";
 
@@ -49,7 +55,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 21] = [
+pub const PINNED: [&str; 23] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -66,7 +72,9 @@ pub const PINNED: [&str; 21] = [
     BACKEND_STATS,
     COUNTERS,
     NEXT_HOPS,
-    UNRESOLVED,
+    NOTICES,
+    FRAGMENTS,
+    FRAGMENT_PATH,
     REFUSALS,
     HANDSHAKES,
     LEASES,
@@ -77,10 +85,12 @@ pub const PINNED: [&str; 21] = [
 pub const PROGRAM: &str = "lb_xdp";
 /// The program that tells the data plane's clock, and its pin.
 pub const CLOCK_PROGRAM: &str = "lb_clock";
+/// The program that fragments go on in.
+pub const FRAGMENT_PROGRAM: &str = "lb_fragment";
 /// The program that explains what [`PROGRAM`] would do, and its pin.
 pub const EXPLAIN_PROGRAM: &str = "lb_explain";
 /// All programs that are pinned.
-pub const PROGRAMS: [&str; 3] = [PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
+pub const PROGRAMS: [&str; 4] = [PROGRAM, FRAGMENT_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
 /// The program that sends probes of `dsr` services to the VIP; not pinned.
 pub const PROBE_OUT_PROGRAM: &str = "lb_probe_out";
 /// The program that takes their answers; not pinned.

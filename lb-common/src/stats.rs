@@ -122,8 +122,14 @@ counters! {
     RefusalLimited = 31 => "refusal_limited",
     /// for an address of a group that this node does not serve: its peer is to
     NotActive = 32 => "not_active",
-    /// longer than the way to its backend carries, where nobody can cut it
+    /// fragment longer than the way to its backend carries; its sender was told of the first
     Oversized = 33 => "oversized",
+    /// no room in front of the frame for the packet that is to wrap it
+    NoHeadroom = 34 => "no_headroom",
+    /// ICMP error about a packet that wraps another: taken in here
+    TunnelError = 35 => "tunnel_error",
+    /// a fragment that overlaps with the first one of its datagram
+    FragmentOverlap = 36 => "fragment_overlap",
 }
 
 /// Entries of `COUNTERS`.

@@ -2,11 +2,16 @@
 
 use lb_common::{
     addr::AddrBytes,
+    config::Generation,
     csum, hash,
     service::{self, EndpointKind},
+    tunnel,
 };
 
-use crate::packet::{load, number16, store};
+use crate::{
+    packet::{load, number16, store},
+    parse,
+};
 
 /// An IP version: header layout and keys. Addresses are as loaded from the frame.
 pub(crate) trait Family: Copy {
@@ -59,7 +64,24 @@ pub(crate) trait Family: Copy {
     /// Bytes of the packet by its header at `l3`.
     fn length(l3: usize) -> usize;
     /// Writes a header of our own at `l3`, `length` bytes of `proto` behind it.
-    fn write_header(l3: usize, source: Self::Addr, destination: Self::Addr, proto: u8, length: u16);
+    /// `class`: see [`Self::traffic_class`]; `label`: IPv6's flow label.
+    fn write_header(
+        l3: usize,
+        ends: (Self::Addr, Self::Addr),
+        behind: (u8, u16),
+        class: u8,
+        label: u32,
+    );
+    /// Its EtherType.
+    const ETHERTYPE: u16;
+    /// Number of its packets as what a packet carries.
+    const IN_IP: u8;
+    /// DSCP and ECN.
+    fn traffic_class(l3: usize) -> u8;
+    /// One of the sources of packets that wrap others.
+    fn tunnel_source(generation: &Generation, lot: u64) -> Self::Addr;
+    /// Whether an address is one of those.
+    fn is_tunnel_source(generation: &Generation, addr: Self::Addr) -> bool;
     /// ICMP type and code of "port unreachable", as one word.
     const PORT_UNREACHABLE: u32;
     /// The same of "fragmentation needed" (RFC 792) or "packet too big" (RFC 4443,
@@ -67,6 +89,8 @@ pub(crate) trait Family: Copy {
     const TOO_BIG: u32;
     /// The word behind the checksum of a [`Self::TOO_BIG`] (RFC 1191, section 4).
     fn next_mtu(mtu: u32) -> u32;
+    /// What that word says; 0 from routers before RFC 1191.
+    fn mtu_of(word: u32) -> u32;
     /// Bytes of a packet that an ICMP error quotes at most.
     const QUOTE: usize;
     /// Turns a header at `l3` around to be an answer with a fresh time to live.
@@ -163,6 +187,14 @@ impl Family for V4 {
     fn next_mtu(mtu: u32) -> u32 {
         (mtu & 0xffff).to_be()
     }
+    #[inline(always)]
+    fn mtu_of(word: u32) -> u32 {
+        match u32::from_be(word) & 0xffff {
+            // Every host takes as much (RFC 1122, section 3.3.2).
+            0 => 576,
+            mtu => mtu,
+        }
+    }
     // 576 bytes with its headers (RFC 1812, section 4.3.2.3).
     const QUOTE: usize = 576 - 20 - 8;
 
@@ -171,11 +203,17 @@ impl Family for V4 {
         usize::from(number16(l3 + 2))
     }
     #[inline(always)]
-    fn write_header(l3: usize, source: u32, destination: u32, proto: u8, length: u16) {
+    fn write_header(
+        l3: usize,
+        (source, destination): (u32, u32),
+        (proto, length): (u8, u16),
+        class: u8,
+        _label: u32,
+    ) {
         let [high, low] = (Self::HEADER as u16 + length).to_be_bytes();
         // Version and header length, identification 0 and "don't fragment"
         // (RFC 6864, section 4.1), time to live and protocol.
-        let words = [[0x45, 0, high, low], [0, 0, 0x40, 0], [HOPS, proto, 0, 0]];
+        let words = [[0x45, class, high, low], [0, 0, 0x40, 0], [HOPS, proto, 0, 0]];
         let mut sum = csum::sum32(source) + csum::sum32(destination);
         let mut i = 0;
         while i < 3 {
@@ -187,6 +225,21 @@ impl Family for V4 {
         store(l3 + 10, !csum::fold(sum));
         store(l3 + 12, source);
         store(l3 + 16, destination);
+    }
+    const ETHERTYPE: u16 = parse::IPV4;
+    const IN_IP: u8 = tunnel::IPV4_IN_IP;
+    #[inline(always)]
+    fn traffic_class(l3: usize) -> u8 {
+        load(l3 + 1)
+    }
+    #[inline(always)]
+    fn tunnel_source(generation: &Generation, lot: u64) -> u32 {
+        generation.tunnel_v4 | lot as u32 & generation.tunnel_v4_spread
+    }
+    #[inline(always)]
+    fn is_tunnel_source(generation: &Generation, addr: u32) -> bool {
+        let same = generation.tunnel_v4;
+        same != 0 && addr & !generation.tunnel_v4_spread == same
     }
     #[inline(always)]
     fn answer(l3: usize, source: u32, destination: u32) {
@@ -290,6 +343,10 @@ impl Family for V6 {
     fn next_mtu(mtu: u32) -> u32 {
         mtu.to_be()
     }
+    #[inline(always)]
+    fn mtu_of(word: u32) -> u32 {
+        u32::from_be(word)
+    }
     // 1280 bytes with its headers (RFC 4443, section 3.1).
     const QUOTE: usize = 1280 - 40 - 8;
 
@@ -298,14 +355,37 @@ impl Family for V6 {
         Self::HEADER + usize::from(number16(l3 + 4))
     }
     #[inline(always)]
-    fn write_header(l3: usize, source: [u64; 2], destination: [u64; 2], proto: u8, length: u16) {
+    fn write_header(
+        l3: usize,
+        (source, destination): ([u64; 2], [u64; 2]),
+        (proto, length): (u8, u16),
+        class: u8,
+        label: u32,
+    ) {
         let [high, low] = length.to_be_bytes();
-        store(l3, u32::from_ne_bytes([0x60, 0, 0, 0]));
+        let first = 6 << 28 | u32::from(class) << 20 | label & 0xf_ffff;
+        store(l3, first.to_be());
         store(l3 + 4, u32::from_ne_bytes([high, low, proto, HOPS]));
         store(l3 + 8, source[0]);
         store(l3 + 16, source[1]);
         store(l3 + 24, destination[0]);
         store(l3 + 32, destination[1]);
+    }
+    const ETHERTYPE: u16 = parse::IPV6;
+    const IN_IP: u8 = tunnel::IPV6_IN_IP;
+    #[inline(always)]
+    fn traffic_class(l3: usize) -> u8 {
+        (number16(l3) >> 4) as u8
+    }
+    #[inline(always)]
+    fn tunnel_source(generation: &Generation, lot: u64) -> [u64; 2] {
+        let [high, low] = generation.tunnel_v6;
+        [high, low | lot & generation.tunnel_v6_spread]
+    }
+    #[inline(always)]
+    fn is_tunnel_source(generation: &Generation, addr: [u64; 2]) -> bool {
+        let [high, low] = generation.tunnel_v6;
+        high != 0 && addr[0] == high && addr[1] & !generation.tunnel_v6_spread == low
     }
     #[inline(always)]
     fn answer(l3: usize, source: [u64; 2], destination: [u64; 2]) {

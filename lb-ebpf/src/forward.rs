@@ -1,6 +1,7 @@
 //! Sends a packet to its backend: rewritten as its mode says, one hop older.
 
 pub(crate) mod nat;
+pub(crate) mod tunnel;
 
 use lb_common::{backend::flags, csum, stats::Counter};
 
@@ -10,7 +11,8 @@ use crate::{
 };
 
 /// Forwards to the chosen backend. Mode `dsr` rewrites only the Ethernet
-/// header: the backend holds the VIP and answers the client itself.
+/// header: the backend holds the VIP and answers the client itself. So does one that
+/// gets wrapped packets.
 #[inline(always)]
 pub(crate) fn to_backend<F: Family>(
     env: &Env,
@@ -22,8 +24,14 @@ pub(crate) fn to_backend<F: Family>(
     if packet.ip_length() > backend.mtu && backend.mtu != 0 {
         return oversized(env, packet, found, chosen);
     }
-    match rewrite(env, packet, found, chosen) {
-        Ok(()) => leave(env, packet.frame, chosen),
+    let rewritten = rewrite(env, packet, found, chosen);
+    let ready = if backend.flags & flags::TUNNEL != 0 {
+        rewritten.and_then(|()| tunnel::wrap(env, packet, backend))
+    } else {
+        rewritten.map(|()| packet.frame)
+    };
+    match ready {
+        Ok(frame) => leave(env, frame, chosen),
         Err(reason) => Verdict::drop(reason),
     }
 }
@@ -55,7 +63,7 @@ fn rewrite<F: Family>(
 }
 
 /// A packet that is longer than the way to its backend carries: its sender is told,
-/// unless it may be cut, by the kernel, where that knows the way.
+/// unless it may be cut and the kernel, which can, knows the way.
 #[inline(always)]
 fn oversized<F: Family>(env: &Env, packet: &Packet<F>, found: &Found, chosen: &Chosen) -> Verdict {
     let backend = chosen.backend;
@@ -82,7 +90,7 @@ pub(crate) fn leave(env: &Env, frame: Frame, chosen: &Chosen) -> Verdict {
     count(env, frame, chosen);
     if backend.flags & flags::RESOLVED != 0 {
         nexthop::send(env, frame, backend.macs_low, backend.macs_high, backend.ifindex)
-    } else if backend.flags & flags::NAT != 0 {
+    } else if backend.flags & (flags::NAT | flags::TUNNEL) != 0 {
         // Now an ordinary packet to the backend: the kernel finds the way.
         Verdict::pass(Counter::HandedOver)
     } else {

@@ -20,7 +20,7 @@ use crate::{
     env::Env,
     family::Family,
     firewall,
-    forward::{self, nat},
+    forward::{self, nat, tunnel},
     lease,
     nexthop::{self, Way},
     packet::{Frame, load, store, turn_around},
@@ -81,8 +81,16 @@ pub(crate) fn is_vital<F: Family>(packet: &Packet<F>) -> bool {
 #[inline(always)]
 pub(crate) fn handle<F: Family>(env: &Env) -> Verdict {
     let (ctx, explains) = (env.ctx, u64::from(env.explains));
-    Verdict::from_raw(if F::EXACT { lb_icmp_v4(ctx, explains) } else { lb_icmp_v6(ctx, explains) })
+    let answer = if F::EXACT { lb_icmp_v4(ctx, explains) } else { lb_icmp_v6(ctx, explains) };
+    if answer & TO_WRAP != 0 {
+        return tunnel::send(env, answer as u16);
+    }
+    Verdict::from_raw(answer)
 }
+
+/// An answer of `lb_icmp_v4` and `lb_icmp_v6` that is no verdict, but the backend to which
+/// the packet is to be sent in another one: there the stack has no room to do it.
+const TO_WRAP: u64 = 1 << 63;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -144,6 +152,9 @@ fn message<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     if flags & address_flags::HOST != 0 {
         let guarded = env.uses(features::GUARD_HOST) && kind == Kind::Other;
         return if guarded { Verdict::drop(Counter::HostProtected) } else { PASS };
+    }
+    if kind == Kind::Error && F::is_tunnel_source(env.generation, packet.destination) {
+        return tunnel::error(env, packet);
     }
     if kind == Kind::Error && env.uses(features::NAT) { to_client(env, packet) } else { PASS }
 }
@@ -222,6 +233,9 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
         translate_quote(packet, &quote, &deltas);
     } else {
         F::age(packet.l3, csum::AGED);
+        if backend.flags & flags::TUNNEL != 0 {
+            return Some(Verdict::from_raw(TO_WRAP | u64::from(chosen.id)));
+        }
     }
     Some(forward::leave(env, packet.frame, &chosen))
 }

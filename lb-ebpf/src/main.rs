@@ -18,13 +18,14 @@ mod extension;
 mod family;
 mod firewall;
 mod forward;
+mod fragment;
 mod handshake;
 mod icmp;
 mod lease;
 mod log;
 mod maps;
 mod nexthop;
-mod packet;
+mod notice;
 mod parse;
 mod probe;
 mod refuse;
@@ -34,6 +35,7 @@ mod verdict;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use lb_common::{config::features, stats::Counter};
+use lb_ebpf::{link, packet};
 
 use crate::{
     env::Env,
@@ -51,6 +53,12 @@ use crate::{
 fn lb_xdp(ctx: XdpContext) -> u32 {
     let verdict = balance(&ctx, false);
     log::verdict(&ctx, verdict);
+    act(verdict)
+}
+
+/// Carries a verdict out.
+#[inline(always)]
+fn act(verdict: Verdict) -> u32 {
     match verdict.action() {
         Action::Pass => {
             count::event(verdict.value());
@@ -131,10 +139,11 @@ fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
     // What was sent to a group of stations is no service's (RFC 1122, section
     // 3.3.6).
     if let Ok(packet) = parsed
-        && packet.obstacle == parse::WHOLE
         && !parse::to_group(packet.frame)
     {
-        if packet.proto == parse::TCP {
+        if packet.obstacle != parse::WHOLE {
+            fragment::go_on(env, &packet);
+        } else if packet.proto == parse::TCP {
             if let Ok(packet) = parse::tcp(packet) {
                 return either(flow(env, &packet));
             }

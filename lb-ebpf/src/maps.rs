@@ -5,7 +5,7 @@
 //! agent.
 
 use aya_ebpf::{
-    btf_maps::{Array, DevMapHash, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, DevMapHash, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
     maps::lpm_trie::Key,
 };
@@ -13,10 +13,12 @@ use lb_common::{
     backend::Backend,
     change::ChangeLine,
     config::Config,
-    firewall::{ALLOW_WORDS, AllowWord, Unresolved},
+    firewall::{ALLOW_WORDS, AllowWord},
     flow::Bucket,
+    fragment::{Course, Datagram},
     limits,
     nexthop::CachedHop,
+    notice::Notice,
     probe::Probed,
     route::Blocks,
     service::{Address, EndpointBucket, Service},
@@ -112,6 +114,11 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNTERS as usize }> = Per
 pub(crate) static NEXT_HOPS: PerCpuArray<CachedHop, { limits::NEXT_HOPS as usize + 1 }> =
     PerCpuArray::new();
 
+/// One entry: room for a question to the kernel's routing, which the stack has not.
+/// Written and read by packets only. Not pinned: it holds nothing.
+#[btf_map]
+pub(crate) static QUESTION: PerCpuArray<[u64; 8], 1> = PerCpuArray::new();
+
 /// One entry: when the next refusal is due by CPU, see [`lb_common::pace`].
 /// Written and read by packets only.
 #[btf_map]
@@ -132,10 +139,18 @@ pub(crate) static LEASES: Array<u64, { limits::GROUPS as usize }, MMAPABLE> = Ar
 #[btf_map]
 pub(crate) static TRACE: Array<Record, 1, MMAPABLE> = Array::new();
 
-/// Neighbours for the agent to resolve. Written by packets.
+/// Where first fragments went. Written and read by packets only.
 #[btf_map]
-pub(crate) static UNRESOLVED: RingBuf<Unresolved, { limits::UNRESOLVED_BYTES as usize }> =
-    RingBuf::new();
+pub(crate) static FRAGMENTS: LruHashMap<Datagram, Course, { limits::DATAGRAMS as usize }> =
+    LruHashMap::new();
+
+/// One entry: `lb_fragment`. Written by the agent.
+#[btf_map]
+pub(crate) static FRAGMENT_PATH: ProgramArray<1> = ProgramArray::new();
+
+/// What the agent should know, or find out. Written by packets.
+#[btf_map]
+pub(crate) static NOTICES: RingBuf<Notice, { limits::NOTICE_BYTES as usize }> = RingBuf::new();
 
 /// Flows that probe for a VIP -> address of the backend that is meant, in two
 /// words. Written and read by packets only. Not pinned: probing ends with the

@@ -9,7 +9,6 @@ use aya_ebpf::{
 };
 use lb_common::{
     addr::AddrBytes,
-    firewall::Unresolved,
     limits,
     nexthop::{CachedHop, cache_index, flags},
 };
@@ -17,7 +16,8 @@ use lb_common::{
 use crate::{
     env::{self, Env},
     family::Family,
-    maps::{CONFIG, NEXT_HOPS, PORTS, UNRESOLVED},
+    maps::{CONFIG, NEXT_HOPS, PORTS, QUESTION},
+    notice,
     packet::{Frame, load, store},
     parse::Packet,
     verdict::Verdict,
@@ -137,15 +137,17 @@ extern "C" fn lb_ask_kernel(
     source: u64,
     source_low: u64,
 ) -> u64 {
-    let (Some(hop), Some(config)) = (NEXT_HOPS.get_ptr_mut(index as u32), CONFIG.get(0)) else {
+    let (Some(hop), Some(config), Some(params)) =
+        (NEXT_HOPS.get_ptr_mut(index as u32), CONFIG.get(0), QUESTION.get_ptr_mut(0))
+    else {
         return UNKNOWN;
     };
-    // SAFETY: this CPU's element; nothing else on this CPU runs meanwhile.
-    let hop = unsafe { &mut *hop };
+    // SAFETY: this CPU's elements; nothing else on this CPU runs meanwhile.
+    let (hop, params) = unsafe { (&mut *hop, &mut *params.cast::<FibLookup>()) };
     hop.flags = 0;
     let v4 = v4 != 0;
     let ctx = XdpContext::new(ctx);
-    let mut params = FibLookup {
+    *params = FibLookup {
         family: if v4 { AF_INET } else { AF_INET6 },
         l4_protocol: 0,
         ports: [0; 2],
@@ -161,7 +163,7 @@ extern "C" fn lb_ask_kernel(
     };
     // SAFETY: the context is valid, the parameters are ours and of this size.
     let answer =
-        unsafe { helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), 64, 0) } as i64;
+        unsafe { helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut *params).cast(), 64, 0) } as i64;
     let mut state = flags::VALID | if v4 { flags::V4 } else { 0 };
     match answer {
         // By another interface only the kernel can send.
@@ -174,7 +176,8 @@ extern "C" fn lb_ask_kernel(
             if index == u64::from(APART) {
                 return UNKNOWN;
             }
-            report_unresolved(hop.key, v4, ctx.ingress_ifindex() as u32);
+            // It makes the kernel look for the neighbour.
+            notice::tell(hop.key, v4, ctx.ingress_ifindex() as u32, 0);
             return UNKNOWN;
         }
         _ => return UNKNOWN,
@@ -190,24 +193,9 @@ extern "C" fn lb_ask_kernel(
     ANSWERED
 }
 
-/// Tells the agent, which makes the kernel look for the neighbour; if the ring
-/// is full, others are being looked for.
-#[inline(always)]
-fn report_unresolved(key: [u64; 2], v4: bool, ifindex: u32) {
-    let Some(mut slot) = UNRESOLVED.reserve_untyped::<[u64; 3]>(0) else {
-        return;
-    };
-    // IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
-    let addr = if v4 { [0, 0xffff_0000 | key[0] << 32] } else { key };
-    slot.write([addr[0], addr[1], u64::from(ifindex)]);
-    slot.submit(0);
-}
-
 /// The two words of an address in map form.
 #[inline(always)]
 fn words(bytes: &AddrBytes) -> [u64; 2] {
     let at = bytes.as_ptr() as usize;
     [load(at), load(at + 8)]
 }
-
-const _: () = assert!(size_of::<Unresolved>() == 24);

@@ -9,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 
 /// Where the frame lies.
 #[derive(Clone, Copy)]
-pub(crate) struct Frame {
+pub struct Frame {
     /// First byte.
     pub start: usize,
     /// One past the last byte.
@@ -19,25 +19,25 @@ pub(crate) struct Frame {
 impl Frame {
     /// The frame of this run.
     #[inline(always)]
-    pub(crate) fn new(ctx: &XdpContext) -> Self {
+    pub fn new(ctx: &XdpContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end() }
     }
 
     /// Whether `length` bytes from `at` are in the frame.
     #[inline(always)]
-    pub(crate) fn holds(&self, at: usize, length: usize) -> bool {
+    pub fn holds(&self, at: usize, length: usize) -> bool {
         at + length <= self.end
     }
 
     /// Bytes from `at` to the end of the frame.
     #[inline(always)]
-    pub(crate) fn left(&self, at: usize) -> usize {
+    pub fn left(&self, at: usize) -> usize {
         self.end - at
     }
 
     /// Length in bytes.
     #[inline(always)]
-    pub(crate) fn length(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         (self.end - self.start) as u64
     }
 }
@@ -48,14 +48,14 @@ impl Frame {
 /// verifier would refuse it where it could not. `read_unaligned` would become
 /// one load per byte.
 #[inline(always)]
-pub(crate) fn load<T: Copy>(at: usize) -> T {
+pub fn load<T: Copy>(at: usize) -> T {
     // SAFETY: the verifier proves that the range is inside the frame.
     unsafe { *(at as *const T) }
 }
 
 /// Stores a value as it lies in memory.
 #[inline(always)]
-pub(crate) fn store<T: Copy>(at: usize, value: T) {
+pub fn store<T: Copy>(at: usize, value: T) {
     // SAFETY: as for `load`.
     unsafe { *(at as *mut T) = value }
 }
@@ -63,7 +63,7 @@ pub(crate) fn store<T: Copy>(at: usize, value: T) {
 /// Sends a frame back where it came from: its first 12 bytes, which must be in
 /// the frame at `from`, go to `to` with the Ethernet addresses exchanged.
 #[inline(always)]
-pub(crate) fn turn_around(from: usize, to: usize) {
+pub fn turn_around(from: usize, to: usize) {
     let destination: [u16; 3] = [load(from), load(from + 2), load(from + 4)];
     let source: [u16; 3] = [load(from + 6), load(from + 8), load(from + 10)];
     let mut i = 0;
@@ -76,6 +76,6 @@ pub(crate) fn turn_around(from: usize, to: usize) {
 
 /// Loads a 16-bit number in host byte order.
 #[inline(always)]
-pub(crate) fn number16(at: usize) -> u16 {
+pub fn number16(at: usize) -> u16 {
     u16::from_be(load(at))
 }

@@ -1,29 +1,21 @@
-//! From bytes to a packet: Ethernet, VLAN tags, IP, the first bytes of TCP or UDP.
+//! From bytes to a packet: IP, the first bytes of TCP or UDP.
 //!
 //! Checksums are not verified: they are only ever updated by differences, so a
 //! bad one stays bad and the receiver drops the packet.
 
 use aya_ebpf::bindings::xdp_md;
 use lb_common::stats::Counter;
-use network_types::{eth::EthHdr, tcp::TcpHdr, udp::UdpHdr};
+use network_types::{tcp::TcpHdr, udp::UdpHdr};
 
+pub(crate) use crate::link::{IPV4, IPV6, LONGEST as LONGEST_LINK, UDP, link};
 use crate::{
     extension,
     family::{Family, V4, V6},
     packet::{Frame, load, number16},
 };
 
-/// EtherTypes as they lie in the frame.
-pub(crate) const IPV4: u16 = 0x0800u16.to_be();
-/// See [`IPV4`].
-pub(crate) const IPV6: u16 = 0x86ddu16.to_be();
-const VLAN: u16 = 0x8100u16.to_be();
-const QINQ: u16 = 0x88a8u16.to_be();
-
-/// Protocol numbers.
+/// Protocol number.
 pub(crate) const TCP: u8 = 6;
-/// See [`TCP`].
-pub(crate) const UDP: u8 = 17;
 
 /// A packet with its headers found.
 #[derive(Clone, Copy)]
@@ -75,36 +67,6 @@ impl<F: Family> Packet<F> {
     pub(crate) fn ip_length(&self) -> u32 {
         self.frame.left(self.l3) as u32
     }
-}
-
-/// Bytes of an Ethernet header with two tags.
-pub(crate) const LONGEST_LINK: usize = EthHdr::LEN + 8;
-
-/// Skips the Ethernet header and up to two VLAN tags (IEEE 802.1Q, 802.1ad):
-/// EtherType as it lies in the frame and the position behind. `None`: the
-/// frame ends first.
-#[inline(always)]
-pub(crate) fn link(frame: Frame) -> Option<(u16, usize)> {
-    let mut l3 = frame.start + EthHdr::LEN;
-    if !frame.holds(frame.start, EthHdr::LEN) {
-        return None;
-    }
-    let mut ethertype: u16 = load(l3 - 2);
-    if ethertype == VLAN || ethertype == QINQ {
-        if !frame.holds(l3, 4) {
-            return None;
-        }
-        ethertype = load(l3 + 2);
-        l3 += 4;
-        if ethertype == VLAN || ethertype == QINQ {
-            if !frame.holds(l3, 4) {
-                return None;
-            }
-            ethertype = load(l3 + 2);
-            l3 += 4;
-        }
-    }
-    Some((ethertype, l3))
 }
 
 /// Whether the frame is for more than one station: the first bit on the wire

@@ -25,7 +25,9 @@ pub(crate) fn answer(env: &Env, counter: Counter) -> Verdict {
     Verdict::from_raw(lb_refuse(env.ctx, counter as u64, env.explains.into(), 0))
 }
 
-/// Says that the packet is longer than the `mtu` bytes that the way carries.
+/// Says that the packet is longer than the `mtu` bytes that the way carries; also to
+/// who allows that it is cut (IPv4 without "don't fragment"), which nobody here can:
+/// hosts then send shorter ones, fragments included.
 #[inline(always)]
 pub(crate) fn too_big(env: &Env, mtu: u32) -> Verdict {
     let (counter, explains) = (Counter::TooBig as u64, env.explains.into());
@@ -56,9 +58,6 @@ fn ip<F: Family>(
     mtu: u32,
 ) -> Result<(), Counter> {
     let packet = parsed?;
-    if mtu != 0 && !F::never_fragmented(packet.l3) {
-        return Err(Counter::Oversized);
-    }
     if mtu == 0 && packet.proto == parse::TCP {
         return reset(ctx, &parse::tcp(packet)?, explains);
     }
@@ -112,7 +111,7 @@ fn reset<F: Family>(ctx: *mut xdp_md, packet: &Packet<F>, explains: bool) -> Res
         return Err(Counter::Internal);
     }
     turn_around(frame.start, frame.start);
-    F::write_header(l3, destination, source, parse::TCP, TcpHdr::LEN as u16);
+    F::write_header(l3, (destination, source), (parse::TCP, TcpHdr::LEN as u16), 0, 0);
     // Data offset and flags, window; checksum, urgent pointer.
     let words = [
         packet.ports.rotate_left(16),
@@ -174,7 +173,7 @@ fn error<F: Family>(
     }
     let length = (ICMP_HEADER + quote) as u16;
     let (l3, l4) = (quoted - grown, quoted - ICMP_HEADER);
-    F::write_header(l3, destination, source, F::ICMP, length);
+    F::write_header(l3, (destination, source), (F::ICMP, length), 0, 0);
     let mut sum = if F::EXACT { 0 } else { pseudo::<F>(source, destination, F::ICMP, length) };
     sum += csum::sum32(about.0) + csum::sum32(about.1) + quote_sum;
     store(l4, about.0);

@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod completions;
 mod console;
+mod decap;
 mod detach;
 mod explain;
 mod firewall;
@@ -104,6 +105,7 @@ enum Command {
     Agent(agent::Agent),
     Witness(witness::Witness),
     Detach(detach::Detach),
+    Decap(decap::Decap),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -153,6 +155,7 @@ impl Cli {
             Command::Agent(agent) => agent.run(self.global.no_color),
             Command::Witness(witness) => witness.run(self.global.no_color),
             Command::Detach(detach) => detach.run(&mut lb.console),
+            Command::Decap(decap) => decap.run(&mut lb.console),
             Command::Completions(completions) => completions.run(&mut lb.console),
             Command::Man(man) => man.run(&mut lb.console),
         };

@@ -4,6 +4,7 @@
 pub mod attach;
 pub mod changes;
 pub mod clock;
+pub mod decap;
 pub mod explain;
 #[cfg(test)]
 pub mod fake;

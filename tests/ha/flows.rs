@@ -9,8 +9,8 @@ use std::{
 };
 
 use lb_tests::harness::{
-    Flows, Mode, NAT_V4, Network, Protocol, Result, Service, Survey, eventually, source_addresses,
-    spread_udp,
+    DSR_V4, DSR_V6, Flows, Mode, NAT_V4, Network, PairLab, Protocol, Result, Service, Survey,
+    eventually, source_addresses, spread_udp, tunnel_sources, unwrap_for,
 };
 
 use super::{ECHO, FLOWS, PATIENCE, Pair, SHARED, VIPS, WEB, assert_kept, web_services};
@@ -337,5 +337,40 @@ fn who_does_not_know_all_flows_is_given_none() -> Result<()> {
     assert!(pair.is(0, "all", "active"));
     pair.lab.nodes[0].done(&["ha", "failover", "--force"])?;
     pair.settles("all", 1);
+    Ok(())
+}
+
+#[test]
+fn connections_through_tunnels_outlive_their_node() -> Result<()> {
+    let vips = [(DSR_V4, Mode::Ipip), (DSR_V6, Mode::Gue)];
+    let web = || vips.map(|(vip, mode)| Service::new(vip, Protocol::Tcp, WEB, mode));
+    let lab = PairLab::new(3)?;
+    for backend in &lab.backends {
+        unwrap_for(&backend.netns, "eth0", &vips.map(|(vip, _)| vip))?;
+    }
+    let services = web().map(|service| service.with(&lab.backends));
+    let mut pair = Pair::inside(lab, |config| {
+        config.node = tunnel_sources();
+        config.services = services.to_vec();
+    })?;
+    pair.settles("all", 0);
+    pair.is_told(1);
+    let open = |(vip, _): (IpAddr, Mode)| {
+        let sources = source_addresses(vip.is_ipv4());
+        Ok((vip, Flows::open(&pair.lab.client, &sources, (vip, WEB).into(), EACH)?))
+    };
+    let mut flows = vips.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+    for node in [0, 1] {
+        web().iter().try_for_each(|service| drain(&pair, node, service))?;
+    }
+    assert_none_broke(&mut flows);
+    knows_all(&pair, 1, flows.len() * EACH);
+    let times = ask_while(&mut flows, || {
+        pair.agent(0).kill()?;
+        pair.lab.unplug(0)?;
+        pair.serves("all", 1);
+        Ok(())
+    })?;
+    println!("each asked {times} times while its node died");
     Ok(())
 }

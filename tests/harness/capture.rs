@@ -3,10 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
-use super::{Error, Netns, Process, Result};
+use super::{Error, Netns, Process, Result, run};
 
 /// An Ethernet address, its bytes in the order of the wire.
 pub type Mac = [u8; 6];
@@ -42,12 +43,50 @@ impl Capture {
     /// # Errors
     /// tcpdump cannot be started, or does not understand the filter.
     pub fn start(netns: &Netns, interface: &str, filter: &str, file: &Path) -> Result<Self> {
+        Self::of(netns, interface, &["-s", "64", "-Q", "in"], filter, file)
+    }
+
+    /// Captures all of what comes in and goes out, until [`Self::packets`] is called.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn whole(netns: &Netns, interface: &str, filter: &str, file: &Path) -> Result<Self> {
+        Self::of(netns, interface, &[], filter, file)
+    }
+
+    fn of(
+        netns: &Netns,
+        interface: &str,
+        words: &[&str],
+        filter: &str,
+        file: &Path,
+    ) -> Result<Self> {
         let mut command = netns.command("tcpdump");
-        command.args(["-i", interface, "-n", "-s", "64", "-Z", "root", "--immediate-mode"]);
-        command.args(["-Q", "in", "--time-stamp-precision", "nano", "-w"]).arg(file).arg(filter);
+        command.args(["-i", interface, "-n", "-Z", "root", "--immediate-mode"]).args(words);
+        command.args(["--time-stamp-precision", "nano", "-w"]).arg(file).arg(filter);
         let mut process = Process::start(&mut command)?;
         process.wait_for("capture", PATIENCE, |log| log.contains("listening on"))?;
         Ok(Self { process, file: file.into() })
+    }
+
+    /// Ends it: what tcpdump says of each packet, checksums included, in the order in
+    /// which they came.
+    ///
+    /// # Errors
+    /// tcpdump cannot read its file.
+    pub fn packets(self) -> Result<Vec<String>> {
+        self.process.end(libc::SIGTERM)?;
+        let mut command = Command::new("tcpdump");
+        let text = run(command.args(["-n", "-t", "-vv", "-r"]).arg(&self.file), PATIENCE)?.stdout;
+        let mut packets: Vec<String> = Vec::new();
+        for line in text.lines() {
+            // What belongs to a packet is indented, but for its first line.
+            match packets.last_mut().filter(|_| line.starts_with(char::is_whitespace)) {
+                Some(packet) => *packet += line,
+                None => packets.push(line.to_owned()),
+            }
+        }
+        Ok(packets)
     }
 
     /// Ends it: all frames, in the order in which they came.

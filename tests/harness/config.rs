@@ -19,6 +19,10 @@ pub enum Mode {
     Nat,
     /// Backends answer directly.
     Dsr,
+    /// The same, packets to them are wrapped in IP.
+    Ipip,
+    /// The same, in UDP.
+    Gue,
 }
 
 /// What runs over IP.
@@ -74,6 +78,8 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// `node.flows`.
     pub flows: u32,
+    /// More lines of `[node]`.
+    pub node: String,
     /// Lines of `[firewall]`.
     pub firewall: String,
     /// `[ha]`, if it is one of a pair.
@@ -151,7 +157,12 @@ impl Service {
 
 impl Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Nat { "nat" } else { "dsr" })
+        f.write_str(match self {
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
+        })
     }
 }
 
@@ -167,6 +178,7 @@ impl Display for Config {
         if let Some(seed) = &self.hash_seed {
             writeln!(f, "hash_seed = {seed:?}")?;
         }
+        f.write_str(&self.node)?;
         writeln!(f, "interfaces = {:?}\nxdp_mode = \"native\"", self.interfaces)?;
         writeln!(f, "pin_dir = {:?}\nflows = {}", self.pin_dir, self.flows)?;
         writeln!(f, "state_dir = {:?}\n\n[admin]\nsocket = {:?}", self.state_dir, self.socket)?;

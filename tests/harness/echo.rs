@@ -16,6 +16,8 @@ use super::{Error, Netns, Result};
 
 /// How often a server looks whether it is to end.
 const POLL: Duration = Duration::from_millis(100);
+/// Bytes of a datagram at most.
+const LONGEST: usize = 65_535;
 /// First port of clients that choose theirs.
 const FIRST_PORT: u16 = 10_000;
 /// How long a client waits for an answer.
@@ -74,7 +76,7 @@ impl Drop for Echo {
 }
 
 fn serve(socket: &UdpSocket, answer: impl Fn(&[u8]) -> Vec<u8>, stop: &AtomicBool) {
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; LONGEST];
     while !stop.load(Ordering::Relaxed) {
         // Errors are timeouts, or ICMP errors about earlier answers.
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -144,7 +146,7 @@ fn exchange(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<Stri
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(payload)?;
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; LONGEST];
     let length = socket.recv(&mut buffer)?;
     String::from_utf8(buffer[..length].to_vec())
         .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))

@@ -161,6 +161,7 @@ impl Lab {
             group: None,
             http: None,
             flows: 65_536,
+            node: String::new(),
             firewall: String::new(),
             ha: None,
             services: services.into_iter().collect(),

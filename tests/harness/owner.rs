@@ -16,8 +16,8 @@ use super::{
 /// One directory for each lab, named like it; it holds the lab's files and
 /// tells whose it is. Made before anything else of the lab and removed last.
 const LABS: &str = "/run/lb-lab";
-/// Where pins go; a lab's are in a directory named like it.
-const BPF: &str = "/sys/fs/bpf";
+/// Where pins go; a lab's are in directories named like it, and like its parts.
+pub(super) const BPF: &str = "/sys/fs/bpf";
 /// The agent's state, in a lab's directory; a test may mount another disk there.
 pub(super) const STATE: &str = "state";
 /// File in a lab's directory: when its owner started, see [`started`].
@@ -48,7 +48,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let _ = remove_tree(&self.pin_dir);
+        let _ = remove_pins(&self.name);
         let _ = remove_tree(&self.dir);
     }
 }
@@ -71,9 +71,8 @@ pub fn sweep() -> Result<Vec<String>> {
             netns::remove(&netns);
         }
         mount::detach_all(&dir.join(STATE));
-        for tree in [Path::new(BPF).join(&name), dir] {
-            remove_tree(&tree).map_err(Error::io(format!("remove `{}`", tree.display())))?;
-        }
+        remove_pins(&name)?;
+        remove_tree(&dir).map_err(Error::io(format!("remove `{}`", dir.display())))?;
         swept.push(name);
     }
     Ok(swept)
@@ -110,6 +109,18 @@ fn kill_inside(netns: &Path) -> Result<()> {
             // SAFETY: takes two numbers; the process is inside a namespace that
             // only the dead lab's processes ever entered.
             unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a lab pinned: in the directory named like it, and in those of its parts.
+fn remove_pins(lab: &str) -> Result<()> {
+    let part = format!("{lab}-");
+    for name in names(Path::new(BPF))? {
+        if name == lab || name.starts_with(&part) {
+            let tree = Path::new(BPF).join(name);
+            remove_tree(&tree).map_err(Error::io(format!("remove `{}`", tree.display())))?;
         }
     }
     Ok(())

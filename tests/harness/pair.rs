@@ -145,6 +145,7 @@ impl PairLab {
             group: None,
             http: None,
             flows: 65_536,
+            node: String::new(),
             firewall: String::new(),
             ha: None,
             services: services.into_iter().collect(),

@@ -71,8 +71,8 @@ impl Case {
         match (self.mode, self.v4) {
             (Mode::Nat, true) => NAT_V4,
             (Mode::Nat, false) => NAT_V6,
-            (Mode::Dsr, true) => DSR_V4,
-            (Mode::Dsr, false) => DSR_V6,
+            (_, true) => DSR_V4,
+            (_, false) => DSR_V6,
         }
     }
 
@@ -88,7 +88,7 @@ impl Case {
         match (self.mode, self.protocol) {
             (Mode::Nat, Protocol::Tcp) => 8080,
             (Mode::Nat, Protocol::Udp) => 5353,
-            (Mode::Dsr, _) => self.service_port(),
+            (_, _) => self.service_port(),
         }
     }
 

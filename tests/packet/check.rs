@@ -1,7 +1,9 @@
 //! A strict reader of frames: every length and checksum, also of packets
-//! quoted in ICMP errors.
+//! inside others, and of those quoted in ICMP errors.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use lb_common::tunnel::{GUE_PORT, IPV4_IN_IP, IPV6_IN_IP};
 
 use super::frame::{ICMP, ICMPV6, IPV4, IPV6, QINQ, TCP, UDP, VLAN, checksum, hex, pseudo};
 
@@ -94,11 +96,13 @@ fn transport(source: IpAddr, destination: IpAddr, proto: u8, body: &[u8]) -> Che
         TCP if body.len() < 20 || sum(TCP) != 0 => Err("checksum of TCP".into()),
         UDP => {
             let (length, field) = (usize::from(number(body, 4)?), number(body, 6)?);
-            let absent = field == 0 && source.is_ipv4();
+            let is_gue = number(body, 2)? == GUE_PORT;
+            // In tunnels also over IPv6 (RFC 6935).
+            let absent = field == 0 && (source.is_ipv4() || is_gue);
             if length != body.len() || (sum(UDP) != 0 && !absent) || (field == 0 && !absent) {
                 return Err("length or checksum of UDP".into());
             }
-            Ok(())
+            if is_gue { ip(&body[8..], false) } else { Ok(()) }
         }
         ICMP => {
             if checksum(&[body]) != 0 {
@@ -112,6 +116,7 @@ fn transport(source: IpAddr, destination: IpAddr, proto: u8, body: &[u8]) -> Che
             }
             if body[0] < 128 { ip(&body[8..], true) } else { Ok(()) }
         }
+        IPV4_IN_IP | IPV6_IN_IP => ip(body, false),
         _ => Ok(()),
     }
 }

@@ -161,16 +161,6 @@ fn fragment(frame: &Frame, (offset, more): (u16, bool)) -> Frame {
 }
 
 #[test]
-fn fragments_for_a_vip_are_named() -> Result<()> {
-    Case::each(|subject, case| {
-        for which in FRAGMENTS {
-            let frame = fragment(&case.request(), which);
-            subject.drops(&format!("{}: {which:?}", case.name()), &frame, Counter::Fragment);
-        }
-    })
-}
-
-#[test]
 fn fragments_for_others_pass() -> Result<()> {
     Case::each(|subject, case| {
         let others: [&str; 2] =

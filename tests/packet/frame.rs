@@ -54,6 +54,8 @@ pub(crate) struct Packet {
     pub(crate) destination: IpAddr,
     /// Time to live or hop limit.
     pub(crate) hops: u8,
+    /// IPv4: DSCP and ECN.
+    pub(crate) class: u8,
     /// IPv4: identification.
     pub(crate) identification: u16,
     /// IPv4: flags and fragment offset in units of 8 bytes.
@@ -122,6 +124,7 @@ impl Packet {
             source,
             destination,
             hops: 64,
+            class: 0,
             identification: 0x1234,
             fragment: DONT_FRAGMENT,
             options: Vec::new(),
@@ -153,7 +156,7 @@ impl Packet {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let header = self.header_length();
-                let mut bytes = vec![0x40 | (header / 4) as u8, 0];
+                let mut bytes = vec![0x40 | (header / 4) as u8, self.class];
                 bytes.extend(((header + body.len()) as u16).to_be_bytes());
                 bytes.extend(self.identification.to_be_bytes());
                 bytes.extend(self.fragment.to_be_bytes());

@@ -182,11 +182,12 @@ fn nobody_is_told_who_cannot_be_there() -> Result<()> {
                 let request = case.request_from(source, 9);
                 subject.drops(&case.name(), &request, Counter::BadSource);
             }
+            // Nothing is said about any but a first one (RFC 1122, section 3.2.2).
             let fragment = case.request().with(|frame| {
                 if case.v4 {
-                    frame.packet.fragment = 0x2000;
+                    frame.packet.fragment = 10;
                 } else {
-                    frame.packet.extensions = vec![Extension::fragment(0, true)];
+                    frame.packet.extensions = vec![Extension::fragment(10, false)];
                 }
             });
             subject.drops(&case.name(), &fragment, Counter::Fragment);

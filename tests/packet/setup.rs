@@ -20,6 +20,8 @@ const HEARTBEATS: u16 = 4790;
 pub(crate) struct Setup {
     /// `node.flows`.
     pub(crate) flows: u32,
+    /// More lines of `[node]`.
+    pub(crate) node: String,
     /// Lines of `[firewall]`.
     pub(crate) firewall: String,
     /// `[ha]`, if it is one of a pair; its key is the lab's.
@@ -61,6 +63,7 @@ impl Setup {
     pub(crate) fn new(services: impl IntoIterator<Item = Service>) -> Self {
         Self {
             flows: 65_536,
+            node: String::new(),
             firewall: String::new(),
             ha: None,
             services: services.into_iter().collect(),
@@ -72,6 +75,13 @@ impl Setup {
 
     pub(crate) fn flows(self, flows: u32) -> Self {
         Self { flows, ..self }
+    }
+
+    /// Adds a line to `[node]`.
+    pub(crate) fn node(mut self, line: &str) -> Self {
+        self.node += line;
+        self.node.push('\n');
+        self
     }
 
     /// Adds a line to `[firewall]`.
@@ -136,6 +146,7 @@ impl Display for Setup {
         if self.ha.is_some() {
             writeln!(f, "hash_seed = \"000102030405060708090a0b0c0d0e0f\"")?;
         }
+        f.write_str(&self.node)?;
         writeln!(f, "flows = {}\n\n[admin]\nsocket = {:?}", self.flows, self.socket)?;
         writeln!(f, "\n[firewall]\n{}", self.firewall)?;
         if let Some(ha) = &self.ha {

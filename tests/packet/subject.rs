@@ -3,7 +3,7 @@
 
 mod expect;
 mod leases;
-mod pinned;
+pub(crate) mod pinned;
 
 use std::{
     collections::BTreeMap,
@@ -288,7 +288,7 @@ impl<'a> Subject<'a> {
 }
 
 #[track_caller]
-fn action(verdict: u32, frame: &[u8]) -> Action {
+pub(crate) fn action(verdict: u32, frame: &[u8]) -> Action {
     match verdict {
         1 => Action::Drop,
         2 => Action::Pass,

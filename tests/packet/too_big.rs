@@ -110,7 +110,8 @@ fn what_may_be_cut_is_left_to_the_kernel_where_that_knows_the_way() -> Result<()
                 });
                 subject.forwards(&case.name(), &long, &expected, backend(true, 1));
             } else {
-                subject.drops(&case.name(), &long, Counter::Oversized);
+                let expected = too_big(&long, MTU, most(case));
+                subject.answers(&case.name(), &long, &expected, Counter::TooBig);
             }
         }
     })

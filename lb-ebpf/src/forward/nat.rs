@@ -27,7 +27,7 @@ use crate::{
     handshake,
     maps::{BACKENDS, CONFIG},
     nexthop::{self, Way},
-    packet::{load, store},
+    packet::{Frame, load, store},
     parse::{Packet, TCP},
     select::{self, Chosen},
     service::{self, Found},
@@ -109,6 +109,16 @@ pub(crate) fn is_reply<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
 /// Rewrites and forwards a reply; `None`: not a reply of a service.
 #[inline(always)]
 pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
+    let (owner, service) = replying(env, packet)?;
+    send_reply(env, packet, &owner, service)
+}
+
+/// The backend whose reply this is, and its service.
+#[inline(always)]
+pub(crate) fn replying<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+) -> Option<(Chosen, &'static Service)> {
     let mut owner = owner::<F>(env, packet.source, packet.source_port(), packet.proto)?;
     // An answer to this host's own connection to the backend (a probe, say)
     // is not a reply of the service.
@@ -123,9 +133,17 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
         }
     }
     let service = service::entry(env, owner.backend.service)?;
-    if !replies_from(service, packet.source_port()) {
-        return None;
-    }
+    replies_from(service, packet.source_port()).then_some((owner, service))
+}
+
+/// Rewrites and forwards the reply of a backend; `None`: it is for this host.
+#[inline(always)]
+pub(crate) fn send_reply<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    owner: &Chosen,
+    service: &Service,
+) -> Option<Verdict> {
     let way = nexthop::towards_client(env, packet, &service.vip);
     match way {
         Way::Local => return None,
@@ -143,11 +161,17 @@ pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict>
         (record.backend, record.service) = (owner.id, owner.backend.service);
     });
     count::replied(env, owner.id, packet.frame.length());
-    handshake::end(env, packet, &owner, service);
-    Some(match way {
-        Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
+    handshake::end(env, packet, owner, service);
+    Some(leave(env, packet.frame, way))
+}
+
+/// Sends a frame that is ready for its client.
+#[inline(always)]
+pub(crate) fn leave(env: &Env, frame: Frame, way: Way) -> Verdict {
+    match way {
+        Way::Hop(hop) => nexthop::send(env, frame, hop.macs_low, hop.macs_high, hop.ifindex),
         _ => Verdict::pass(Counter::HandedOver),
-    })
+    }
 }
 
 /// The backend that a client's flow has bound at the shared address of another.

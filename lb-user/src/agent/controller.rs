@@ -182,7 +182,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
     if let Some((pair, driving, shares)) = joined {
         (state.ha, heartbeats, sharing) = (Some(pair), Some(driving), shares);
     }
-    let (mut questions, _log) = state.listen(log_level).map_err(Error::Events)?;
+    let (mut notices, _log) = state.listen(log_level).map_err(Error::Events)?;
     if let Err(error) = state.forget(kept, discards) {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");
     }
@@ -223,9 +223,9 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 attaching.report(done, "cannot look after the interfaces");
                 report(state.follow(now).await, "cannot follow a change of the network");
             }
-            asked = questions.next() => {
-                state.resolve(&asked);
-                // Under a flood there is always another question: signals and
+            told = notices.next() => {
+                state.heed(&told);
+                // Under a flood there is always another one: signals and
                 // the network get their turn.
                 yield_now().await;
             }

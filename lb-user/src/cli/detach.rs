@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Failure, Status, console::Console, count, require, with_causes};
 use crate::{
     config,
-    dataplane::pins::{self, Detached, PinError},
+    dataplane::pins::{self, Detached, PACKET_PATH, PinError},
     sys::{capability::Capability, route},
 };
 
@@ -37,14 +37,25 @@ impl Detach {
             (None, None) => config::file::PIN_DIR.into(),
         };
         require(&NEEDED)?;
-        let outcome = match pins::detach(&pin_dir)? {
-            Detached::Nothing => "nothing was attached".to_owned(),
-            Detached::Removed(links) => {
-                format!("detached from {}", count(links.len() as u64, "interface"))
-            }
-        };
+        let detached = pins::detach(&pin_dir, &PACKET_PATH)?;
         forget_neighbours(console);
-        console.say(format_args!("{}: {outcome}", pin_dir.display()))
+        say(console, &pin_dir, &detached)
+    }
+}
+
+/// Says what was detached.
+pub(super) fn say(
+    console: &mut Console<'_>,
+    pin_dir: &Path,
+    detached: &Detached,
+) -> Result<(), Failure> {
+    let pin_dir = pin_dir.display();
+    match detached {
+        Detached::Nothing => console.say(format_args!("{pin_dir}: nothing was attached")),
+        Detached::Removed(links) => {
+            let links = count(links.len() as u64, "interface");
+            console.say(format_args!("{pin_dir}: detached from {links}"))
+        }
     }
 }
 

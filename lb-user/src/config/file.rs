@@ -24,7 +24,7 @@ use super::{
     read::{Located, Section, Telling, document},
     value::{
         PortRule, ha::socket_address, interface, name, number, path, pin_dir, port_rule, prefix,
-        seed, socket, word,
+        seed, socket, tunnel_source, word,
     },
 };
 use crate::core::model::XdpMode;
@@ -71,6 +71,8 @@ pub struct Node {
     pub flows: Field<u32>,
     /// `hash_seed`.
     pub hash_seed: Field<Option<[u64; 2]>>,
+    /// `tunnel_sources`.
+    pub tunnel_sources: Field<Vec<Located<IpNet>>>,
     /// `pin_dir`.
     pub pin_dir: Field<PathBuf>,
     /// `state_dir`.
@@ -137,6 +139,11 @@ fn node(mut table: Section<'_>) -> Node {
         ),
         flows: table.optional("flows", FLOWS, number(MIN_FLOWS..=MAX_FLOWS)),
         hash_seed: table.optional("hash_seed", None, seed),
+        tunnel_sources: table.list(
+            "tunnel_sources",
+            "tunnel_sources = [\"10.255.0.0/24\"]",
+            tunnel_source,
+        ),
         pin_dir: table.optional("pin_dir", PIN_DIR.into(), pin_dir),
         state_dir: table.optional("state_dir", STATE_DIR.into(), path(STATE_DIR)),
         zone: table.optional("zone", None, |value| name(value).map(Some)),

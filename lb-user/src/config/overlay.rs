@@ -88,7 +88,8 @@ pub fn edited(
                 firewall(&edits.firewall, &file.firewall).map_err(EditError::Invalid)?;
         }
     }
-    check_together(&model.services, &model.firewall, model.ha.as_ref())
+    let sources = &model.node.tunnel_sources;
+    check_together(&model.services, &model.firewall, sources, model.ha.as_ref())
         .map_err(EditError::Invalid)?;
     Ok((edits, model))
 }
@@ -118,7 +119,8 @@ impl Edits {
         let firewall = firewall(&self.firewall, &file.firewall);
         match firewall {
             Ok(firewall) if mistakes.is_empty() => {
-                check_together(&services, &firewall, file.ha.as_ref())?;
+                let sources = &file.node.tunnel_sources;
+                check_together(&services, &firewall, sources, file.ha.as_ref())?;
                 Ok(Model { services, firewall, ..file.clone() })
             }
             firewall => {

@@ -142,12 +142,14 @@ pub fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-/// "nat" or "dsr".
+/// "nat", "dsr", "ipip" or "gue".
 #[must_use]
 pub fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Nat => "nat",
         Mode::Dsr => "dsr",
+        Mode::Ipip => "ipip",
+        Mode::Gue => "gue",
     }
 }
 

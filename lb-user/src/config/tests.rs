@@ -56,7 +56,7 @@ name = "web"
 vip = "224.0.0.1"
 port = 443
 port = 80
-mode = "gue"
+mode = "fullnat"
 [[service.backend]]
 name = "web-1"
 address = "2001:db8::1"
@@ -78,8 +78,8 @@ port = "400-300"
 11: service[0].vip: "224.0.0.1": must be a unicast address that is routed
   hint: this is a multicast address
 13: column 1: port: duplicate key, must be there once
-14: service[0].mode: "gue": not built yet in this version
-  hint: this version has "nat" or "dsr"
+14: service[0].mode: "fullnat": not built yet in this version
+  hint: this version has "nat", "dsr", "ipip" or "gue"
 17: service[0].backend[0].address: "2001:db8::1": must be an IPv4 address, as the VIP is
 18: service[0].backend[0].wieght: unknown key
   hint: did you mean `weight`?
@@ -266,8 +266,6 @@ fn features_not_built_are_refused_and_their_neutral_values_accepted() {
     let refused = [
         node("[firewall]\nnew_flows_per_source = { rate = 1, burst = 1 }"),
         service("mode = \"fullnat\""),
-        service("mode = \"ipip\""),
-        service("mode = \"gue\""),
         service("allow_sources = [\"10.0.0.0/8\"]"),
     ];
     for text in refused {

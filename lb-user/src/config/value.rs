@@ -59,6 +59,15 @@ pub fn only_empty(hint: &'static str) -> impl Fn(&DeValue<'_>) -> Result<(), Wro
     }
 }
 
+/// As in `"nat", "dsr" or "ipip"`.
+fn alternatives(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    match &quoted[..] {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
 /// One of a few words; those without a meaning are not built yet.
 pub fn word<T: Copy>(
     words: &'static [(&'static str, Option<T>)],
@@ -66,7 +75,7 @@ pub fn word<T: Copy>(
     move |value| {
         let built = words.iter().filter(|(_, meaning)| meaning.is_some());
         let names: Vec<&str> = built.map(|&(name, _)| name).collect();
-        let all = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ");
+        let all = alternatives(&names);
         let text = value
             .as_str()
             .ok_or_else(|| Wrong::new(format!("must be {all}")).hint("text in double quotes"))?;
@@ -269,6 +278,27 @@ pub fn prefix_of(text: &str) -> Result<IpNet, Wrong> {
         net.trunc(),
         IpNet::from(net.addr()),
     )))
+}
+
+/// Where packets that wrap others come from: those of flows differ in the bits behind
+/// the prefix, of IPv6 in its lower half.
+pub fn tunnel_source(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    let net = prefix(value)?;
+    let first = match net {
+        IpNet::V4(v4) => v4.addr().octets()[0],
+        IpNet::V6(v6) => v6.addr().octets()[0],
+    };
+    match net {
+        IpNet::V4(_) if matches!(first, 0 | 127 | 224..) => {
+            Err(Wrong::new("must be a prefix of addresses that a host can have"))
+        }
+        IpNet::V4(v4) if v4.prefix_len() < 8 => Err(Wrong::new("must be a /8 or longer")),
+        IpNet::V6(v6) if v6.prefix_len() < 64 => Err(Wrong::new("must be a /64 or longer")),
+        IpNet::V6(_) if matches!(first, 0xff) => {
+            Err(Wrong::new("must be a prefix of addresses that a host can have"))
+        }
+        net => Ok(net),
+    }
 }
 
 /// How to write ports.

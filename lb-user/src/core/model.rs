@@ -18,7 +18,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::flow::Timeouts;
+use lb_common::{flow::Timeouts, tunnel};
 
 use self::{
     ha::Ha,
@@ -78,6 +78,8 @@ pub struct Node {
     pub hash_seed: Option<[u64; 2]>,
     /// Where the data plane is pinned.
     pub pin_dir: PathBuf,
+    /// Sources of packets that wrap others: at most one prefix of each family.
+    pub tunnel_sources: Vec<IpNet>,
     /// Where edits made through the admin socket are kept.
     pub state_dir: PathBuf,
     /// Where this node is; backends of the same zone may be preferred.
@@ -138,12 +140,33 @@ impl Protocol {
 }
 
 /// How packets reach a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// Destination address and port rewritten, replies rewritten back.
     Nat,
     /// Only the Ethernet header rewritten.
     Dsr,
+    /// Wrapped in an IP packet.
+    Ipip,
+    /// Wrapped in a UDP packet.
+    Gue,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Nat, Self::Dsr, Self::Ipip, Self::Gue];
+
+    /// Whether packets are wrapped in others.
+    #[must_use]
+    pub fn is_tunnel(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+
+    /// Bytes that packets to a backend at this address are longer than the client's.
+    #[must_use]
+    pub fn overhead(self, backend: IpAddr) -> u32 {
+        if self.is_tunnel() { tunnel::overhead(backend.is_ipv4(), self == Self::Gue) } else { 0 }
+    }
 }
 
 /// `[[service]]`.

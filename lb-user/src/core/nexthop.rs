@@ -100,6 +100,9 @@ pub struct Facts {
     neighbours: HashMap<Hop, Neighbour>,
     /// Where each watched address is routed; `None`: nowhere, or not looked up yet.
     routes: BTreeMap<IpAddr, Option<Route>>,
+    /// Bytes of the longest packet that goes the whole way to a watched address, where a
+    /// router on it said so.
+    carried: BTreeMap<IpAddr, u32>,
     /// The watched addresses behind each hop in use.
     users: BTreeMap<Hop, BTreeSet<IpAddr>>,
     /// Entries made by us, in use or not.
@@ -123,6 +126,7 @@ impl Facts {
         for address in gone {
             self.set_route(address, None);
             self.routes.remove(&address);
+            self.carried.remove(&address);
         }
         let new: Vec<IpAddr> =
             wanted.iter().filter(|a| !self.routes.contains_key(a)).copied().collect();
@@ -173,6 +177,23 @@ impl Facts {
                 }
             }
         }
+        self.derive(address);
+    }
+
+    /// Bytes of the longest packet that is known to go to a watched address whose next
+    /// hop is resolved; 0: not known.
+    #[must_use]
+    pub fn mtu(&self, address: IpAddr) -> Option<u32> {
+        self.next_hops.get(&address).map(|hop| hop.mtu)
+    }
+
+    /// Says what the whole way to a watched address carries; `None`: that is not known
+    /// any more. Other addresses are ignored.
+    pub fn set_carried(&mut self, address: IpAddr, mtu: Option<u32>) {
+        match mtu.filter(|_| self.routes.contains_key(&address)) {
+            Some(mtu) => self.carried.insert(address, mtu),
+            None => self.carried.remove(&address),
+        };
         self.derive(address);
     }
 
@@ -389,11 +410,13 @@ impl Facts {
         let next_hop = self.routes.get(&address).copied().flatten().and_then(|route| {
             let Route { hop, mtu } = route;
             let link = self.links.get(&hop.ifindex).filter(|link| link.up)?;
+            let carried = self.carried.get(&address).copied();
+            let known = [(link.mtu != 0).then_some(link.mtu), mtu, carried];
             Some(NextHop {
                 ifindex: hop.ifindex,
                 destination: self.neighbours.get(&hop)?.mac?,
                 source: link.mac?,
-                mtu: mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
+                mtu: known.into_iter().flatten().min().unwrap_or_default(),
             })
         });
         let old = match next_hop {

@@ -37,11 +37,11 @@ use lb_common::{
 };
 
 use self::{
-    identity::{BackendIdentity, ServiceIdentity},
+    identity::{BackendIdentity, ServiceIdentity, mode_of},
     tables::Places,
 };
 use crate::core::{
-    model::Model,
+    model::{Mode, Model},
     nexthop::{Network, NextHop},
     route::Routes,
     weight::Standings,
@@ -289,7 +289,8 @@ pub fn plan(
         operations.push(Operation::Scrub(ids.reused.clone()));
     }
     for (&id, want) in wanted.iter().filter(|(id, _)| ids.is_new(**id)) {
-        let hop = next_hop(network, host, want.identity.addr, &mut unattached);
+        let hop =
+            next_hop(network, host, (want.identity.addr, want.identity.mode), &mut unattached);
         operations.push(Operation::WriteBackend(id, want.entry(hop)));
     }
     operations.extend(rising.into_iter().map(|id| Operation::SetServing(id, true)));
@@ -312,7 +313,7 @@ pub fn plan(
 pub fn follow(network: &Network, backends: &BTreeMap<BackendId, Backend>, host: &Host) -> Plan {
     let mut plan = Plan::default();
     for (id, entry) in in_use(backends) {
-        let hop = next_hop(network, host, entry.addr, &mut plan.unattached);
+        let hop = next_hop(network, host, (entry.addr, mode_of(entry)), &mut plan.unattached);
         if backends::written_hop(entry) != hop {
             plan.operations.push(Operation::SetNextHop(id, hop));
         }
@@ -324,7 +325,7 @@ pub fn follow(network: &Network, backends: &BTreeMap<BackendId, Backend>, host: 
 fn next_hop(
     network: &Network,
     host: &Host,
-    addr: AddrBytes,
+    (addr, mode): (AddrBytes, Mode),
     unattached: &mut BTreeSet<(IpAddr, u32)>,
 ) -> Option<NextHop> {
     let addr = addr::from_bytes(addr);
@@ -333,7 +334,7 @@ fn next_hop(
         unattached.insert((addr, hop.ifindex));
         return None;
     }
-    let mtu = if host.merges { 0 } else { hop.mtu };
+    let mtu = if host.merges { 0 } else { hop.mtu.saturating_sub(mode.overhead(addr)) };
     Some(NextHop { mtu, ..hop })
 }
 

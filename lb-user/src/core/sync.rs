@@ -181,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::plan::identity::ServiceIdentity;
+    use crate::core::{model::Mode, plan::identity::ServiceIdentity};
 
     /// Services with exact keys, and with others.
     const VIPS: [(&str, u16, u16); 4] = [
@@ -198,7 +198,7 @@ mod tests {
         let vip: IpAddr = vip.parse().unwrap();
         let addr = addr::to_bytes(IpAddr::from([10, 0, 0, backend as u8]));
         let service = ServiceIdentity { vip: addr::to_bytes(vip), first, last, proto: 6 };
-        BackendIdentity { service, addr, port: 0, nat: true }
+        BackendIdentity { service, addr, port: 0, mode: Mode::Nat }
     }
 
     /// A node that numbers services and backends in this order, counted from 1.

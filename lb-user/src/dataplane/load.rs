@@ -10,7 +10,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{DevMapHash, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{DevMapHash, LpmTrie, Map, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
     pin::PinError as AyaPinError,
     programs::{ProgramError, Xdp},
 };
@@ -122,7 +122,7 @@ pub struct DataPlane {
     pub(super) pins: PinDir,
     /// Whether this process made the maps.
     pub created: bool,
-    unresolved: Option<RingBuf<MapData>>,
+    notices: Option<RingBuf<MapData>>,
     /// The programs that rewrite probes.
     pub(super) probing: Probing,
     /// The kernel's number of our program.
@@ -171,6 +171,13 @@ impl DataPlane {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|error| LoadError::Program(name, error))?;
         }
+        let fragments = program(&mut ebpf, maps::FRAGMENT_PROGRAM)?.fd();
+        let fragments = fragments.and_then(|fd| Ok(fd.try_clone()?));
+        let fragments =
+            fragments.map_err(|error| LoadError::Program(maps::FRAGMENT_PROGRAM, error))?;
+        let mut path = typed(&mut ebpf, maps::FRAGMENT_PATH, ProgramArray::try_from)?;
+        path.set(0, &fragments, 0)
+            .map_err(|error| LoadError::Map(maps::FRAGMENT_PATH, io::Error::other(error)))?;
         let probing = Probing::load(&mut ebpf);
         let tables = tables(&mut ebpf)?;
         initialise(&tables.config, options)?;
@@ -197,7 +204,7 @@ impl DataPlane {
         let leases = Leases::take_over(ends, Arc::clone(&clock), config.tick_scale);
         let (flows, marks) = (Arc::clone(&tables.flows), mapped(&mut ebpf, maps::CHANGES)?);
         let changes = Changes::new(flows, marks, Arc::clone(&clock), &config);
-        let unresolved = typed(&mut ebpf, maps::UNRESOLVED, RingBuf::try_from)?;
+        let notices = typed(&mut ebpf, maps::NOTICES, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
         Ok(Self {
@@ -209,16 +216,16 @@ impl DataPlane {
             trace,
             pins,
             created,
-            unresolved: Some(unresolved),
+            notices: Some(notices),
             probing,
             program_id: info.id(),
             ebpf,
         })
     }
 
-    /// The ring that asks for neighbours; once.
-    pub fn take_unresolved(&mut self) -> Option<RingBuf<MapData>> {
-        self.unresolved.take()
+    /// The ring that tells what packets met; once.
+    pub fn take_notices(&mut self) -> Option<RingBuf<MapData>> {
+        self.notices.take()
     }
 
     /// The loaded object, for the program's own log.
@@ -334,7 +341,7 @@ pub(super) fn program<'a>(
 
 /// Pins under another name first: the pin of an earlier program is replaced
 /// at once.
-fn pin(program: &mut Xdp, pins: &PinDir, name: &'static str) -> Result<(), LoadError> {
+pub(super) fn pin(program: &mut Xdp, pins: &PinDir, name: &'static str) -> Result<(), LoadError> {
     let (pin, new) = (pins.pin(name), pins.pin(&format!("{name}_new")));
     pins.remove(&new)?;
     program.pin(&new).map_err(|error| LoadError::Pin(name, error))?;

@@ -19,7 +19,7 @@ const BPF_ROOT: &str = "/sys/fs/bpf";
 pub enum PinError {
     /// Another process works in it.
     #[error(
-        "`{0}` is in use by another agent, expected one agent per `node.pin_dir`: stop it first, \
+        "`{0}` is in use by another process, expected one agent per `node.pin_dir`: stop it first, \
          or give this one a directory of its own"
     )]
     InUse(PathBuf),
@@ -58,9 +58,38 @@ impl PinError {
     }
 }
 
+/// What is pinned in a directory.
+#[derive(Debug)]
+pub struct Kind {
+    /// The map that shows that the rest is ours: an array of one entry.
+    pub mark: &'static str,
+    /// Every map, the mark too.
+    pub maps: &'static [&'static str],
+    /// Every program.
+    pub programs: &'static [&'static str],
+}
+
+impl Kind {
+    /// Whether a map or program of this kind is pinned under that name.
+    fn has(&self, name: &str) -> bool {
+        self.maps.contains(&name) || self.programs.iter().any(|program| name.starts_with(program))
+    }
+
+    /// Whether that is the mark, of whatever layout: older ones are removed, too.
+    fn is_mark(&self, info: &MapInfo) -> bool {
+        let array = matches!(info.map_type(), Ok(MapType::Array));
+        array && info.name_as_str() == Some(self.mark) && info.max_entries() == 1
+    }
+}
+
+/// The packet path.
+pub static PACKET_PATH: Kind =
+    Kind { mark: maps::CONFIG, maps: &maps::PINNED, programs: &maps::PROGRAMS };
+
 /// A pin directory, locked for as long as this lives.
 #[derive(Debug)]
 pub struct PinDir {
+    kind: &'static Kind,
     path: PathBuf,
     /// The lock is on the directory itself: a BPF file system holds no files.
     _lock: File,
@@ -72,16 +101,29 @@ impl PinDir {
     ///
     /// # Errors
     /// It is in use, or not on a BPF file system.
-    pub fn open(path: &Path) -> Result<Self, PinError> {
+    pub fn open(path: &Path, kind: &'static Kind) -> Result<Self, PinError> {
         ensure_bpf(path)?;
         fs::create_dir_all(path).map_err(|source| PinError::io("create", path, source))?;
-        Self::lock(path)
+        Self::lock(path, kind)
     }
 
-    fn lock(path: &Path) -> Result<Self, PinError> {
+    /// The directory if something is pinned there.
+    ///
+    /// # Errors
+    /// It is in use, or others pin there.
+    pub fn find(path: &Path, kind: &'static Kind) -> Result<Option<Self>, PinError> {
+        if !path.is_dir() || !is_bpf(path)? {
+            return Ok(None);
+        }
+        let pins = Self::lock(path, kind)?;
+        pins.check()?;
+        Ok(pins.pin(kind.mark).exists().then_some(pins))
+    }
+
+    fn lock(path: &Path, kind: &'static Kind) -> Result<Self, PinError> {
         let lock = File::open(path).map_err(|source| PinError::io("open", path, source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { kind, path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(PinError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => Err(PinError::io("lock", path, source)),
         }
@@ -143,17 +185,17 @@ impl PinDir {
         if device(&self.path)? != device(&self.path.join(".."))? {
             return Err(strange("is the root of its file system".to_owned()));
         }
-        let config = self.pin(maps::CONFIG);
-        if config.exists() {
-            return match MapInfo::from_pin(&config) {
-                Ok(info) if is_config(&info) => Ok(()),
-                _ => Err(strange(format!("has another program's `{}`", maps::CONFIG))),
+        let mark = self.pin(self.kind.mark);
+        if mark.exists() {
+            return match MapInfo::from_pin(&mark) {
+                Ok(info) if self.kind.is_mark(&info) => Ok(()),
+                _ => Err(strange(format!("has another program's `{}`", self.kind.mark))),
             };
         }
         // Without it there are at most leftovers of a start that was cut off,
         // before anything was attached.
-        match self.names()?.iter().find(|name| !is_ours(name)) {
-            Some(name) => Err(strange(format!("holds `{name}` and no `{}`", maps::CONFIG))),
+        match self.names()?.iter().find(|name| !self.kind.has(name)) {
+            Some(name) => Err(strange(format!("holds `{name}` and no `{}`", self.kind.mark))),
             None => Ok(()),
         }
     }
@@ -168,7 +210,7 @@ impl PinDir {
         for &ifindex in &links {
             self.remove(&self.link(ifindex))?;
         }
-        for name in self.names()?.iter().filter(|name| is_ours(name)) {
+        for name in self.names()?.iter().filter(|name| self.kind.has(name)) {
             self.remove(&self.pin(name))?;
         }
         Ok(links)
@@ -182,17 +224,6 @@ impl PinDir {
         };
         read().map_err(|source| PinError::io("read", &self.path, source))
     }
-}
-
-/// Whether a map or program of ours is pinned under that name.
-fn is_ours(name: &str) -> bool {
-    maps::PINNED.contains(&name) || maps::PROGRAMS.iter().any(|program| name.starts_with(program))
-}
-
-/// Whether that is `CONFIG`, of whatever layout: older ones are removed, too.
-fn is_config(info: &MapInfo) -> bool {
-    let array = matches!(info.map_type(), Ok(MapType::Array));
-    array && info.name_as_str() == Some(maps::CONFIG) && info.max_entries() == 1
 }
 
 /// What [`detach`] did.
@@ -209,11 +240,11 @@ pub enum Detached {
 ///
 /// # Errors
 /// An agent is at work there, or the kernel refused.
-pub fn detach(path: &Path) -> Result<Detached, PinError> {
+pub fn detach(path: &Path, kind: &'static Kind) -> Result<Detached, PinError> {
     if !path.is_dir() || !is_bpf(path)? {
         return Ok(Detached::Nothing);
     }
-    let pins = PinDir::lock(path)?;
+    let pins = PinDir::lock(path, kind)?;
     if pins.names()?.is_empty() {
         let _ = fs::remove_dir(path);
         return Ok(Detached::Nothing);
@@ -277,7 +308,7 @@ mod tests {
     #[test]
     fn pins_live_on_a_bpf_file_system_only() {
         let directory = tempfile::tempdir().unwrap();
-        let error = PinDir::open(&directory.path().join("lb")).unwrap_err();
+        let error = PinDir::open(&directory.path().join("lb"), &PACKET_PATH).unwrap_err();
         assert!(matches!(error, PinError::NotBpf(_)), "{error}");
         assert!(!directory.path().join("lb").exists(), "a refusal leaves nothing behind");
     }
@@ -285,14 +316,14 @@ mod tests {
     #[test]
     fn detaching_where_nothing_is_pinned_is_no_error() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(detach(directory.path()).unwrap(), Detached::Nothing);
-        assert_eq!(detach(&directory.path().join("lb")).unwrap(), Detached::Nothing);
+        assert_eq!(detach(directory.path(), &PACKET_PATH).unwrap(), Detached::Nothing);
+        assert_eq!(detach(&directory.path().join("lb"), &PACKET_PATH).unwrap(), Detached::Nothing);
     }
 
     #[test]
     fn a_directory_with_others_pins_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let pins = PinDir::lock(directory.path()).unwrap();
+        let pins = PinDir::lock(directory.path(), &PACKET_PATH).unwrap();
         pins.check().unwrap();
         for leftover in [maps::FLOWS, maps::PROGRAM] {
             File::create(pins.pin(leftover)).unwrap();
@@ -307,17 +338,17 @@ mod tests {
         File::create(pins.pin(maps::CONFIG)).unwrap();
         let error = pins.check().unwrap_err();
         assert!(error.to_string().contains("`CONFIG`"), "{error}");
-        let root = PinDir::lock(Path::new("/proc")).unwrap().check().unwrap_err();
+        let root = PinDir::lock(Path::new("/proc"), &PACKET_PATH).unwrap().check().unwrap_err();
         assert!(root.to_string().contains("root"), "{root}");
     }
 
     #[test]
     fn one_agent_works_in_a_pin_directory() {
         let directory = tempfile::tempdir().unwrap();
-        let first = PinDir::lock(directory.path()).unwrap();
-        let error = PinDir::lock(directory.path()).unwrap_err();
+        let first = PinDir::lock(directory.path(), &PACKET_PATH).unwrap();
+        let error = PinDir::lock(directory.path(), &PACKET_PATH).unwrap_err();
         assert!(matches!(error, PinError::InUse(_)), "{error}");
         drop(first);
-        assert!(PinDir::lock(directory.path()).is_ok());
+        assert!(PinDir::lock(directory.path(), &PACKET_PATH).is_ok());
     }
 }

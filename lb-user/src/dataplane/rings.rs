@@ -4,7 +4,7 @@ use std::{io, os::fd::AsRawFd};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use lb_common::firewall::Unresolved;
+use lb_common::notice::Notice;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::JoinHandle,
@@ -12,31 +12,30 @@ use tokio::{
 
 use super::load::DataPlane;
 
-/// Most questions that are taken at once: a flood of packets asks as fast as
-/// they are read, and the agent has other things to do.
+/// Most that are taken at once: a flood of packets tells as fast as they are read, and the agent has other things to do.
 const TURN: usize = 512;
 
-/// Questions for neighbours, as packets meet them.
-pub struct Questions(AsyncFd<RingBuf<MapData>>);
+/// What packets met that the agent should know of.
+pub struct Notices(AsyncFd<RingBuf<MapData>>);
 
-impl Questions {
-    /// Waits for questions and takes those there are, up to a number; what is
-    /// left is there at once the next time.
-    pub async fn next(&mut self) -> Vec<Unresolved> {
+impl Notices {
+    /// Waits for some and takes those there are, up to a number; what is left is
+    /// there at once the next time.
+    pub async fn next(&mut self) -> Vec<Notice> {
         let Ok(mut guard) = self.0.readable_mut().await else {
             // The descriptor has left the event loop: nothing will come.
             return std::future::pending().await;
         };
         let ring = guard.get_inner_mut();
-        let mut questions = Vec::new();
+        let mut notices = Vec::new();
         for _ in 0..TURN {
             let Some(item) = ring.next() else {
                 guard.clear_ready();
                 break;
             };
-            questions.extend(bytemuck::try_pod_read_unaligned::<Unresolved>(&item));
+            notices.extend(bytemuck::try_pod_read_unaligned::<Notice>(&item));
         }
-        questions
+        notices
     }
 }
 
@@ -54,9 +53,9 @@ impl DataPlane {
     ///
     /// # Errors
     /// The descriptor cannot be waited for.
-    pub fn questions(&mut self) -> io::Result<Option<Questions>> {
-        let ring = self.take_unresolved();
-        Ok(ring.map(readable).transpose()?.map(Questions))
+    pub fn notices(&mut self) -> io::Result<Option<Notices>> {
+        let ring = self.take_notices();
+        Ok(ring.map(readable).transpose()?.map(Notices))
     }
 
     /// Begins to forward the program's own log to the agent's.

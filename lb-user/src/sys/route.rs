@@ -28,9 +28,9 @@ pub(super) use self::{
 use self::{follow::Follower, request::Order};
 use crate::core::nexthop::Network;
 
-/// Clients' neighbours waiting to be asked for; more are dropped, the packet
-/// path asks again.
-const RESOLVE_QUEUE: usize = 256;
+/// Findings that wait to be looked at; more are dropped, the packet path finds them
+/// again.
+const FINDINGS: usize = 256;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -43,18 +43,20 @@ pub enum Error {
     Read(#[source] io::Error),
 }
 
-/// A client whose neighbour the packet path found unresolved.
+/// What the packet path found.
 #[derive(Clone, Copy, Debug)]
-struct Client {
-    address: IpAddr,
-    ifindex: u32,
+enum Finding {
+    /// The neighbour towards a client, seen on an interface, is not resolved.
+    Unresolved { client: IpAddr, ifindex: u32 },
+    /// The way to a watched address carries packets of so many bytes at most.
+    Carries { address: IpAddr, mtu: u32 },
 }
 
 /// Follows the network until dropped.
 #[derive(Debug)]
 pub struct Watcher {
     wanted: watch::Sender<Arc<BTreeSet<IpAddr>>>,
-    clients: mpsc::Sender<Client>,
+    findings: mpsc::Sender<Finding>,
     task: JoinHandle<()>,
 }
 
@@ -70,16 +72,16 @@ impl Watcher {
     /// If the sockets cannot be opened or the tables cannot be read.
     pub async fn start() -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
         let (wanted, wanted_receiver) = watch::channel(Arc::default());
-        let (clients, clients_receiver) = mpsc::channel(RESOLVE_QUEUE);
+        let (findings, findings_receiver) = mpsc::channel(FINDINGS);
         let (network, network_receiver) = watch::channel(Arc::default());
         // First subscribe, then read: what changes in between comes as an event.
         let events = Events::open(&events::NETWORK).map_err(Error::Open)?;
         let requests = Requests::open().map_err(Error::Open)?;
-        let mut follower = Follower::new(wanted_receiver, clients_receiver, network);
+        let mut follower = Follower::new(wanted_receiver, findings_receiver, network);
         follower.read_tables(&requests).await.map_err(Error::Read)?;
         follower.publish();
         let task = tokio::spawn(follower.run(requests, events));
-        Ok((Self { wanted, clients, task }, network_receiver))
+        Ok((Self { wanted, findings, task }, network_receiver))
     }
 
     /// Replaces the addresses whose next hops are kept resolved. Entries of
@@ -91,9 +93,17 @@ impl Watcher {
     /// Asks the kernel once to resolve the next hop towards a client, seen on
     /// interface `ifindex`. At most 100 addresses a second, each once a second;
     /// what is more is dropped.
-    pub fn resolve(&self, address: IpAddr, ifindex: u32) {
+    pub fn resolve(&self, client: IpAddr, ifindex: u32) {
         // Full or ended: the client's next packet asks again.
-        let _ = self.clients.try_send(Client { address, ifindex });
+        let _ = self.findings.try_send(Finding::Unresolved { client, ifindex });
+    }
+
+    /// Takes a router's word for it that the way to a watched address carries packets of
+    /// `mtu` bytes at most, for ten minutes (RFC 1191, section 6.3; RFC 8201, section 4).
+    /// Less than every way has to carry is taken for that (552 bytes of IPv4, as Linux
+    /// does; 1280 of IPv6).
+    pub fn carries(&self, address: IpAddr, mtu: u32) {
+        let _ = self.findings.try_send(Finding::Carries { address, mtu });
     }
 }
 

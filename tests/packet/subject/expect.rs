@@ -15,7 +15,7 @@ impl Subject<'_> {
     /// to the kernel, which knows the way, where its Ethernet header is to stay.
     #[track_caller]
     pub(crate) fn forwards(&self, what: &str, frame: &Frame, expected: &Frame, to: IpAddr) {
-        let bytes = frame.bytes().len() as u64;
+        let bytes = expected.bytes().len() as u64;
         let traffic = Traffic { backend: to, packets: 1, bytes, replies: 0, reply_bytes: 0 };
         self.sends(what, frame.bytes(), expected, traffic);
     }

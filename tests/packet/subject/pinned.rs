@@ -8,18 +8,18 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 
-pub(super) fn program(pins: &Path, name: &str) -> Xdp {
+pub(crate) fn program(pins: &Path, name: &str) -> Xdp {
     Xdp::from_pin(pins.join(name), XdpAttachType::Interface).expect("a pinned program")
 }
 
-pub(super) fn data(pins: &Path, name: &str) -> MapData {
+pub(crate) fn data(pins: &Path, name: &str) -> MapData {
     MapData::from_pin(pins.join(name)).expect("a pinned map")
 }
 
-pub(super) fn array<T: aya::Pod>(pins: &Path, name: &str) -> Array<MapData, T> {
+pub(crate) fn array<T: aya::Pod>(pins: &Path, name: &str) -> Array<MapData, T> {
     Array::try_from(Map::Array(data(pins, name))).expect("an array of this type")
 }
 
-pub(super) fn per_cpu<T: aya::Pod>(pins: &Path, name: &str) -> PerCpuArray<MapData, T> {
+pub(crate) fn per_cpu<T: aya::Pod>(pins: &Path, name: &str) -> PerCpuArray<MapData, T> {
     PerCpuArray::try_from(Map::PerCpuArray(data(pins, name))).expect("an array of this type")
 }

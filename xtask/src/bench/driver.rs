@@ -64,7 +64,17 @@ pub(super) struct Driver {
     sent: u64,
 }
 
-const DRIVERS: [&str; 6] = ["tcp_v4", "udp_v4", "tcp_v4_reply", "tcp_v6", "udp_v6", "same"];
+const DRIVERS: [&str; 9] = [
+    "tcp_v4",
+    "udp_v4",
+    "tcp_v4_reply",
+    "tcp_v6",
+    "udp_v6",
+    "tcp_v4_short",
+    "udp_v4_short",
+    "tcp_v6_short",
+    "same",
+];
 
 impl Driver {
     /// Loads the bench's object. Packets come in by the interface `ingress` of

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{addr, firewall::Unresolved, table::TableRef};
+use lb_common::{addr, notice::Notice, table::TableRef};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
@@ -45,8 +45,8 @@ use crate::{
     dataplane::{
         attach::Attachment,
         load::{DataPlane, Options},
-        pins::PinDir,
-        rings::{LogTask, Questions},
+        pins::{PACKET_PATH, PinDir},
+        rings::{LogTask, Notices},
     },
     sys::{
         forwarding,
@@ -165,7 +165,7 @@ impl State {
             Direction::Back => &model.node.interfaces,
         };
         let interfaces = look_up(&model.node, awaited).await?;
-        let pins = PinDir::open(&model.node.pin_dir)?;
+        let pins = PinDir::open(&model.node.pin_dir, &PACKET_PATH)?;
         let (watcher, mut network) = Watcher::start().await?;
         let Node { flows, hash_seed, .. } = model.node;
         let options = Options { flows, hash_seed, place_seed, log_level };
@@ -283,10 +283,10 @@ impl State {
     }
 
     /// Begins to listen to the packet path.
-    pub(super) fn listen(&mut self, log_level: u8) -> io::Result<(Questions, Option<LogTask>)> {
-        let questions = self.data_plane.questions()?.ok_or(io::ErrorKind::AlreadyExists)?;
+    pub(super) fn listen(&mut self, log_level: u8) -> io::Result<(Notices, Option<LogTask>)> {
+        let notices = self.data_plane.notices()?.ok_or(io::ErrorKind::AlreadyExists)?;
         let log = (log_level > 0).then(|| self.data_plane.forward_log()).transpose()?;
-        Ok((questions, log))
+        Ok((notices, log))
     }
 
     /// Follows a change of neighbours, routes, links or own addresses.
@@ -324,10 +324,14 @@ impl State {
         ha::Flows { changes, names: self.names.subscribe() }
     }
 
-    /// Asks for the neighbours that packets did not know.
-    pub(super) fn resolve(&self, questions: &[Unresolved]) {
-        for question in questions {
-            self.watcher.resolve(addr::from_bytes(question.addr), question.ifindex);
+    /// Asks for the neighbours that packets did not know, and learns what ways carry.
+    pub(super) fn heed(&self, notices: &[Notice]) {
+        for notice in notices {
+            let address = addr::from_bytes(notice.addr);
+            match notice.mtu {
+                0 => self.watcher.resolve(address, notice.ifindex),
+                mtu => self.watcher.carries(address, mtu),
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     config::{
         file::{Backend, Service},
         read::{Located, Wrong},
+        render,
     },
     core::model::{self, Mode},
 };
@@ -28,10 +29,15 @@ pub(super) fn check(service: &Service, report: &mut Report<'_>) {
     destinations(service, report);
 }
 
-/// Whether an address is of the VIP's family.
+/// Whether packets go to backends in others.
+fn wraps(service: &Service) -> bool {
+    service.mode.as_ref().is_some_and(|mode| mode.value.is_tunnel())
+}
+
+/// Whether an address is of the VIP's family, if it has to be.
 pub(super) fn family(service: &Service, address: IpAddr) -> Result<(), Wrong> {
     match &service.vip {
-        Some(vip) if vip.value.is_ipv4() != address.is_ipv4() => {
+        Some(vip) if vip.value.is_ipv4() != address.is_ipv4() && !wraps(service) => {
             let family = if vip.value.is_ipv4() { "IPv4" } else { "IPv6" };
             Err(Wrong::new(format!("must be an {family} address, as the VIP is")))
         }
@@ -48,9 +54,11 @@ fn port(service: &Service, backend: &Backend, report: &mut Report<'_>) {
     };
     let wrong = match (mode.value, is_range(&ports.value)) {
         (Mode::Nat, false) => return,
-        (Mode::Dsr, false) if port == ports.value.start() => return,
-        (Mode::Dsr, _) => Wrong::new("must be left out in mode \"dsr\"")
-            .hint("the packet's port is not rewritten"),
+        (Mode::Dsr | Mode::Ipip | Mode::Gue, false) if port == ports.value.start() => return,
+        (mode @ (Mode::Dsr | Mode::Ipip | Mode::Gue), _) => {
+            Wrong::new(format!("must be left out in mode \"{}\"", render::mode(mode)))
+                .hint("the packet's port is not rewritten")
+        }
         (Mode::Nat, true) => Wrong::new("must be left out where the service has several ports")
             .hint("replies from one port could not be told apart; packets keep their port"),
     };

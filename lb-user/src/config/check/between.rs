@@ -7,6 +7,7 @@ use std::{
     ops::RangeInclusive,
 };
 
+use ipnet::IpNet;
 use lb_common::{
     limits::{BACKENDS, SERVICES},
     service::RANGES,
@@ -21,7 +22,7 @@ use crate::{
         file,
         read::{Place, Wrong},
     },
-    core::model::{self, Protocol},
+    core::model::{self, Mode, Protocol},
 };
 
 /// What these rules look at; `None`: wrong by itself.
@@ -30,6 +31,7 @@ pub(super) trait Claims {
     fn vip(&self) -> Option<IpAddr>;
     fn protocol(&self) -> Option<Protocol>;
     fn ports(&self) -> Option<&RangeInclusive<u16>>;
+    fn mode(&self) -> Option<Mode>;
     /// Addresses of the backends, in their order.
     fn addresses(&self) -> impl ExactSizeIterator<Item = Option<IpAddr>>;
     /// Where it stands; asked for mistakes only.
@@ -46,10 +48,12 @@ pub(super) enum Part {
     Address(usize),
 }
 
-pub(super) fn check<S: Claims>(services: &[S], report: &mut Report<'_>) {
+/// `sources`: `node.tunnel_sources`.
+pub(super) fn check<S: Claims>(services: &[S], sources: &[IpNet], report: &mut Report<'_>) {
     names(services, report);
     endpoints(services, report);
     backends(services, report);
+    tunnels(services, sources, report);
     limits(services, report);
 }
 
@@ -133,6 +137,29 @@ fn backends<S: Claims>(services: &[S], report: &mut Report<'_>) {
     }
 }
 
+/// What wraps packets has an address to send from.
+fn tunnels<S: Claims>(services: &[S], sources: &[IpNet], report: &mut Report<'_>) {
+    let has_source =
+        |address: IpAddr| sources.iter().any(|source| source.addr().is_ipv4() == address.is_ipv4());
+    for service in services.iter().filter(|service| service.mode().is_some_and(Mode::is_tunnel)) {
+        for (index, address) in service.addresses().enumerate() {
+            if let Some(address) = address.filter(|address| !has_source(*address)) {
+                let (family, example) = if address.is_ipv4() {
+                    ("IPv4", "10.255.0.0/24")
+                } else {
+                    ("IPv6", "fd00:ff::/64")
+                };
+                let rule = format!("needs an {family} prefix in `node.tunnel_sources`");
+                let hint = format!(
+                    "such as \"{example}\": addresses that nobody has, which packets to backends \
+                     come from in modes \"ipip\" and \"gue\""
+                );
+                report.add(&service.place(Part::Address(index)), Wrong::new(rule).hint(hint));
+            }
+        }
+    }
+}
+
 /// What the maps have room for; id 0 is nobody.
 fn limits<S: Claims>(services: &[S], report: &mut Report<'_>) {
     if let Some(service) = services.get(SERVICES as usize - 1) {
@@ -169,6 +196,10 @@ impl Claims for file::Service {
         self.ports.as_ref().map(|ports| &ports.value)
     }
 
+    fn mode(&self) -> Option<Mode> {
+        self.mode.as_ref().map(|mode| mode.value)
+    }
+
     fn addresses(&self) -> impl ExactSizeIterator<Item = Option<IpAddr>> {
         self.backends.iter().map(|backend| Some(backend.address.as_ref()?.value))
     }
@@ -203,6 +234,10 @@ impl Claims for model::Service {
 
     fn ports(&self) -> Option<&RangeInclusive<u16>> {
         Some(&self.ports)
+    }
+
+    fn mode(&self) -> Option<Mode> {
+        Some(self.mode)
     }
 
     fn addresses(&self) -> impl ExactSizeIterator<Item = Option<IpAddr>> {

@@ -113,8 +113,8 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
                 ("nat", Some(Mode::Nat)),
                 ("dsr", Some(Mode::Dsr)),
                 ("fullnat", None),
-                ("ipip", None),
-                ("gue", None),
+                ("ipip", Some(Mode::Ipip)),
+                ("gue", Some(Mode::Gue)),
             ]),
         ),
         policy: table.optional(

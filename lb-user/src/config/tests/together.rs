@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn mistakes(services: &[Service]) -> String {
-    shown(&check_together(services, &Firewall::default(), None).expect_err("a mistake"))
+    shown(&check_together(services, &Firewall::default(), &[], None).expect_err("a mistake"))
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn services_are_checked_together_by_the_rules_of_the_file() {
     let mut other = service("203.0.113.11", (80, 80), Protocol::Tcp, Mode::Nat);
     other.backends = vec![backend([10, 0, 0, 1].into(), None, 1)];
     let good = [web.clone(), other.clone()];
-    assert_eq!(check_together(&good, &Firewall::default(), None), Ok(()));
+    assert_eq!(check_together(&good, &Firewall::default(), &[], None), Ok(()));
 
     assert_eq!(
         mistakes(&[web.clone(), Service { name: web.name.clone(), ..other.clone() }]),
@@ -45,7 +45,24 @@ fn denied_prefixes_are_limited_on_models_as_well() {
     let deny_sources = nets.map(|address| std::net::IpAddr::from(address).into()).collect();
     let firewall = Firewall { deny_sources, ..Firewall::default() };
     assert_eq!(
-        shown(&check_together(&[], &firewall, None).expect_err("a mistake")),
+        shown(&check_together(&[], &firewall, &[], None).expect_err("a mistake")),
         "firewall.deny_sources: must be 65536 IPv4 prefixes at most\n"
     );
+}
+
+#[test]
+fn what_wraps_packets_has_an_address_of_the_backends_family_to_send_from() {
+    let mut web = service("203.0.113.10", (80, 80), Protocol::Tcp, Mode::Ipip);
+    web.backends = vec![backend("fd00::1".parse().unwrap(), None, 1)];
+    let services = [web];
+    let check = |sources: &[&str]| {
+        let sources: Vec<_> = sources.iter().map(|source| source.parse().unwrap()).collect();
+        check_together(&services, &Firewall::default(), &sources, None)
+    };
+    assert_eq!(check(&["fd00:ff::/64"]), Ok(()));
+    for sources in [&[][..], &["10.255.0.0/24"]] {
+        let mistakes = shown(&check(sources).expect_err("a mistake"));
+        let expected = "backend.fd00::1.address: needs an IPv6 prefix in `node.tunnel_sources`";
+        assert!(mistakes.contains(expected), "{mistakes}");
+    }
 }

@@ -256,3 +256,21 @@ fn whole_tables_learn_the_same_as_single_events() {
     assert_eq!(facts.neighbour(hop(LAN, "10.0.0.2")), None);
     assert!(!facts.set_links(&HashMap::new()));
 }
+
+#[test]
+fn what_a_router_says_of_the_way_counts_until_it_is_forgotten() {
+    let address = ip("10.0.0.1");
+    let (mut facts, _) = resolved();
+    for (carried, mtu) in [(Some(1400), 1400), (Some(1300), 1300), (Some(9000), 1500), (None, 1500)]
+    {
+        facts.set_carried(address, carried);
+        assert_eq!(facts.mtu(address), Some(mtu));
+    }
+    facts.set_carried(address, Some(1400));
+    // It is forgotten with the address, and strangers are none of ours.
+    facts.watch(&wanted(&[]));
+    facts.set_carried(address, Some(1400));
+    facts.watch(&wanted(&["10.0.0.1"]));
+    facts.set_route(address, Some(route(LAN, "10.0.0.1")));
+    assert_eq!(facts.mtu(address), Some(1500));
+}

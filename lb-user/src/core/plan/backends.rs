@@ -9,7 +9,11 @@ use lb_common::{
 };
 
 use super::{BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::Ids};
-use crate::core::{model::Model, nexthop::NextHop, weight::Standings};
+use crate::core::{
+    model::{Mode, Model},
+    nexthop::NextHop,
+    weight::Standings,
+};
 
 /// A backend of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +58,9 @@ impl Wanted {
             (true, flags::IN_USE),
             (self.serving, flags::SERVING),
             (resolved, flags::RESOLVED),
-            (who.nat, flags::NAT),
+            (who.mode == Mode::Nat, flags::NAT),
+            (who.mode == Mode::Ipip, flags::IPIP),
+            (who.mode == Mode::Gue, flags::GUE),
         ]
         .into_iter()
         .filter(|(on, _)| *on)
@@ -75,7 +81,7 @@ impl Deltas {
     /// (RFC 9293, section 3.1; RFC 8200, section 8.1).
     #[must_use]
     pub fn of(who: &BackendIdentity) -> Self {
-        if !who.nat {
+        if who.mode != Mode::Nat {
             return Self { aged: csum::AGED, ..Self::default() };
         }
         let ip = csum::delta_addr(who.service.vip, who.addr);
@@ -144,7 +150,7 @@ pub fn wanted(model: &Model, standings: &Standings, ids: &Ids) -> BTreeMap<Backe
 fn sharing(wanted: &BTreeMap<BackendId, Wanted>) -> Vec<BackendId> {
     let mut hosts: BTreeMap<(AddrBytes, u8), BTreeMap<Option<u16>, Vec<BackendId>>> =
         BTreeMap::new();
-    for (&id, want) in wanted.iter().filter(|(_, want)| want.identity.nat) {
+    for (&id, want) in wanted.iter().filter(|(_, want)| want.identity.mode == Mode::Nat) {
         let who = &want.identity;
         let host = hosts.entry((who.addr, who.service.proto)).or_default();
         host.entry(who.effective_port()).or_default().push(id);
@@ -190,7 +196,7 @@ pub fn changed_shares(
 /// (0: any), unless the mode leaves them alone.
 #[must_use]
 pub fn reply_port(who: &BackendIdentity) -> Option<u16> {
-    who.nat.then(|| who.effective_port().unwrap_or(0))
+    (who.mode == Mode::Nat).then(|| who.effective_port().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -203,7 +209,7 @@ mod tests {
     fn wanted_one(vip: &str, addr: &str, ports: (u16, u16), port: u16) -> Wanted {
         let bytes = |text: &str| addr::to_bytes(text.parse().unwrap());
         let service = ServiceIdentity { vip: bytes(vip), first: ports.0, last: ports.1, proto: 6 };
-        let identity = BackendIdentity { service, addr: bytes(addr), port, nat: true };
+        let identity = BackendIdentity { service, addr: bytes(addr), port, mode: Mode::Nat };
         Wanted { identity, service: 1, shared_salt: 0, serving: true }
     }
 

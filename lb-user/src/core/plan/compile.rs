@@ -56,7 +56,7 @@ pub fn bank(
         ephemeral_high: *host.ephemeral.end(),
         addresses: filter(addresses.iter().map(|entry| entry.addr)),
         repliers: filter(repliers(wanted)),
-        ..Generation::ZERO
+        ..tunnel_sources(&model.node.tunnel_sources)
     };
     Ok(Bank {
         index: (snapshot.config.active & 1) ^ 1,
@@ -66,6 +66,25 @@ pub fn bank(
         addresses,
         allow: allow(model),
     })
+}
+
+/// What a generation has of these, and nothing else.
+fn tunnel_sources(sources: &[IpNet]) -> Generation {
+    let mut generation = Generation::ZERO;
+    for source in sources {
+        match source {
+            IpNet::V4(net) => {
+                generation.tunnel_v4 = addr::v4_word(net.network());
+                generation.tunnel_v4_spread = addr::v4_word(net.hostmask());
+            }
+            IpNet::V6(net) => {
+                generation.tunnel_v6 = addr::words(addr::to_bytes(net.network().into()));
+                let spread = addr::words(addr::to_bytes(net.hostmask().into()));
+                generation.tunnel_v6_spread = spread[1];
+            }
+        }
+    }
+    generation
 }
 
 /// Addresses of backends whose replies are rewritten.

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use lb_common::{
     addr::{self, AddrBytes},
-    backend::{self, Backend},
+    backend::{Backend, flags},
     hash,
     service::Service,
 };
@@ -75,8 +75,8 @@ impl ServiceIdentity {
     }
 }
 
-/// A backend of a service: address, port, and whether packets are rewritten
-/// (flows do not survive a change of mode, so it makes another backend).
+/// A backend of a service: address, port, and how packets reach it (flows do not
+/// survive a change of mode, so it makes another backend).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BackendIdentity {
     /// Whose backend.
@@ -85,33 +85,29 @@ pub struct BackendIdentity {
     pub addr: AddrBytes,
     /// Port rewritten to; 0 where it stays.
     pub port: u16,
-    /// Mode `nat`.
-    pub nat: bool,
+    /// How packets reach it.
+    pub mode: Mode,
 }
 
 impl BackendIdentity {
     /// Of a configured backend.
     #[must_use]
     pub fn of(service: &model::Service, backend: &model::Backend) -> Self {
-        let nat = service.mode == Mode::Nat;
+        let mode = service.mode;
+        let nat = mode == Mode::Nat;
         let port = backend.port.filter(|&port| nat && service.single_port() != Some(port));
         Self {
             service: ServiceIdentity::of(service),
             addr: addr::to_bytes(backend.address),
             port: port.unwrap_or(0),
-            nat,
+            mode,
         }
     }
 
     /// Of an entry of `BACKENDS` that belongs to `service`.
     #[must_use]
     pub fn read(entry: &Backend, service: ServiceIdentity) -> Self {
-        Self {
-            service,
-            addr: entry.addr,
-            port: u16::from_be(entry.port),
-            nat: entry.flags & backend::flags::NAT != 0,
-        }
+        Self { service, addr: entry.addr, port: u16::from_be(entry.port), mode: mode_of(entry) }
     }
 
     /// The port that packets arrive at; `None`: any of the service's.
@@ -130,7 +126,7 @@ impl BackendIdentity {
         bytes[20] = self.service.proto;
         bytes[21..37].copy_from_slice(&self.addr);
         bytes[37..39].copy_from_slice(&self.port.to_be_bytes());
-        bytes[39] = u8::from(self.nat);
+        bytes[39] = number_of(self.mode);
         bytes
     }
 
@@ -141,7 +137,28 @@ impl BackendIdentity {
         let number = |from: usize| u16::from_be_bytes([bytes[from], bytes[from + 1]]);
         let service =
             ServiceIdentity { vip: part(0), first: number(16), last: number(18), proto: bytes[20] };
-        let nat = bytes[39];
-        (nat <= 1).then(|| Self { service, addr: part(21), port: number(37), nat: nat == 1 })
+        let mode = Mode::ALL.into_iter().find(|mode| number_of(*mode) == bytes[39])?;
+        Some(Self { service, addr: part(21), port: number(37), mode })
+    }
+}
+
+/// The mode of an entry of `BACKENDS`.
+#[must_use]
+pub fn mode_of(entry: &Backend) -> Mode {
+    match entry.flags & (flags::NAT | flags::TUNNEL) {
+        flags::NAT => Mode::Nat,
+        flags::IPIP => Mode::Ipip,
+        flags::GUE => Mode::Gue,
+        _ => Mode::Dsr,
+    }
+}
+
+/// Stands for a mode in what is hashed and told to a peer.
+fn number_of(mode: Mode) -> u8 {
+    match mode {
+        Mode::Dsr => 0,
+        Mode::Nat => 1,
+        Mode::Ipip => 2,
+        Mode::Gue => 3,
     }
 }

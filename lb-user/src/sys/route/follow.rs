@@ -1,6 +1,12 @@
 //! The task behind a [`Watcher`](super::Watcher): wait, learn, ask, publish.
 
-use std::{collections::BTreeSet, io, mem, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io, mem,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -9,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Client,
+    Finding,
     chore::Chore,
     decode::Event,
     events::{self, Events},
@@ -43,6 +49,14 @@ const BATCH: usize = 256;
 /// each attempt pushes somebody else's entry out.
 const FULL_TABLE_PAUSE: Duration = Duration::from_secs(5);
 
+/// For how long a router is believed that a way carries no more.
+const CARRIED: Duration = Duration::from_secs(600);
+/// Bytes of a packet that every way is taken to carry: Linux' `min_pmtu`, and RFC 8200,
+/// section 5.
+const LEAST_V4: u32 = 552;
+/// See [`LEAST_V4`].
+const LEAST_V6: u32 = 1280;
+
 /// Between two complaints about a full neighbour table.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -52,7 +66,9 @@ pub(super) struct Follower {
     /// Whether anybody said what is wanted: before, entries left by an earlier
     /// agent are not known to be of no use.
     told: bool,
-    clients: mpsc::Receiver<Client>,
+    findings: mpsc::Receiver<Finding>,
+    /// When what a router said of the way to an address is forgotten.
+    forget: BTreeMap<IpAddr, Instant>,
     network: watch::Sender<Arc<Network>>,
     /// Watched addresses whose route is to be looked up.
     lookups: BTreeSet<IpAddr>,
@@ -79,7 +95,7 @@ pub(super) struct Follower {
 impl Follower {
     pub(super) fn new(
         wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
-        clients: mpsc::Receiver<Client>,
+        findings: mpsc::Receiver<Finding>,
         network: watch::Sender<Arc<Network>>,
     ) -> Self {
         let now = Instant::now();
@@ -87,7 +103,8 @@ impl Follower {
             facts: Facts::default(),
             wanted,
             told: false,
-            clients,
+            findings,
+            forget: BTreeMap::new(),
             network,
             lookups: BTreeSet::new(),
             look_up: Chore::new(now),
@@ -145,7 +162,12 @@ impl Follower {
                     self.lookups.extend(new);
                     self.look_up.want(Instant::now());
                 }
-                Some(client) = self.clients.recv() => self.resolve(requests, client).await?,
+                Some(finding) = self.findings.recv() => match finding {
+                    Finding::Unresolved { client, ifindex } => {
+                        self.resolve(requests, client, ifindex).await?;
+                    }
+                    Finding::Carries { address, mtu } => self.carries(address, mtu),
+                },
                 () = sleep_until(deadline) => {}
             }
             self.work(requests).await?;
@@ -157,7 +179,8 @@ impl Follower {
         let now = Instant::now();
         let unfinished = (self.facts.has_unasked() || !self.round.is_empty()).then_some(now);
         let again = self.facts.has_unsettled().then_some(self.ask_again);
-        [self.publish_at(now), unfinished, again, self.look_up.due(), self.read.due()]
+        let forget = self.forget.values().min().copied();
+        [self.publish_at(now), unfinished, again, forget, self.look_up.due(), self.read.due()]
             .into_iter()
             .flatten()
             .min()
@@ -228,6 +251,9 @@ impl Follower {
             self.cursor = again.last().copied();
             self.ask_again = now + PATIENCE;
             self.order(requests, &again, Order::Keep).await?;
+        }
+        for (address, _) in self.forget.extract_if(.., |_, due| now >= *due) {
+            self.facts.set_carried(address, None);
         }
         self.publish_if_due();
         Ok(())
@@ -300,14 +326,19 @@ impl Follower {
     }
 
     /// Has the next hop towards a client resolved once.
-    async fn resolve(&mut self, requests: &Requests, client: Client) -> io::Result<()> {
-        if !self.limit.admits(client.address, Instant::now()) {
+    async fn resolve(
+        &mut self,
+        requests: &Requests,
+        client: IpAddr,
+        ifindex: u32,
+    ) -> io::Result<()> {
+        if !self.limit.admits(client, Instant::now()) {
             return Ok(());
         }
         // A link-local address means nothing without its interface.
-        let link_local = matches!(client.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        let oif = link_local.then_some(client.ifindex);
-        let route = requests.route(client.address, oif).await?;
+        let link_local = matches!(client, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let oif = link_local.then_some(ifindex);
+        let route = requests.route(client, oif).await?;
         let Some(Route { hop, .. }) = route else { return Ok(()) };
         let known = self.facts.neighbour(hop);
         // What is in use is being asked for already.
@@ -317,6 +348,16 @@ impl Follower {
             return Ok(());
         }
         self.order(requests, &[hop], Order::Resolve).await
+    }
+
+    /// Learns what the way to an address carries, if that is less than is known.
+    fn carries(&mut self, address: IpAddr, mtu: u32) {
+        let mtu = mtu.max(if address.is_ipv4() { LEAST_V4 } else { LEAST_V6 });
+        if self.facts.mtu(address).is_some_and(|known| known == 0 || mtu < known) {
+            tracing::info!(%address, mtu, "the way to a backend carries less than was known");
+            self.facts.set_carried(address, Some(mtu));
+            self.forget.insert(address, Instant::now() + CARRIED);
+        }
     }
 
     /// When to publish; `None`: nothing changed.

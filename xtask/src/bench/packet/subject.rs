@@ -14,7 +14,9 @@ use aya::{
     programs::{ProgramFd, ProgramInfo},
 };
 use lb_common::maps;
-use lb_tests::harness::{Agent, DSR_V4, DSR_V6, Lab, Mode, NAT_V4, NAT_V6, Pins, Protocol};
+use lb_tests::harness::{
+    Agent, DSR_V4, DSR_V6, Lab, Mode, NAT_V4, NAT_V6, Pins, Protocol, tunnel_sources,
+};
 
 use crate::bench::{frame::Macs, link, os::ArrayMemory};
 
@@ -64,14 +66,20 @@ pub(super) fn vip(v4: bool, mode: Mode) -> IpAddr {
     match (v4, mode) {
         (true, Mode::Nat) => NAT_V4,
         (false, Mode::Nat) => NAT_V6,
-        (true, Mode::Dsr) => DSR_V4,
-        (false, Mode::Dsr) => DSR_V6,
+        (true, _) => DSR_V4,
+        (false, _) => DSR_V6,
     }
 }
 
 /// A service's port, and the port of its backends.
 pub(super) fn ports(mode: Mode, protocol: Protocol) -> (u16, u16) {
-    let port = if protocol == Protocol::Tcp { 80 } else { 53 };
+    // The VIPs of mode `dsr` are those of tunnels as well.
+    let service = match mode {
+        Mode::Nat | Mode::Dsr => 0,
+        Mode::Ipip => 1,
+        Mode::Gue => 2,
+    };
+    let port = service + if protocol == Protocol::Tcp { 80 } else { 53 };
     (port, if mode == Mode::Nat { 8000 + port } else { port })
 }
 
@@ -107,9 +115,10 @@ impl Subject {
         let mut config = lab.config([]);
         config.flows = FLOWS;
         config.interfaces = vec![INTERFACE.into()];
+        config.node = tunnel_sources();
         let path = lab.write(&config)?;
         let mut text = config.to_string();
-        for mode in [Mode::Nat, Mode::Dsr] {
+        for mode in [Mode::Nat, Mode::Dsr, Mode::Ipip, Mode::Gue] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 for v4 in [true, false] {
                     text += &service(mode, protocol, v4)?;

@@ -146,15 +146,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::plan::identity::ServiceIdentity;
+    use crate::core::{model::Mode, plan::identity::ServiceIdentity};
 
     fn any_identity() -> impl Strategy<Value = BackendIdentity> {
-        any::<([u8; 16], u16, u16, u8, [u8; 16], u16, bool)>().prop_map(
-            |(vip, first, last, proto, addr, port, nat)| BackendIdentity {
+        let mode = prop::sample::select(Mode::ALL.to_vec());
+        (any::<([u8; 16], u16, u16, u8, [u8; 16], u16)>(), mode).prop_map(
+            |((vip, first, last, proto, addr, port), mode)| BackendIdentity {
                 service: ServiceIdentity { vip: addr::to_bytes(vip.into()), first, last, proto },
                 addr: addr::to_bytes(addr.into()),
                 port,
-                nat,
+                mode,
             },
         )
     }
