@@ -299,6 +299,15 @@ fn flows_of_a_backend_that_the_peer_gets_later_are_told_then() -> Result<()> {
     assert!(flows[0].by_backend().contains_key("b2"));
     let unknown = || heard(&pair, 1, "unknown").is_some_and(|unknown| unknown > 0);
     assert!(eventually(PATIENCE, unknown), "{}", pair.words());
+    // Until then it is given nothing.
+    let complete = |node: usize, how: &str| {
+        let status = pair.lab.nodes[node].json(&["ha", "status"]).ok()?;
+        status["sync"][how]["complete"].as_bool()
+    };
+    let left_out = || complete(0, "told") == Some(false) && complete(1, "heard") == Some(false);
+    assert!(eventually(PATIENCE, left_out), "{}", pair.words());
+    let refused = pair.lab.nodes[0].done(&["ha", "failover"]).expect_err("flows would break");
+    assert!(refused.to_string().contains("does not know all flows"), "{refused}");
     add(1)?;
     knows_all(&pair, 1, FLOWS * flows.len());
     pair.is_told(1);

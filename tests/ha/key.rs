@@ -1,6 +1,6 @@
 //! What follows from the pair's key, and how it is changed.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use lb_tests::harness::{Config, NAT_V4, Result, eventually, run};
 use serde_json::Value;
@@ -155,9 +155,10 @@ fn the_key_is_changed_under_live_connections_without_a_lost_answer() -> Result<(
     pair.is_told(0);
     pair.is_told(1);
     for node in [0, 1] {
-        // First frames of a new run, and nothing else.
+        // First frames of a new run, last ones of the old one, and nothing else.
         let reasons: Vec<_> = pair.refused(node)?.into_keys().collect();
-        assert!(reasons.iter().all(|why| why == "unproven"), "{}", pair.words());
+        let usual = |why: &String| ["unproven", "replayed"].contains(&why.as_str());
+        assert!(reasons.iter().all(usual), "{}", pair.words());
     }
     assert_kept(&mut flows);
 
@@ -195,5 +196,42 @@ fn a_key_that_the_peer_needs_is_not_retired_by_mistake() -> Result<()> {
     pair.goes_on(&offered[0]);
     drop(offered);
     assert_eq!(watch.turns()?.len(), 1);
+    Ok(())
+}
+
+/// Connections of a node with its peer, by their ports.
+fn connections(pair: &Pair, node: usize) -> Result<BTreeSet<String>> {
+    let mut ss = pair.lab.nodes[node].netns.command("ss");
+    ss.args(["-tnH", "state", "established", "( sport = :4790 or dport = :4790 )"]);
+    let listed = run(&mut ss, PATIENCE)?.stdout;
+    let ends = |line: &str| line.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
+    Ok(listed.lines().map(ends).collect())
+}
+
+/// Whoever had the old one is not listened to any more, about nothing.
+#[test]
+fn a_retired_key_leaves_no_connection() -> Result<()> {
+    let pair = Pair::with(1, |config| {
+        own_file(config);
+        config.ha.as_mut().expect("a pair").replicate = true;
+    })?;
+    pair.settles("all", 0);
+    let old = key(&pair, 0)?["newest"].clone();
+    both_speak(&pair, &old);
+    // Flows and the configuration, in both directions.
+    let four = || connections(&pair, 0).is_ok_and(|all| all.len() == 4);
+    assert!(eventually(PATIENCE, four), "{:?}", connections(&pair, 0)?);
+    let before = connections(&pair, 0)?;
+    for how in ["--rotate", "--retire"] {
+        keygen(&pair, 0, how)?;
+        copy(&pair, 0);
+        for node in &pair.lab.nodes {
+            node.done(&["reload"])?;
+        }
+        both_speak(&pair, &key(&pair, 0)?["newest"].clone());
+    }
+    let others =
+        || connections(&pair, 0).is_ok_and(|now| now.len() == 4 && now.is_disjoint(&before));
+    assert!(eventually(PATIENCE, others), "{before:?}, then {:?}", connections(&pair, 0)?);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use lb_tests::harness::{Config, Mount, NAT_V4, Network, Output, PairLab, Result, eventually};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Pair, services};
+use super::{PATIENCE, Pair, assert_kept, services};
 
 const BOTH: [Network; 2] = [Network::Front, Network::Back];
 
@@ -296,5 +296,27 @@ fn who_shares_with_nobody_is_told_so() -> Result<()> {
     };
     assert!(told(0, "`ha.config` is \"independent\" at `lb-b`"), "{}", pair.words());
     assert!(told(1, "configuration: independent"), "{}", pair.words());
+    Ok(())
+}
+
+/// While it was away a backend came, and got connections.
+#[test]
+fn who_returns_takes_over_once_it_has_the_configuration_and_the_connections() -> Result<()> {
+    let mut sharing = Sharing::with(2, |config| {
+        let first = config.name == "lb-a";
+        let ha = config.ha.as_mut().unwrap();
+        (ha.preempt, ha.priority) = (true, if first { 200 } else { 100 });
+        config.services.iter_mut().for_each(|service| service.remove("b2"));
+    })?;
+    sharing.pair.agent(0).kill()?;
+    sharing.pair.serves("all", 1);
+    let address = sharing.pair.lab.backends[1].address(true).to_string();
+    sharing.order(1, &["backend", "add", &sharing.web, "b2", &address])?;
+    let mut flows = sharing.pair.open()?;
+    assert!(flows[0].by_backend().contains_key("b2"));
+    sharing.pair.start(0)?;
+    sharing.pair.settles("all", 0);
+    sharing.agrees();
+    assert_kept(&mut flows);
     Ok(())
 }

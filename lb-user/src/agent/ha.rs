@@ -184,7 +184,7 @@ impl Candidate {
         let seeds = [seed_fingerprint(node), place_fingerprint(&voice)];
         let groups = ha.groups.iter().map(|group| GroupSettings {
             id: fingerprint([group.name.as_bytes()]),
-            digest: digest(group, seeds, ha.witness.is_some()),
+            digest: digest(group, seeds, ha),
             preferred: prefers(group),
         });
         let settings = Settings {
@@ -268,6 +268,7 @@ impl Candidate {
         let spoken = voice.subscribe();
         let (sync, flow_thread) = exchange.begin(flows, follows.clone(), spoken, ends);
         let (kept, witnessed) = (keeper.kept(), ha.witness.is_some());
+        let agreement = shared.clone();
         thread.handle().spawn(keeper.run(follows));
         let key_file = ha.key_file.clone();
         let driver = Driver {
@@ -285,6 +286,7 @@ impl Candidate {
             kept: kept.clone(),
             summary: told,
             sync: sync.clone(),
+            shared: agreement,
             started,
             refused: Default::default(),
             history: Default::default(),
@@ -413,12 +415,14 @@ fn place_fingerprint(voice: &Voice) -> u64 {
 }
 
 /// See [`GroupBeat::digest`](crate::core::ha::GroupBeat).
-fn digest(group: &Group, seeds: [u64; 2], witness: bool) -> u64 {
+fn digest(group: &Group, seeds: [u64; 2], ha: &Ha) -> u64 {
     let addresses = group.addresses.iter().map(|one| addr::to_bytes(one.address));
     let addresses: BTreeSet<_> = addresses.collect();
     let seeds = seeds.map(u64::to_be_bytes);
     let parts = addresses.iter().map(AsRef::as_ref);
-    fingerprint(parts.chain([seeds.as_flattened(), &[u8::from(witness)]]))
+    let witness = ha.witness.map_or_else(String::new, |address| address.to_string());
+    let heartbeat = ha.heartbeat.as_micros().to_be_bytes();
+    fingerprint(parts.chain([seeds.as_flattened(), &heartbeat, witness.as_bytes()]))
 }
 
 /// Any port of any address of a host, as far as it reaches this one.

@@ -351,6 +351,7 @@ impl From<ha::Failover> for Refused {
             ha::Failover::NotActive
             | ha::Failover::NoPeer
             | ha::Failover::NotTold
+            | ha::Failover::NotAgreed
             | ha::Failover::NotTaken
             | ha::Failover::Pending => StatusCode::CONFLICT,
             ha::Failover::Gone => StatusCode::SERVICE_UNAVAILABLE,

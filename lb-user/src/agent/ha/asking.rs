@@ -31,6 +31,9 @@ pub enum Failover {
     /// Connections would break.
     #[error("the peer does not know all flows yet")]
     NotTold,
+    /// The peer would serve by something older.
+    #[error("the peer does not have the latest configuration yet")]
+    NotAgreed,
     /// The peer let the time pass in which it was to take over.
     #[error("the peer did not take it: this node serves again")]
     NotTaken,
@@ -85,7 +88,8 @@ impl Asking {
     }
 
     /// Gives up a group, or all that this node serves; which those are, once the
-    /// peer serves them. Unless this is `forced`, the peer must know all flows.
+    /// peer serves them. Unless this is `forced`, the peer must know all flows and have
+    /// the same configuration.
     ///
     /// # Errors
     /// See [`Failover`]; but for the last ones nothing was given up.
@@ -94,9 +98,18 @@ impl Asking {
         group: Option<String>,
         forced: bool,
     ) -> Result<Vec<String>, Failover> {
-        let is_told = self.sync.flush().await && self.sync.is_told();
-        if !is_told && !forced && self.status().await?.peer.is_some() {
-            return Err(Failover::NotTold);
+        let until = Instant::now() + FAREWELL;
+        loop {
+            let agrees = self.shared.as_ref().is_none_or(Shared::agrees);
+            let is_told = self.sync.flush().await && self.sync.is_told();
+            if agrees && is_told || forced || self.status().await?.peer.is_none() {
+                break;
+            }
+            // What changed a moment ago is on its way.
+            if Instant::now() >= until {
+                return Err(if agrees { Failover::NotTold } else { Failover::NotAgreed });
+            }
+            sleep(LOOK).await;
         }
         let until = Instant::now() + FAREWELL;
         let given = loop {

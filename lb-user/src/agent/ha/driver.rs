@@ -29,7 +29,7 @@ use super::{
     history::History,
     key::Fingerprint,
     socket::Way,
-    sync::Sync,
+    sync::{Sync, replica::Shared},
     term::Terms,
     voice::Voice,
 };
@@ -62,6 +62,8 @@ pub(super) struct Driver {
     pub(super) kept: watch::Receiver<Vec<Kept>>,
     pub(super) summary: watch::Sender<api::HaSummary>,
     pub(super) sync: Sync,
+    /// Unless each node has its own configuration.
+    pub(super) shared: Option<Shared>,
     pub(super) started: Instant,
     /// When each path brought a frame last.
     pub(super) heard: Vec<Option<Duration>>,
@@ -89,8 +91,9 @@ pub(super) struct Driver {
 
 /// What is wrong with a group that the peer knows otherwise.
 const DIFFERS: &str = "the peer has no such group, other addresses in it, another \
-                       `node.hash_seed`, or another line `place` in its key file, or one of the \
-                       nodes has a witness: it must be configured alike on both nodes";
+                       `node.hash_seed`, another line `place` in its key file, another \
+                       `ha.heartbeat`, or another witness or none: it must be configured alike on \
+                       both nodes";
 
 /// What is wrong with a peer whose answers come too late for any lease.
 const TOO_FAR: &str = "frames to the peer and back take longer than 18 heartbeats: no node can \
@@ -203,7 +206,8 @@ impl Driver {
     fn turn(&mut self, before: &[View]) {
         let moment = self.leases.now();
         let now = self.now();
-        self.pair.inform(self.sync.is_informed());
+        let agrees = self.shared.as_ref().is_none_or(Shared::agrees);
+        self.pair.inform(self.sync.is_informed() && agrees);
         for (index, kept) in self.kept.borrow().iter().enumerate() {
             self.pair.set_fit(index, kept.fit, now);
         }
@@ -326,7 +330,11 @@ impl Driver {
             let (group, term) = (&self.ha.groups[index].name, new.term);
             let cause = self.history.add(index, new, now).map(Cause::word);
             match new.lease {
-                Some(_) => tracing::warn!(group, term, cause, "this node serves"),
+                Some(_) => {
+                    // After a peer that died this node serves whatever it knows.
+                    let knows_flows = self.sync.is_informed();
+                    tracing::warn!(group, term, cause, knows_flows, "this node serves");
+                }
                 None => tracing::warn!(group, term, cause, "this node serves no more"),
             }
         }

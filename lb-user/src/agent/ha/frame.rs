@@ -76,6 +76,9 @@ const SERVES: u8 = 1 << 3;
 
 /// Longest time in a frame: who has the key has the right to no more.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Longest time between heartbeats, that of the configuration: the slower node's counts
+/// for both.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// In the order of their numbers.
 const STANCES: [Stance; 4] = [Stance::Standby, Stance::Claiming, Stance::Resigned, Stance::Active];
@@ -221,7 +224,8 @@ fn read(body: &[u8]) -> Option<(Beat, Fingerprint)> {
     if flags & !(ANSWER | HEARD | ECHO | SERVES) != 0 || !within {
         return None;
     }
-    let (interval, grant) = (rest.time()?, rest.time()?);
+    let interval = rest.time().filter(|interval| *interval <= LONGEST_INTERVAL)?;
+    let grant = rest.time()?;
     let newest = Fingerprint(rest.number()?);
     let stamp = rest.stamp()?;
     let heard = if flags & HEARD != 0 { Some(rest.stamp()?) } else { None };

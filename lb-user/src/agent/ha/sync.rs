@@ -53,6 +53,8 @@ struct Common {
     node: String,
     /// Fingerprint of `node.hash_seed`.
     seed: u64,
+    /// `node.flows`.
+    flows: u32,
     voice: watch::Receiver<Voice>,
     changes: Arc<Changes>,
     names: watch::Receiver<Arc<Names>>,
@@ -75,7 +77,7 @@ struct Outward {
 #[derive(Clone, Debug, Default)]
 struct Inward {
     connected: bool,
-    /// All of the peer's flows are known.
+    /// All of the peer's flows are known: it told all, and none was left out.
     complete: bool,
     records: u64,
     /// Entries made or given another backend.
@@ -88,6 +90,8 @@ struct Inward {
     lacks: bool,
     /// Flows for which the affinity table has no room.
     no_room: u64,
+    /// Whether there were any since the peer began to tell all.
+    full: bool,
 }
 
 /// What is told: this node's affinity table.
@@ -103,6 +107,7 @@ pub(super) struct Exchange {
     paths: Vec<Path>,
     node: String,
     seed: u64,
+    flows: u32,
     listeners: Vec<TcpListener>,
     thread: Thread,
 }
@@ -140,6 +145,7 @@ impl Exchange {
             node: node.name.clone(),
             // It is named by its hash: it is not for everybody's eyes.
             seed: seed_fingerprint(node),
+            flows: node.flows,
             listeners: opened?,
             thread,
         })
@@ -153,10 +159,10 @@ impl Exchange {
         voice: watch::Receiver<Voice>,
         sharing: Option<Ends>,
     ) -> (Sync, Thread) {
-        let Self { paths, node, seed, listeners, thread } = self;
+        let Self { paths, node, seed, flows: rated, listeners, thread } = self;
         let Flows { changes, names } = flows;
         let marked = Arc::clone(&changes);
-        let common = Common { paths, node, seed, voice, changes, names, serving };
+        let common = Common { paths, node, seed, flows: rated, voice, changes, names, serving };
         let (out, outward) = watch::channel(Outward::default());
         let (hear, inward) = watch::channel(Inward::default());
         let (flushes, waiting) = mpsc::channel(WAITING);
@@ -255,5 +261,12 @@ impl Inward {
         self.unknown += news.unknown;
         self.lacks |= news.unknown > 0;
         self.no_room += news.no_room;
+        self.full |= news.no_room > 0;
+        self.complete &= self.whole();
+    }
+
+    /// Whether every flow that the peer told since it began could be entered.
+    fn whole(&self) -> bool {
+        !self.lacks && !self.full
     }
 }

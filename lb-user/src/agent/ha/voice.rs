@@ -75,17 +75,19 @@ impl Voice {
     /// Makes sure that this node can go on with other keys, those of `path`.
     ///
     /// # Errors
-    /// The peer, which is there, knows none of them, or recorded flows would not
-    /// be found.
+    /// The peer knows none of them, or may know none, since it was not heard with one;
+    /// or recorded flows would not be found.
     pub(super) fn allow(&self, keys: &Keys, path: &Path) -> Result<(), KeyError> {
         if keys.place_seed(&self.pair) != self.place_seed() {
             return Err(KeyError::Displaced { path: path.to_owned() });
         }
         let knows = |peer: Known| peer.all().into_iter().any(|key| keys.get(key).is_some());
-        if self.peer.is_none_or(knows) {
-            Ok(())
-        } else {
-            Err(KeyError::Apart { path: path.to_owned() })
+        match self.peer {
+            Some(peer) if knows(peer) => Ok(()),
+            Some(_) => Err(KeyError::Apart { path: path.to_owned() }),
+            // What is spoken is what the peer had, as far as anybody knows.
+            None if keys.get(self.spoken.fingerprint()).is_some() => Ok(()),
+            None => Err(KeyError::Unheard { path: path.to_owned() }),
         }
     }
 

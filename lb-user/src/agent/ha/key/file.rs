@@ -97,6 +97,12 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
+    /// The same may be so.
+    #[error("the peer is away, and may know no key of `{}`", path.display())]
+    Unheard {
+        /// The file.
+        path: PathBuf,
+    },
     /// It would not understand the questions of this node any more, nor vote for it.
     #[error("the witness has not answered by the key of `{}` yet", path.display())]
     Unwitnessed {
@@ -159,6 +165,11 @@ impl KeyError {
                  front of it",
                 path.display()
             )),
+            Self::Unheard { .. } => Some(
+                "wait until it is there (`lb ha status`); one that never comes back needs no key: \
+                 start the agent again"
+                    .to_owned(),
+            ),
             Self::Displaced { .. } => Some(
                 "put its line `place` back, which `lb ha keygen` keeps: an agent that starts with \
                  another one forgets recorded flows"

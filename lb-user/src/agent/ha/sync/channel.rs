@@ -233,11 +233,11 @@ mod tests {
         let ((mut say_a, mut hear_a), (mut say_b, mut hear_b)) = (calls.unwrap(), called.unwrap());
         for sequence in 0..100 {
             say_a.say(&Message::Told { sequence }).await.unwrap();
-            say_b.say(&Message::Heard { sequence }).await.unwrap();
+            say_b.say(&Message::Heard { sequence, whole: true }).await.unwrap();
         }
         for sequence in 0..100 {
             assert_eq!(hear_b.hear().await.unwrap(), Message::Told { sequence });
-            assert_eq!(hear_a.hear().await.unwrap(), Message::Heard { sequence });
+            assert_eq!(hear_a.hear().await.unwrap(), Message::Heard { sequence, whole: true });
         }
     }
 

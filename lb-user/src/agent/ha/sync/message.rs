@@ -4,14 +4,14 @@
 //!
 //! | kind | from | what follows |
 //! |---|---|---|
-//! | 1 hello | sender | fingerprint of `node.hash_seed` (8), name of the node |
+//! | 1 hello | sender | fingerprint of `node.hash_seed` (8), `node.flows` (4), name of the node |
 //! | 2 welcome | receiver | |
 //! | 3 refused | receiver | why, in words |
 //! | 4 names | sender | backends: number (2), identity (40) |
 //! | 5 begin | sender | all flows are going to be told |
 //! | 6 flows | sender | sequence (8), 1 if a pass tells them and 0 if they changed (1), records: key (8), number of the backend (2), state and, at bit 7, whether the key is exact (1), seconds left (2) |
 //! | 7 told | sender | sequence (8): all flows were told since `begin` |
-//! | 8 heard | receiver | sequence (8): all up to this one have been entered |
+//! | 8 heard | receiver | sequence (8): all up to this one have been looked at; 1 if all flows told since `begin` could be entered, else 0 (1) |
 //! | 9 share | caller | name of the node: this connection is about the configuration |
 //! | 10 part | both | 1 if it is the last and 0 if more follow (1), bytes |
 
@@ -39,14 +39,14 @@ const EXACT: u8 = 1 << 7;
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    Hello { seed: u64, node: String },
+    Hello { seed: u64, flows: u32, node: String },
     Welcome,
     Refused { reason: String },
     Names(Vec<(BackendId, BackendIdentity)>),
     Begin,
     Flows { sequence: u64, pass: bool, records: Vec<Record> },
     Told { sequence: u64 },
-    Heard { sequence: u64 },
+    Heard { sequence: u64, whole: bool },
     Share { node: String },
     Part { last: bool, bytes: Vec<u8> },
 }
@@ -57,7 +57,9 @@ impl Message {
         let text = |kind: u8, text: &str| [&[kind], text.as_bytes()].concat();
         let number = |kind: u8, number: u64| [&[kind][..], &number.to_be_bytes()].concat();
         match self {
-            Self::Hello { seed, node } => [&number(1, *seed), node.as_bytes()].concat(),
+            Self::Hello { seed, flows, node } => {
+                [&number(1, *seed), &flows.to_be_bytes()[..], node.as_bytes()].concat()
+            }
             Self::Welcome => vec![2],
             Self::Refused { reason } => text(3, reason),
             Self::Names(names) => {
@@ -82,7 +84,9 @@ impl Message {
                 bytes
             }
             Self::Told { sequence } => number(7, *sequence),
-            Self::Heard { sequence } => number(8, *sequence),
+            Self::Heard { sequence, whole } => {
+                [&number(8, *sequence)[..], &[u8::from(*whole)]].concat()
+            }
             Self::Share { node } => text(9, node),
             Self::Part { last, bytes } => [&[10, u8::from(*last)][..], bytes].concat(),
         }
@@ -95,8 +99,10 @@ impl Message {
         let number = || Some(u64::from_be_bytes(body.try_into().ok()?));
         Some(match kind {
             1 => {
-                let (seed, node) = body.split_first_chunk()?;
-                Self::Hello { seed: u64::from_be_bytes(*seed), node: text(node)? }
+                let (seed, body) = body.split_first_chunk()?;
+                let (flows, node) = body.split_first_chunk()?;
+                let (seed, flows) = (u64::from_be_bytes(*seed), u32::from_be_bytes(*flows));
+                Self::Hello { seed, flows, node: text(node)? }
             }
             2 if body.is_empty() => Self::Welcome,
             3 => Self::Refused { reason: text(body)? },
@@ -113,7 +119,11 @@ impl Message {
                 Self::Flows { sequence: u64::from_be_bytes(*sequence), pass: pass == 1, records }
             }
             7 => Self::Told { sequence: number()? },
-            8 => Self::Heard { sequence: number()? },
+            8 => {
+                let (sequence, body) = body.split_first_chunk()?;
+                let &[whole @ 0..=1] = body else { return None };
+                Self::Heard { sequence: u64::from_be_bytes(*sequence), whole: whole == 1 }
+            }
             9 => Self::Share { node: text(body)? },
             10 => {
                 let (&last @ 0..=1, bytes) = body.split_first()? else { return None };
@@ -171,7 +181,11 @@ mod tests {
     fn any_message() -> impl Strategy<Value = Message> {
         let name = ".{0,64}";
         prop_oneof![
-            (any::<u64>(), name).prop_map(|(seed, node)| Message::Hello { seed, node }),
+            (any::<u64>(), any::<u32>(), name).prop_map(|(seed, flows, node)| Message::Hello {
+                seed,
+                flows,
+                node
+            }),
             Just(Message::Welcome),
             name.prop_map(|reason| Message::Refused { reason }),
             prop::collection::vec((any::<u16>(), any_identity()), 0..8).prop_map(Message::Names),
@@ -179,7 +193,7 @@ mod tests {
             (any::<u64>(), any::<bool>(), prop::collection::vec(any_record(), 0..8))
                 .prop_map(|(sequence, pass, records)| Message::Flows { sequence, pass, records }),
             any::<u64>().prop_map(|sequence| Message::Told { sequence }),
-            any::<u64>().prop_map(|sequence| Message::Heard { sequence }),
+            any::<(u64, bool)>().prop_map(|(sequence, whole)| Message::Heard { sequence, whole }),
             ".{0,64}".prop_map(|node| Message::Share { node }),
             (any::<bool>(), prop::collection::vec(any::<u8>(), 0..64))
                 .prop_map(|(last, bytes)| Message::Part { last, bytes }),

@@ -3,12 +3,12 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::select_all;
-use lb_common::lease;
+use lb_common::{lease, limits};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -29,6 +29,8 @@ const CALLERS: usize = 64;
 const GREETING: Duration = Duration::from_millis(500);
 /// After which calls are taken again where that failed.
 const AGAIN: Duration = Duration::from_millis(100);
+/// After which everything is to be told again where there was no room for some flows.
+const ROOM: Duration = Duration::from_secs(15);
 
 /// The receiver.
 pub(super) struct Receiver {
@@ -90,7 +92,11 @@ impl Receiver {
                     Err(_) => {}
                 },
                 // The peer calls again, and tells everything to who knows nothing.
-                Ok(()) = self.resyncs.changed() => session.abort_all(),
+                // The same where a key is retired: nobody may go on by it.
+                Ok(()) = self.resyncs.changed() => {
+                    session.abort_all();
+                    answers.abort_all();
+                }
                 // The peer says why, and calls again.
                 Some(_) = answers.join_next() => {}
                 Some(ended) = session.join_next() => {
@@ -135,9 +141,9 @@ async fn greet(common: Common, shares: bool, stream: TcpStream) -> Result<Caller
     let greeted = async {
         let keys = common.voice.borrow().secrets(PURPOSE);
         let (mut say, mut hear) = channel::answer(stream, &keys).await?;
-        let (subject, seed, node) = match hear.hear().await? {
-            Message::Hello { seed, node } => (Subject::Flows, seed, node),
-            Message::Share { node } => (Subject::Configuration, common.seed, node),
+        let (subject, (seed, flows), node) = match hear.hear().await? {
+            Message::Hello { seed, flows, node } => (Subject::Flows, (seed, flows), node),
+            Message::Share { node } => (Subject::Configuration, (common.seed, common.flows), node),
             _ => return Err(Error::Malformed),
         };
         let reason = if node == common.node {
@@ -148,6 +154,12 @@ async fn greet(common: Common, shares: bool, stream: TcpStream) -> Result<Caller
                 "`node.hash_seed` has fingerprint {seed:016x} at `{node}` and {ours:016x} at \
                  `{}`, expected the same",
                 common.node
+            ))
+        } else if limits::flow_buckets(flows) != limits::flow_buckets(common.flows) {
+            let (ours, name) = (common.flows, &common.node);
+            Some(format!(
+                "`node.flows` is {flows} at `{node}` and {ours} at `{name}`, expected the same: a \
+                 smaller table has no room for all connections"
             ))
         } else if subject == Subject::Configuration && !shares {
             Some(format!("`ha.config` is \"independent\" at `{}`", common.node))
@@ -169,6 +181,8 @@ struct Hearing {
     common: Common,
     inward: watch::Sender<Inward>,
     translation: Translation,
+    /// When there was no room for a flow first.
+    full: Option<Instant>,
 }
 
 impl Hearing {
@@ -179,7 +193,7 @@ impl Hearing {
         });
         tracing::info!(peer = caller.node, "flows of the peer are heard");
         let translation = Translation::default();
-        Self { common: common.clone(), inward: inward.clone(), translation }
+        Self { common: common.clone(), inward: inward.clone(), translation, full: None }
     }
 
     async fn run(mut self, mut caller: Caller) -> Error {
@@ -201,6 +215,8 @@ impl Hearing {
                     self.translation.renew(&names);
                     Ok(())
                 }
+                () = sleep_until(self.full.unwrap_or_else(Instant::now) + ROOM),
+                    if self.full.is_some() => Err(Error::Anew),
             };
             if let Err(error) = done {
                 return error;
@@ -216,22 +232,27 @@ impl Hearing {
                 Ok(())
             }
             Message::Begin => {
-                self.inward.send_modify(|inward| (inward.complete, inward.lacks) = (false, false));
+                self.full = None;
+                self.inward.send_modify(|inward| {
+                    (inward.complete, inward.lacks, inward.full) = (false, false, false);
+                });
                 Ok(())
             }
             Message::Flows { sequence, pass, records } => {
                 self.enter(&records, pass)?;
-                say.say(&Message::Heard { sequence }).await
+                let whole = self.inward.borrow().whole();
+                say.say(&Message::Heard { sequence, whole }).await
             }
             Message::Told { sequence } => {
-                self.inward.send_modify(|inward| inward.complete = true);
-                say.say(&Message::Heard { sequence }).await
+                let whole = self.inward.borrow().whole();
+                self.inward.send_modify(|inward| inward.complete = whole);
+                say.say(&Message::Heard { sequence, whole }).await
             }
             _ => Err(Error::Malformed),
         }
     }
 
-    fn enter(&self, records: &[Record], pass: bool) -> Result<(), Error> {
+    fn enter(&mut self, records: &[Record], pass: bool) -> Result<(), Error> {
         let now = self.common.changes.second()?;
         let serving = self.common.serving.borrow().clone();
         let mut news = Inward::default();
@@ -252,6 +273,9 @@ impl Hearing {
                 Entered::Known => {}
                 Entered::NoRoom => news.no_room += 1,
             }
+        }
+        if news.no_room > 0 {
+            self.full.get_or_insert_with(Instant::now);
         }
         news.records = records.len() as u64;
         self.inward.send_modify(|inward| inward.add(&news, pass));

@@ -157,6 +157,13 @@ impl Shared {
         }
     }
 
+    /// Whether the peer goes by the same.
+    pub(in crate::agent::ha) fn agrees(&self) -> bool {
+        let ours = self.ours.borrow();
+        let version = ours.as_ref().map(|ours| ours.revision.version);
+        self.link.borrow().connected && ours.as_ref().is_some_and(|ours| ours.agreed == version)
+    }
+
     /// How sharing goes.
     #[must_use]
     pub fn status(&self) -> api::HaConfig {
@@ -167,7 +174,7 @@ impl Shared {
         api::HaConfig {
             mode: "replicate".to_owned(),
             version: version.map(|version| version.to_string()),
-            agreed: link.connected && ours.as_ref().is_some_and(|ours| ours.agreed == version),
+            agreed: self.agrees(),
             conflicts: conflicts as u64,
             trouble: link.trouble.clone(),
         }

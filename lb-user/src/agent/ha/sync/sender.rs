@@ -65,8 +65,8 @@ impl Sender {
     }
 
     async fn call(&self) -> Result<(Session, Incoming), Error> {
-        let Common { node, seed, .. } = &self.common;
-        let hello = Message::Hello { seed: *seed, node: node.clone() };
+        let Common { node, seed, flows, .. } = &self.common;
+        let hello = Message::Hello { seed: *seed, flows: *flows, node: node.clone() };
         let (say, hear) = call(&self.common, &hello).await?;
         Ok((Session::new(self.common.clone(), say), hear))
     }

@@ -50,6 +50,8 @@ pub(super) struct Session {
     /// Number of the latest message that is to be confirmed.
     sequence: u64,
     unconfirmed: VecDeque<Unconfirmed>,
+    /// Whether the peer could enter all that it was told.
+    whole: bool,
     /// When something was said last.
     said: Instant,
     /// When the latest turn ended, and whether it found changes.
@@ -118,6 +120,7 @@ impl Session {
             serving: Vec::new(),
             sequence: 0,
             unconfirmed: VecDeque::new(),
+            whole: true,
             said: now,
             turned: now,
             busy: true,
@@ -132,7 +135,8 @@ impl Session {
     pub(super) fn state(&self) -> State {
         let Self { records, lag, .. } = *self;
         let confirmed = self.unconfirmed.front().map_or(self.sequence, |next| next.sequence - 1);
-        let complete = matches!(self.pass.kind, Kind::Later(told) if told <= confirmed);
+        let told = matches!(self.pass.kind, Kind::Later(told) if told <= confirmed);
+        let complete = told && self.whole;
         State { complete, records, lag }
     }
 
@@ -158,7 +162,8 @@ impl Session {
 
     /// Takes in what the peer says.
     pub(super) fn hear(&mut self, message: &Message) -> Result<(), Error> {
-        let Message::Heard { sequence } = message else { return Err(Error::Malformed) };
+        let Message::Heard { sequence, whole } = message else { return Err(Error::Malformed) };
+        self.whole = *whole;
         while let Some(sent) = self.unconfirmed.pop_front_if(|sent| sent.sequence <= *sequence) {
             self.lag = sent.since.map(|since| since.elapsed()).or(self.lag);
         }
