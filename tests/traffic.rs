@@ -1,6 +1,7 @@
 //! Real clients and servers in namespaces.
 
 mod attach;
+mod bulk;
 mod change;
 mod checksum;
 mod failover;

@@ -92,7 +92,7 @@ counters! {
     Truncated = 16 => "truncated",
     /// a header contradicts itself or the frame's length
     Malformed = 17 => "malformed",
-    /// a fragment for a service: its ports are unknown
+    /// a fragment for a service, but the first one of its datagram has not come: its ports are unknown
     Fragment = 18 => "fragment",
     /// more IPv6 extension headers than are walked
     ExtensionHeaders = 19 => "extension_headers",

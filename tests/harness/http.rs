@@ -124,6 +124,18 @@ impl Load {
 }
 
 impl RunningLoad {
+    /// Ends it now instead of when its time is over.
+    ///
+    /// # Errors
+    /// Those of [`Self::report`].
+    pub fn end(self) -> Result<LoadReport> {
+        if let Some(child) = &self.child {
+            // SAFETY: a child that was not waited for, so the id is still its own.
+            unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+        }
+        self.report()
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::{Error, Netns, Process, Result};
 pub(super) const PORTS: [u16; 3] = [80, 8080, 8443];
 
 /// nginx in a namespace: `/` answers its name and a line feed, `/1k` a body of
-/// 1 KiB. One process, connections are kept alive for as long as clients like.
+/// 1 KiB, `/1m` one of 1 MiB. One process, connections are kept alive for as long as clients like.
 #[derive(Debug)]
 pub struct Nginx {
     _process: Process,
@@ -22,7 +22,9 @@ impl Nginx {
     pub fn start(netns: &Netns, name: &str, dir: &Path) -> Result<Self> {
         let failed = || Error::io(format!("prepare nginx in `{}`", dir.display()));
         fs::create_dir_all(dir).map_err(failed())?;
-        fs::write(dir.join("1k"), [b'x'; 1024]).map_err(failed())?;
+        for (name, length) in [("1k", 1 << 10), ("1m", 1 << 20)] {
+            fs::write(dir.join(name), vec![b'x'; length]).map_err(failed())?;
+        }
         let file = dir.join("nginx.conf");
         fs::write(&file, configuration(name, dir)).map_err(failed())?;
         let mut command = netns.command("nginx");
@@ -68,6 +70,7 @@ http {{
     server {{
         {listen}location = / {{ add_header Asked $arg_number; return 200 \"{name}\\n\"; }}
         location = /1k {{ root {dir}; }}
+        location = /1m {{ root {dir}; }}
     }}
 }}
 "

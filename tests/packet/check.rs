@@ -10,14 +10,15 @@ use super::frame::{ICMP, ICMPV6, IPV4, IPV6, QINQ, TCP, UDP, VLAN, checksum, hex
 /// Fails unless everything in the frame of IP is as its receivers want it.
 #[track_caller]
 pub(crate) fn assert_valid(frame: &[u8]) {
-    if let Err(wrong) = ethernet(frame) {
+    if let Err(wrong) = check(frame) {
         panic!("{wrong} in {}", hex(frame));
     }
 }
 
 type Checked<T = ()> = Result<T, String>;
 
-fn ethernet(frame: &[u8]) -> Checked {
+/// What is wrong with a frame, if anything.
+pub(crate) fn check(frame: &[u8]) -> Checked {
     let mut l3 = 14;
     while [VLAN, QINQ].contains(&number(frame, l3 - 2)?) {
         l3 += 4;
@@ -105,20 +106,25 @@ fn transport(source: IpAddr, destination: IpAddr, proto: u8, body: &[u8]) -> Che
             if is_gue { ip(&body[8..], false) } else { Ok(()) }
         }
         ICMP => {
-            if checksum(&[body]) != 0 {
+            if body.is_empty() || checksum(&[body]) != 0 {
                 return Err("checksum of ICMP".into());
             }
-            if [3, 11, 12].contains(&body[0]) { ip(&body[8..], true) } else { Ok(()) }
+            if [3, 11, 12].contains(&body[0]) { ip(quote(body)?, true) } else { Ok(()) }
         }
         ICMPV6 => {
-            if sum(ICMPV6) != 0 {
+            if body.is_empty() || sum(ICMPV6) != 0 {
                 return Err("checksum of ICMPv6".into());
             }
-            if body[0] < 128 { ip(&body[8..], true) } else { Ok(()) }
+            if body[0] < 128 { ip(quote(body)?, true) } else { Ok(()) }
         }
         IPV4_IN_IP | IPV6_IN_IP => ip(body, false),
         _ => Ok(()),
     }
+}
+
+/// What an ICMP error has behind its header.
+fn quote(message: &[u8]) -> Checked<&[u8]> {
+    message.get(8..).ok_or_else(|| "ICMP header".into())
 }
 
 fn number(bytes: &[u8], at: usize) -> Checked<u16> {

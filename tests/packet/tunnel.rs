@@ -42,7 +42,7 @@ impl Way {
         all
     }
 
-    fn setup(backends: &[u8]) -> Setup {
+    pub(crate) fn setup(backends: &[u8]) -> Setup {
         let services = Self::all().into_iter().map(|way| {
             let service = Service::new(way.mode, way.vip(), way.protocol, way.port());
             let to =
