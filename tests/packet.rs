@@ -15,6 +15,7 @@ mod damage;
 mod decap;
 mod expiry;
 mod explain;
+mod flood;
 mod forward;
 mod fragment;
 mod frame;
