@@ -96,7 +96,10 @@ map_type! {
         46 => pub group: u16,
         /// [`crate::hash::service_salt`] of its identity.
         48 => pub salt: u64,
-        56 => pub _pad2: u64,
+        /// Set of the sources that are served, see [`crate::route`]; 0: everybody is.
+        56 => pub sources: u16,
+        58 => pub _pad2: u16,
+        60 => pub _pad3: u32,
     }
 }
 
@@ -114,6 +117,8 @@ pub mod flags {
     pub const RESET: u8 = 1 << 4;
     /// Handshakes are timed (`policy = "latency"` of a TCP service in mode `nat`).
     pub const TIMED: u8 = 1 << 5;
+    /// More is asked of a packet than where it goes (`allow_sources`).
+    pub const GUARDED: u8 = 1 << 6;
 }
 
 map_type! {

@@ -132,6 +132,8 @@ counters! {
     FragmentOverlap = 36 => "fragment_overlap",
     /// TCP flags that no stack sends together: SYN and FIN, SYN and RST, FIN alone, none
     BadFlags = 40 => "bad_flags",
+    /// the service's `allow_sources` does not have the source
+    SourceNotAllowed = 41 => "source_not_allowed",
 }
 
 /// Entries of `COUNTERS`.

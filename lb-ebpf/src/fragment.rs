@@ -21,6 +21,7 @@ use crate::{
     family::Family,
     firewall,
     forward::{self, nat, tunnel},
+    guard,
     lease,
     maps::{BACKENDS, FRAGMENT_PATH, FRAGMENTS},
     nexthop::{self, Way},
@@ -166,6 +167,9 @@ fn first<F: Family>(env: &Env, packet: Packet<F>, datagram: &Datagram) -> Option
     let found = found?;
     if !lease::permits(found.service) {
         return Some(Verdict::drop(Counter::NotActive));
+    }
+    if let Err(verdict) = guard::admit(env, &packet, &found) {
+        return Some(verdict);
     }
     Some(match select::select(env, &packet, &found) {
         Ok(chosen) => {

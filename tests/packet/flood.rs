@@ -5,9 +5,11 @@ use lb_tests::harness::{Protocol, Result};
 
 use super::{
     affinity::{flagged, goes_to, spread},
+    attack::first_fragment,
     case::{Case, client, client_number, from_client},
     client::sticky,
-    frame::{ACK, Extension, FIN, Frame, MORE_FRAGMENTS, Packet, RST, SYN, Tcp},
+    frame::{ACK, FIN, Frame, Packet, RST, SYN, Tcp},
+    setup::Setup,
     subject::Subject,
 };
 
@@ -42,13 +44,7 @@ fn flags_that_no_stack_sends_begin_no_flow() -> Result<()> {
                 let what = format!("{}: flags {flags:#x}", case.name());
                 let request = flagged(&case.request(), flags);
                 subject.drops(&what, &request, Counter::BadFlags);
-                let first = request.with(|frame| {
-                    if case.v4 {
-                        frame.packet.fragment = MORE_FRAGMENTS;
-                    } else {
-                        frame.packet.extensions = vec![Extension::fragment(0, true)];
-                    }
-                });
+                let first = first_fragment(&request);
                 subject.drops(&format!("{what}, in a fragment"), &first, Counter::BadFlags);
                 assert_eq!(subject.entry(&request).map(|entry| entry.state), None, "{what}");
             }
@@ -87,6 +83,72 @@ fn flags_are_nobodys_business_where_nothing_is_ours() -> Result<()> {
             let body = Tcp::body(4711, 80, flags);
             let frame: Frame = from_client(Packet::new(client(case.v4), elsewhere, body));
             subject.passes(&format!("flags {flags:#x}"), &frame);
+        }
+    })
+}
+
+/// Services for clients 0 to 255 and the one client, and for everybody where `all`.
+fn allowing(all: bool) -> Setup {
+    let mut setup = spread(&[1, 2, 3]);
+    for service in setup.services.iter_mut().filter(|_| !all) {
+        let allowed = if service.vip.is_ipv4() {
+            ["10.64.0.0/24", "10.1.0.2"]
+        } else {
+            ["fd00:64:0:0:1::/120", "fd00:1::2/128"]
+        };
+        *service = service.clone().line(&format!("allow_sources = {allowed:?}"));
+    }
+    setup
+}
+
+/// What a client may begin with.
+fn beginnings(request: &Frame) -> Vec<Frame> {
+    vec![flagged(request, SYN), request.clone(), first_fragment(request)]
+}
+
+#[test]
+fn sources_that_are_not_allowed_reach_no_backend() -> Result<()> {
+    Subject::with(&allowing(false), |subject| {
+        for case in Case::all() {
+            for number in [0, 77, 255, 256, 65_536] {
+                let request = case.request_from(client_number(case.v4, number), 9);
+                for frame in beginnings(&request) {
+                    if number < 256 {
+                        goes_to(subject, &frame);
+                    } else {
+                        let what = format!("{}: client {number}", case.name());
+                        subject.drops(&what, &frame, Counter::SourceNotAllowed);
+                    }
+                }
+            }
+            goes_to(subject, &case.request());
+        }
+    })
+}
+
+#[test]
+fn who_is_not_allowed_any_more_is_dropped_and_goes_on_when_he_is_again() -> Result<()> {
+    Subject::with(&allowing(true), |subject| {
+        let flows: Vec<_> = Case::all()
+            .into_iter()
+            .flat_map(|case| [7, 300].map(|number| (case, number)))
+            .map(|(case, number)| {
+                let request = case.request_from(client_number(case.v4, number), 9);
+                goes_to(subject, &request);
+                (number, goes_to(subject, &request), request)
+            })
+            .collect();
+        subject.reload(&allowing(false));
+        for (number, to, request) in &flows {
+            if *number == 7 {
+                assert_eq!(goes_to(subject, request), *to);
+            } else {
+                subject.drops("an established flow", request, Counter::SourceNotAllowed);
+            }
+        }
+        subject.reload(&allowing(true));
+        for (_, to, request) in &flows {
+            assert_eq!(goes_to(subject, request), *to);
         }
     })
 }

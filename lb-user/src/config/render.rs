@@ -20,7 +20,7 @@ use crate::{
 #[must_use]
 pub fn service(service: &Service) -> Table {
     let Service { name, vip, protocol, ports, mode, timeouts, affinity, policy, .. } = service;
-    let Service { slow_start, min_up, on_empty, on_down, health, split, routes, .. } = service;
+    let Service { slow_start, min_up, on_empty, on_down, health, split, routes, allow_sources, .. } = service;
     let mut table = table([
         ("name", Some(json!(name))),
         ("vip", Some(json!(vip))),
@@ -31,6 +31,7 @@ pub fn service(service: &Service) -> Table {
         ("affinity", Some(json!(self::affinity(*affinity)))),
         ("affinity_timeout", Some(json!(format!("{}s", timeouts.established)))),
         ("slow_start", Some(time(*slow_start))),
+        ("allow_sources", Some(json!(allow_sources))),
         ("min_up", Some(json!(min_up))),
         ("on_empty", Some(json!(self::on_empty(*on_empty)))),
         ("on_down", Some(json!(self::on_down(*on_down)))),

@@ -266,14 +266,12 @@ fn features_not_built_are_refused_and_their_neutral_values_accepted() {
     let refused = [
         node("[firewall]\nnew_flows_per_source = { rate = 1, burst = 1 }"),
         service("mode = \"fullnat\""),
-        service("allow_sources = [\"10.0.0.0/8\"]"),
     ];
     for text in refused {
         let mistakes = mistakes(&text);
         assert!(mistakes.contains(": not built yet in this version\n  hint: "), "{mistakes}");
         assert_eq!(mistakes.lines().count(), 2, "{mistakes}");
     }
-    assert_eq!(model(&service("allow_sources = []")), model(&service("")));
 }
 
 #[test]

@@ -202,6 +202,8 @@ pub struct Service {
     pub split: BTreeMap<String, u16>,
     /// Sources that go to one group, prefixes unique.
     pub routes: Vec<Route>,
+    /// Sources that are served, of the VIP's family; empty: everybody is.
+    pub allow_sources: Vec<IpNet>,
     /// Backends, names and addresses with ports unique within the service.
     pub backends: Vec<Backend>,
 }

@@ -234,14 +234,15 @@ pub enum CapacityError {
     Prefixes(usize),
     /// See [`limits::ROUTE_PREFIXES`].
     #[error(
-        "{0} prefixes of `service.route`, old and new together, expected at most {max}",
+        "{0} prefixes of `service.route` and `service.allow_sources`, old and new together, \
+         expected at most {max}",
         max = limits::ROUTE_PREFIXES
     )]
     Routes(usize),
     /// See [`TableRef::MAX_ROUTES`].
     #[error(
         "no number is left for the routes of service `{0}`, expected at most {max} services with \
-         routes of their own, old and new together",
+         routes or sources of their own, old and new together",
         max = TableRef::MAX_ROUTES
     )]
     RouteSets(String),
@@ -277,7 +278,7 @@ pub fn plan(
     let mut arena = tables::arena(snapshot);
     let routes = routes::assign(model, &ids, snapshot)?;
     let built = tables::build(model, standings, &ids, &routes.sets, snapshot, &mut arena)?;
-    let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &built.places)?;
+    let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, (&built.places, &routes.sources))?;
     let index = bank.index;
     let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
     let retired = snapshot.in_use().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));

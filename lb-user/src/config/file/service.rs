@@ -11,8 +11,8 @@ use crate::{
     config::{
         read::{Located, Place, Section, Wrong},
         value::{
-            PORTS_HINT, address, duration, flag, name, number, only_empty, port, ports, prefix,
-            weight, word,
+            PORTS_HINT, address, duration, flag, name, number, port, ports, prefix,
+            source_prefix, weight, word,
         },
     },
     core::model::{Affinity, Mode, OnDown, OnEmpty, Policy, Protocol, health::Health},
@@ -49,6 +49,8 @@ pub struct Service {
     pub affinity_timeout: Field<u16>,
     /// `slow_start`, whole seconds.
     pub slow_start: Field<Duration>,
+    /// `allow_sources`.
+    pub allow_sources: Field<Vec<Located<IpNet>>>,
     /// `min_up`.
     pub min_up: Field<u32>,
     /// `on_empty`.
@@ -133,6 +135,11 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         ),
         affinity_timeout: table.optional("affinity_timeout", AFFINITY_TIMEOUT, affinity_timeout),
         slow_start: table.optional("slow_start", Duration::ZERO, slow_start),
+        allow_sources: table.list(
+            "allow_sources",
+            "allow_sources = [\"198.51.100.0/24\"]",
+            source_prefix,
+        ),
         min_up: table.optional("min_up", 1, number(1..=BACKENDS - 1)),
         on_empty: table.optional(
             "on_empty",
@@ -149,7 +156,6 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         routes: table.tables("route").into_iter().map(route).collect(),
         backends: table.tables("backend").into_iter().map(backend).collect(),
     };
-    table.optional("allow_sources", (), only_empty("write `[]`: everybody is served"));
     table.finish();
     service
 }

@@ -25,6 +25,7 @@ fn key() -> impl Strategy<Value = (usize, String)> {
         Just("affinity = \"client\"".to_owned()),
         (0..3600_u32).prop_map(|seconds| format!("slow_start = \"{seconds}s\"")),
         (1..32768_u32).prop_map(|seconds| format!("affinity_timeout = \"{seconds}s\"")),
+        Just("allow_sources = [\"198.51.100.0/24\", \"10.0.0.1\"]".to_owned()),
         Just("on_empty = \"reject\"".to_owned()),
         Just("on_down = \"reset\"".to_owned()),
     ];
@@ -152,6 +153,7 @@ fn keys_are_those_of_the_file_with_their_defaults() {
             "affinity": "flow",
             "affinity_timeout": "600s",
             "slow_start": "0s",
+            "allow_sources": [],
             "min_up": 1,
             "on_empty": "drop",
             "on_down": "release",

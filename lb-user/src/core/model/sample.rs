@@ -27,6 +27,7 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
         health: Health::default(),
         split: BTreeMap::new(),
         routes: Vec::new(),
+        allow_sources: Vec::new(),
         backends: Vec::new(),
     }
 }

@@ -15,7 +15,7 @@ use lb_common::{
 };
 
 use super::{
-    BackendId, Bank, CapacityError, Host, Snapshot,
+    BackendId, Bank, CapacityError, Host, RouteSet, ServiceId, Snapshot,
     backends::{Wanted, reply_port},
     endpoint::{Endpoint, EndpointTable, Kind},
     identity::ServiceIdentity,
@@ -27,7 +27,7 @@ use crate::core::{
     nexthop::Network,
 };
 
-/// Compiles the bank that is not active.
+/// Compiles the bank that is not active, with these tables and sets of sources.
 ///
 /// # Errors
 /// It does not fit.
@@ -38,9 +38,9 @@ pub fn bank(
     host: &Host,
     ids: &Ids,
     wanted: &BTreeMap<BackendId, Wanted>,
-    places: &BTreeMap<u16, Places>,
+    (places, sources): (&BTreeMap<ServiceId, Places>, &BTreeMap<ServiceId, RouteSet>),
 ) -> Result<Bank, CapacityError> {
-    let services = services(model, ids, places);
+    let services = services(model, ids, places, sources);
     let addresses = addresses(model, network, ids)?;
     let number = snapshot.generation().number + 1;
     let endpoints = endpoints(&services, &addresses, wanted);
@@ -106,10 +106,16 @@ fn filter(addrs: impl Iterator<Item = AddrBytes>) -> Filter {
     filter
 }
 
-fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMap<u16, Service> {
+fn services(
+    model: &Model,
+    ids: &Ids,
+    places: &BTreeMap<ServiceId, Places>,
+    sources: &BTreeMap<ServiceId, RouteSet>,
+) -> BTreeMap<ServiceId, Service> {
     let entry = |service: &model::Service| {
         let id = ids.services[&ServiceIdentity::of(service)];
-        (id, service_entry(service, places[&id], group_of(model, service.vip)))
+        let entry = service_entry(service, places[&id], group_of(model, service.vip));
+        (id, Service { sources: sources.get(&id).copied().unwrap_or(0), ..entry })
     };
     model.services.iter().map(entry).collect()
 }
@@ -147,6 +153,7 @@ fn flags_of(service: &model::Service) -> u8 {
         (service.on_empty == OnEmpty::Reject, flags::REJECT),
         (service.on_down == OnDown::Reset, flags::RESET),
         (service.is_timed(), flags::TIMED),
+        (!service.allow_sources.is_empty(), flags::GUARDED),
     ]
     .into_iter()
     .filter(|(on, _)| *on)
