@@ -117,7 +117,8 @@ pub mod flags {
     pub const RESET: u8 = 1 << 4;
     /// Handshakes are timed (`policy = "latency"` of a TCP service in mode `nat`).
     pub const TIMED: u8 = 1 << 5;
-    /// More is asked of a packet than where it goes (`allow_sources`).
+    /// More is asked of a packet than where it goes (`allow_sources`,
+    /// `firewall.new_flows_per_source`).
     pub const GUARDED: u8 = 1 << 6;
 }
 

@@ -134,6 +134,8 @@ counters! {
     BadFlags = 40 => "bad_flags",
     /// the service's `allow_sources` does not have the source
     SourceNotAllowed = 41 => "source_not_allowed",
+    /// the source begins more flows than `firewall.new_flows_per_source` lets it
+    SourceRate = 42 => "source_rate",
 }
 
 /// Entries of `COUNTERS`.

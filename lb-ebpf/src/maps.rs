@@ -129,6 +129,11 @@ pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static HANDSHAKES: Array<u64, { limits::HANDSHAKES as usize }> = Array::new();
 
+/// When sources may begin the next flow, see [`lb_common::rate`]. Written and read by
+/// packets only.
+#[btf_map]
+pub(crate) static SOURCES: Array<u64, { limits::SOURCE_BUCKETS as usize }> = Array::new();
+
 /// Ends of leases by position of the group, see [`lb_common::lease`]. Written by
 /// the agent.
 #[btf_map]

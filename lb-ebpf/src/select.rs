@@ -26,7 +26,7 @@ use crate::{
     changes, count,
     env::Env,
     family::Family,
-    firewall,
+    firewall, guard,
     maps::{BACKENDS, CONFIG, ROUTES, SERVICES, TABLES, TrieKey},
     parse::{Packet, TCP},
     refuse,
@@ -150,6 +150,9 @@ fn new_flow<F: Family>(
     }
     if firewall::is_spoofed(env, packet) {
         return Err(Verdict::drop(Counter::BadSource));
+    }
+    if !matches!(known, Known::Live(_)) {
+        guard::begin(env, packet, found)?;
     }
     let opens = packet.proto == TCP && tcp::opens(packet.tcp_flags);
     if let Known::Live(entry) = known

@@ -216,6 +216,18 @@ pub struct Firewall {
     pub allow: Vec<String>,
     /// Sources dropped.
     pub deny: Vec<Denied>,
+    /// How many flows a source may begin; `None`: as many as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_flows_per_source: Option<NewFlows>,
+}
+
+/// How many flows begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewFlows {
+    /// In a second.
+    pub rate: u32,
+    /// At once, after a pause.
+    pub burst: u32,
 }
 
 /// A source that is dropped.

@@ -1,5 +1,7 @@
 //! What no honest client sends, and what it does to those who are honest.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use lb_common::{flow::FlowState, stats::Counter};
 use lb_tests::harness::{Protocol, Result};
 
@@ -10,7 +12,7 @@ use super::{
     client::sticky,
     frame::{ACK, FIN, Frame, Packet, RST, SYN, Tcp},
     setup::Setup,
-    subject::Subject,
+    subject::{Action, Subject},
 };
 
 const PSH: u8 = 8;
@@ -150,5 +152,119 @@ fn who_is_not_allowed_any_more_is_dropped_and_goes_on_when_he_is_again() -> Resu
         for (_, to, request) in &flows {
             assert_eq!(goes_to(subject, request), *to);
         }
+    })
+}
+
+/// Services whose sources may begin `burst` flows, and one a second.
+fn limited(burst: u32) -> Setup {
+    spread(&[1, 2, 3]).firewall(&format!("new_flows_per_source = {{ rate = 1, burst = {burst} }}"))
+}
+
+/// One of many clients of the network of client 0, or of another one: a source of IPv6
+/// is a network.
+fn in_network(v4: bool, network: u16, port: u16) -> IpAddr {
+    if v4 {
+        let [high, low] = network.to_be_bytes();
+        Ipv4Addr::from([10, 70, high, low]).into()
+    } else {
+        Ipv6Addr::from([0xfd00, 0x65, 0, network, 1, 2, 3, port]).into()
+    }
+}
+
+/// How many of `count` flows of a source begin with a packet of these flags.
+fn begun(subject: &Subject<'_>, case: Case, network: u16, flags: u8, count: u16) -> u16 {
+    let before = subject.counter(Counter::SourceRate);
+    let begin = |port| {
+        let client = in_network(case.v4, network, port);
+        subject.run_uncounted(&flagged(&case.request_from(client, 1000 + port), flags)).0
+    };
+    let begun = (0..count).filter(|&port| begin(port) == Action::Redirect).count() as u16;
+    let dropped = subject.counter(Counter::SourceRate) - before;
+    assert_eq!(dropped, u64::from(count - begun), "{}: flags {flags:#x}", case.name());
+    begun
+}
+
+#[test]
+fn a_source_begins_no_more_flows_than_it_may_and_keeps_those_that_it_has() -> Result<()> {
+    Subject::with(&limited(20), |subject| {
+        for (case, network) in Case::all().into_iter().zip((0..).step_by(100)) {
+            let has = case.request_from(in_network(case.v4, network, 0), 1000);
+            let to = goes_to(subject, &has);
+            goes_to(subject, &has);
+            // SYNs have a share of their own, a flow under way is never refused for them.
+            let kinds = if case.protocol == Protocol::Tcp { vec![SYN, ACK] } else { vec![0] };
+            for flags in kinds {
+                let most = if flags == SYN { 20 } else { 19 };
+                let begun = begun(subject, case, network, flags, 200);
+                // The first one goes on, and a second or two may pass.
+                let known = u16::from(flags != SYN);
+                assert!((most..=most + 4).contains(&(begun - known)), "{}: {begun}", case.name());
+            }
+            for _ in 0..100 {
+                assert_eq!(goes_to(subject, &has), to, "{}", case.name());
+            }
+            if case.protocol == Protocol::Tcp {
+                goes_to(subject, &flagged(&has, FIN | ACK));
+            }
+            // Nobody else notices.
+            for other in 1..50 {
+                let client = in_network(case.v4, network + other, 0);
+                goes_to(subject, &case.request_from(client, 9));
+            }
+        }
+    })
+}
+
+#[test]
+fn a_flood_from_random_sources_refuses_nobody() -> Result<()> {
+    Subject::with(&limited(20), |subject| {
+        for case in Case::all() {
+            let before = subject.counter(Counter::SourceRate);
+            for network in 0..3000_u16 {
+                let client = in_network(case.v4, network, 0);
+                subject.run_uncounted(&flagged(&case.request_from(client, 7), SYN));
+            }
+            assert_eq!(subject.counter(Counter::SourceRate), before, "{}", case.name());
+        }
+    })
+}
+
+#[test]
+fn clients_who_stay_together_are_limited_in_their_connections() -> Result<()> {
+    let limit = "new_flows_per_source = { rate = 1, burst = 20 }";
+    Subject::with(&sticky(&[1, 2, 3]).firewall(limit), |subject| {
+        let case = Case::all().into_iter().find(|case| case.protocol == Protocol::Tcp).unwrap();
+        let has = case.request_from(in_network(case.v4, 0, 0), 1);
+        let to = goes_to(subject, &has);
+        let begun = begun(subject, case, 0, SYN, 100);
+        assert!((20..=24).contains(&begun), "{begun}");
+        assert_eq!(goes_to(subject, &has), to);
+    })
+}
+
+#[test]
+fn a_changed_limit_is_in_force_after_a_reload() -> Result<()> {
+    Subject::with(&spread(&[1, 2, 3]), |subject| {
+        let case = Case::all()[0];
+        assert_eq!(begun(subject, case, 1, SYN, 100), 100);
+        subject.reload(&limited(20));
+        assert!((20..=24).contains(&begun(subject, case, 2, SYN, 100)));
+        subject.reload(&limited(60));
+        assert!((60..=64).contains(&begun(subject, case, 3, SYN, 100)));
+        subject.reload(&spread(&[1, 2, 3]));
+        assert_eq!(begun(subject, case, 2, SYN, 100), 100);
+    })
+}
+
+#[test]
+fn who_asks_why_takes_nobodys_share() -> Result<()> {
+    Subject::with(&limited(20), |subject| {
+        let case = Case::all()[0];
+        let syn = flagged(&case.request_from(in_network(case.v4, 0, 0), 1), SYN);
+        for _ in 0..100 {
+            assert_eq!(subject.explain(&syn).0, Action::Redirect);
+        }
+        assert!((20..=24).contains(&begun(subject, case, 0, SYN, 100)));
+        assert_eq!(subject.explain(&syn).0, Action::Drop);
     })
 }

@@ -10,7 +10,7 @@ use super::value::{PortRule, probe::show_bytes};
 use crate::{
     api::Table,
     core::model::{
-        Affinity, Backend, Firewall, Mode, OnDown, OnEmpty, Policy, Protocol, Service,
+        Affinity, Backend, Firewall, Mode, NewFlows, OnDown, OnEmpty, Policy, Protocol, Service,
         health::{Dns, Health, Http, Probe, Tls, Udp},
     },
 };
@@ -68,11 +68,13 @@ pub fn backend(backend: &Backend) -> Table {
 /// Every key of `[firewall]` in force.
 #[must_use]
 pub fn firewall(firewall: &Firewall) -> Table {
-    let Firewall { guard_host, allow, deny_sources } = firewall;
+    let Firewall { guard_host, allow, deny_sources, new_flows_per_source } = firewall;
+    let limit = |limit: &NewFlows| json!({ "rate": limit.rate, "burst": limit.burst });
     table([
         ("host", Some(json!(host(*guard_host)))),
         ("allow", Some(allow.iter().map(|rule| Value::from(port_rule(rule))).collect())),
         ("deny_sources", Some(json!(deny_sources))),
+        ("new_flows_per_source", new_flows_per_source.as_ref().map(limit)),
     ])
 }
 

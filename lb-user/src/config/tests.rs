@@ -262,11 +262,8 @@ fn single_values_are_held_to_their_rules() {
 }
 
 #[test]
-fn features_not_built_are_refused_and_their_neutral_values_accepted() {
-    let refused = [
-        node("[firewall]\nnew_flows_per_source = { rate = 1, burst = 1 }"),
-        service("mode = \"fullnat\""),
-    ];
+fn features_not_built_are_refused() {
+    let refused = [service("mode = \"fullnat\"")];
     for text in refused {
         let mistakes = mistakes(&text);
         assert!(mistakes.contains(": not built yet in this version\n  hint: "), "{mistakes}");

@@ -117,6 +117,17 @@ pub struct Firewall {
     pub allow: Vec<(Protocol, RangeInclusive<u16>)>,
     /// Sources dropped.
     pub deny_sources: Vec<IpNet>,
+    /// How many flows a source may begin; `None`: as many as it likes.
+    pub new_flows_per_source: Option<NewFlows>,
+}
+
+/// How many flows begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewFlows {
+    /// In a second, at least 1.
+    pub rate: u32,
+    /// At once, after a pause; at least 2, and a hundredth of `rate`.
+    pub burst: u32,
 }
 
 /// Transport protocol.

@@ -32,6 +32,7 @@ use lb_common::{
     config::{Config, Generation},
     firewall::AllowWord,
     limits,
+    rate::SourceRate,
     service::{Address, EndpointBucket, Service},
     table::TableRef,
 };
@@ -163,6 +164,8 @@ pub enum Operation {
     Deny(IpNet),
     /// Makes a bank the active one.
     Publish(u32),
+    /// Says in place how many flows a source may begin.
+    LimitSources(SourceRate),
     /// Clears the flags of a backend: nothing reachable names it any more but
     /// previous tables and old flows, which look at the flags.
     Retire(BackendId),
@@ -301,6 +304,11 @@ pub fn plan(
     operations.push(Operation::WriteBank(Box::new(bank)));
     operations.extend(deny.difference(&snapshot.denied).copied().map(Operation::Deny));
     operations.push(Operation::Publish(index));
+    let limit = model.firewall.new_flows_per_source;
+    let limit = limit.map_or(SourceRate::NONE, |limit| SourceRate::new(limit.rate, limit.burst));
+    if limit != snapshot.config.source_rate {
+        operations.push(Operation::LimitSources(limit));
+    }
     operations.extend(end.into_iter().map(|(id, share)| Operation::Share(id, share)));
     operations.extend(falling.into_iter().map(|id| Operation::SetServing(id, false)));
     operations.extend(retired.map(Operation::Retire));

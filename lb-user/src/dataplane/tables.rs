@@ -157,6 +157,10 @@ impl Tables {
             Operation::WriteBank(bank) => self.write_bank(bank),
             Operation::Deny(prefix) => return self.kernel.deny(*prefix),
             Operation::Publish(bank) => self.publish(*bank),
+            Operation::LimitSources(rate) => {
+                let at = self.config.word64(0, offset_of!(Config, source_rate));
+                at.store(rate.0, Ordering::Release);
+            }
             Operation::Retire(id) => self.backend_flags(*id).store(0, Ordering::Release),
             Operation::Undeny(prefix) => return self.kernel.undeny(*prefix),
         }

@@ -63,7 +63,7 @@ impl State {
         {
             step("sources", sources(service, probe.client.ip()));
         }
-        let unseen = [Counter::NotActive, Counter::SourceNotAllowed];
+        let unseen = [Counter::NotActive, Counter::SourceNotAllowed, Counter::SourceRate];
         let looked_up = !unseen.map(|why| Verdict::Drop(Some(why))).contains(&trace.verdict);
         if service.is_some() && looked_up && !trace.reply {
             step("affinity", self.affinity(trace));

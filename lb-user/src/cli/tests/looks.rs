@@ -228,16 +228,17 @@ fn an_agent_of_another_version_is_noted() {
 fn firewall_is_a_table() {
     let answer = r#"{"host":"drop","allow":["tcp/22"],"deny":[{"prefix":"192.0.2.0/24","left_s":60},{"prefix":"198.51.100.7/32","left_s":null}]}"#;
     let (out, _, request) = shown(answer, "firewall list");
-    assert_eq!(
-        out,
-        "\
+    let expected = "\
 RULE   WHAT             LEFT
 drop   host             -
 allow  tcp/22           -
 deny   192.0.2.0/24     1m
 deny   198.51.100.7/32  -
-"
-    );
+";
+    assert_eq!(out, expected);
+    let limited = answer.replace("null}]}", "null}],\"new_flows_per_source\":{\"rate\":5,\"burst\":10}}");
+    let (out, _, _) = shown(&limited, "firewall list");
+    assert!(out.contains("limit  5 new flows/s of a source, 10 at once  -\n"), "{out}");
     assert_eq!(request, asked("GET /v1/firewall"));
 }
 

@@ -150,3 +150,31 @@ fn sources_that_are_allowed_can_come() {
         .replace("[node]\n", "[node]\ntunnel_sources = [\"10.255.0.0/24\"]\n");
     assert!(super::mistakes(&text).contains("must be an IPv4 prefix, as the VIP is"));
 }
+
+#[test]
+fn new_flows_are_limited_by_a_rate_and_a_burst_that_fit_each_other() {
+    let limited = |keys: &str| super::node(&format!("[firewall]\nnew_flows_per_source = {keys}"));
+    let path = "4: firewall.new_flows_per_source";
+    let cases = [
+        ("500", format!("{path}: 500: must be a table\n  hint: as in `new_flows_per_source = {{ rate = 500, burst = 1000 }}`\n")),
+        ("{ rate = 5 }", format!("{path}.burst: missing, must be set\n  hint: new flows at once, such as 1000\n")),
+        ("{ burst = 5 }", format!("{path}.rate: missing, must be set\n  hint: new flows a second, such as 500\n")),
+        ("{ rate = 0, burst = 5 }", format!("{path}.rate: 0: must be 1 to 1000000\n")),
+        ("{ rate = 5, burst = 1 }", format!("{path}.burst: 1: must be 2 to 10000000\n")),
+        (
+            "{ rate = 1001, burst = 10 }",
+            format!(
+                "{path}.burst: 10: must be at least a hundredth of `rate`, 11\
+                 \n  hint: time is measured in ticks of the kernel, which may take 10ms each\n"
+            ),
+        ),
+        ("{ rate = 5, burst = 5, brust = 5 }", format!("{path}.brust: unknown key\n  hint: did you mean `burst`?\n")),
+    ];
+    for (keys, expected) in cases {
+        assert_eq!(super::mistakes(&limited(keys)), expected);
+    }
+    let model = super::model(&limited("{ rate = 1001, burst = 11 }"));
+    let limit = crate::core::model::NewFlows { rate: 1001, burst: 11 };
+    assert_eq!(model.firewall.new_flows_per_source, Some(limit));
+    assert_eq!(super::model(&super::node("")).firewall.new_flows_per_source, None);
+}

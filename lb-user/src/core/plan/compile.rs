@@ -115,7 +115,10 @@ fn services(
     let entry = |service: &model::Service| {
         let id = ids.services[&ServiceIdentity::of(service)];
         let entry = service_entry(service, places[&id], group_of(model, service.vip));
-        (id, Service { sources: sources.get(&id).copied().unwrap_or(0), ..entry })
+        let sources = sources.get(&id).copied().unwrap_or(0);
+        let guarded = sources != 0 || model.firewall.new_flows_per_source.is_some();
+        let flags = entry.flags | if guarded { flags::GUARDED } else { 0 };
+        (id, Service { sources, flags, ..entry })
     };
     model.services.iter().map(entry).collect()
 }
@@ -153,7 +156,6 @@ fn flags_of(service: &model::Service) -> u8 {
         (service.on_empty == OnEmpty::Reject, flags::REJECT),
         (service.on_down == OnDown::Reset, flags::RESET),
         (service.is_timed(), flags::TIMED),
-        (!service.allow_sources.is_empty(), flags::GUARDED),
     ]
     .into_iter()
     .filter(|(on, _)| *on)
