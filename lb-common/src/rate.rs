@@ -49,8 +49,7 @@ impl SourceRate {
         let interval = (self.0 & 0xffff_ffff) << 2;
         let slack = interval * (self.0 >> 32).saturating_sub(2) / 2;
         // The fuller one.
-        let (which, due) =
-            if pace::is_before(due[1], due[0]) { (1, due[1]) } else { (0, due[0]) };
+        let (which, due) = if pace::is_before(due[1], due[0]) { (1, due[1]) } else { (0, due[0]) };
         match pace::next(due, now, interval, slack) {
             Some(next) => Some((which, next)),
             None => None,

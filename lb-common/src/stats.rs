@@ -136,6 +136,8 @@ counters! {
     SourceNotAllowed = 41 => "source_not_allowed",
     /// the source begins more flows than `firewall.new_flows_per_source` lets it
     SourceRate = 42 => "source_rate",
+    /// a new flow of a service that has as many as `max_flows` lets it
+    FlowQuota = 43 => "flow_quota",
 }
 
 /// Entries of `COUNTERS`.

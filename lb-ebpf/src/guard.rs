@@ -1,5 +1,5 @@
-//! What some services ask of a packet: that they are for its source, and that the
-//! source does not begin too many flows. Global functions, so that other services pay
+//! What some services ask of a packet: that they are for its source, that the source
+//! does not begin too many flows, and that the service has not too many. Global functions, so that other services pay
 //! for a test of a flag, and established flows for nothing but the first question.
 
 use core::ptr::{read_volatile, write_volatile};
@@ -7,7 +7,7 @@ use core::ptr::{read_volatile, write_volatile};
 use lb_common::{
     rate::{self, Beginning},
     route::{self, SET_BITS},
-    service::flags,
+    service::{flags, quota},
     stats::Counter,
     tcp,
 };
@@ -17,6 +17,7 @@ use crate::{
     family::Family,
     maps::{CONFIG, ROUTES, SERVICES, SOURCES, TrieKey},
     parse::{Packet, TCP},
+    refuse,
     service::{self, Found},
     verdict::Verdict,
 };
@@ -73,15 +74,33 @@ extern "C" fn lb_admit(service: u64, high: u64, low: u64, event: u64) -> u64 {
     if event & OPENS != 0 { lb_charge(high, Beginning::Syn as u64, event) } else { ADMITTED }
 }
 
-/// Asks a packet that would begin a flow, since its own is not known.
+/// Asks a packet that may begin a flow; `known`: its own has a backend, that may serve
+/// no more. Where the service has as many as it may, SYNs and first datagrams are
+/// refused, but not what else is sent over TCP: that may be of a connection.
 #[inline(always)]
 pub(crate) fn begin<F: Family>(
     env: &Env,
     packet: &Packet<F>,
     found: &Found,
+    known: bool,
+    now: u16,
 ) -> Result<(), Verdict> {
     let event = event(env, packet);
-    if found.service.flags & flags::GUARDED == 0 || event & OPENS != 0 {
+    let opens = event & OPENS != 0;
+    if found.service.flags & flags::GUARDED == 0 || known && !opens {
+        return Ok(());
+    }
+    // SAFETY: a map element; aligned words are read whole.
+    let full_until = unsafe { read_volatile(&raw const found.service.full_until) };
+    if (opens || packet.proto != TCP) && quota::is_full(full_until, now) {
+        return Err(if found.service.flags & flags::REJECT != 0 {
+            refuse::answer(env, Counter::Rejected)
+        } else {
+            Verdict::drop(Counter::FlowQuota)
+        });
+    }
+    if opens {
+        // It was asked already.
         return Ok(());
     }
     let [high, _] = F::words(packet.source);

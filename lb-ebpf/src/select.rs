@@ -151,9 +151,7 @@ fn new_flow<F: Family>(
     if firewall::is_spoofed(env, packet) {
         return Err(Verdict::drop(Counter::BadSource));
     }
-    if !matches!(known, Known::Live(_)) {
-        guard::begin(env, packet, found)?;
-    }
+    guard::begin(env, packet, found, matches!(known, Known::Live(_)), now)?;
     let opens = packet.proto == TCP && tcp::opens(packet.tcp_flags);
     if let Known::Live(entry) = known
         && packet.proto == TCP

@@ -132,6 +132,12 @@ pub struct Service {
     pub up: u64,
     /// Live entries of the affinity table.
     pub flows: u64,
+    /// With as many it takes no new ones; 0: it takes any number.
+    #[serde(default)]
+    pub max_flows: u64,
+    /// Whether it takes no new flows for that.
+    #[serde(default)]
+    pub full: bool,
     /// Packets sent to its backends.
     pub packets: u64,
     /// Bytes of these frames.

@@ -1,9 +1,12 @@
 //! What no honest client sends, and what it does to those who are honest.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use lb_common::{flow::FlowState, stats::Counter};
-use lb_tests::harness::{Protocol, Result};
+use lb_tests::harness::{self, Protocol, Result};
 
 use super::{
     affinity::{flagged, goes_to, spread},
@@ -12,7 +15,7 @@ use super::{
     client::sticky,
     frame::{ACK, FIN, Frame, Packet, RST, SYN, Tcp},
     setup::Setup,
-    subject::{Action, Subject},
+    subject::{Action, Subject, eventually},
 };
 
 const PSH: u8 = 8;
@@ -266,5 +269,108 @@ fn who_asks_why_takes_nobodys_share() -> Result<()> {
         }
         assert!((20..=24).contains(&begun(subject, case, 0, SYN, 100)));
         assert_eq!(subject.explain(&syn).0, Action::Drop);
+    })
+}
+
+/// Services that take no new flows once they have ten, as `lines` say.
+fn quota(lines: &str) -> Setup {
+    let mut setup = spread(&[1, 2, 3]);
+    for service in &mut setup.services {
+        *service = service.clone().line("max_flows = 10").line(lines);
+    }
+    setup
+}
+
+/// Ten flows of each service, established, with where they go.
+fn fill(subject: &Subject<'_>) -> Vec<(Case, Frame, IpAddr)> {
+    let flows = Case::all().into_iter().flat_map(|case| {
+        (0..10).map(move |number| {
+            let request = case.request_from(client_number(case.v4, number), 9);
+            goes_to(subject, &request);
+            (case, goes_to(subject, &request), request)
+        })
+    });
+    flows.map(|(case, to, request)| (case, request, to)).collect()
+}
+
+/// Waits until all services are full, or none is.
+fn wait_until_full(subject: &Subject<'_>, full: bool) {
+    let services = Case::all().len();
+    let as_wanted = || subject.full().iter().filter(|&&is| is == full).count() == services;
+    assert!(eventually(as_wanted), "{:?}", subject.full());
+}
+
+#[test]
+fn a_service_with_as_many_flows_as_it_may_keeps_them_and_takes_no_more() -> Result<()> {
+    Subject::with(&quota(""), |subject| {
+        let flows = fill(subject);
+        wait_until_full(subject, true);
+        // Another generation changes nothing.
+        subject.reload(&quota("on_down = \"reset\""));
+        assert_eq!(subject.full(), [true; 8]);
+        for ((case, request, to), number) in flows.iter().zip(100..) {
+            assert_eq!(goes_to(subject, request), *to);
+            let new = case.request_from(client_number(case.v4, number), 9);
+            if case.protocol == Protocol::Udp {
+                subject.drops(&case.name(), &new, Counter::FlowQuota);
+            } else {
+                subject.drops(&case.name(), &flagged(&new, SYN), Counter::FlowQuota);
+                // It may be of a connection that nobody recorded.
+                goes_to(subject, &new);
+            }
+        }
+        subject.forget_flows();
+        wait_until_full(subject, false);
+        for case in Case::all() {
+            let new = case.request_from(client_number(case.v4, 200), 9);
+            goes_to(subject, &flagged(&new, SYN));
+        }
+    })
+}
+
+#[test]
+fn who_finds_a_service_full_is_told_where_that_is_ordered() -> Result<()> {
+    Subject::with(&quota("on_empty = \"reject\""), |subject| {
+        fill(subject);
+        wait_until_full(subject, true);
+        for case in Case::all() {
+            let new = case.request_from(client_number(case.v4, 100), 9);
+            let outcome = subject.run(&flagged(&new, SYN));
+            assert_eq!(outcome.action, Action::Transmit, "{}", case.name());
+            assert_eq!(outcome.counted, [(Counter::Rejected.name(), 1)].into(), "{}", case.name());
+        }
+    })
+}
+
+#[test]
+fn a_service_is_not_full_for_long_when_nobody_counts() -> Result<()> {
+    Subject::with_own(&quota(""), |mut subject| {
+        fill(&subject);
+        wait_until_full(&subject, true);
+        subject.kill_agent();
+        let case = Case::all()[0];
+        let syn = flagged(&case.request_from(client_number(case.v4, 100), 9), SYN);
+        assert_eq!(subject.run_uncounted(&syn).0, Action::Drop);
+        // Ten seconds, which is as long as the agent may take for anything else.
+        let taken = || subject.run_uncounted(&syn).0 == Action::Redirect;
+        assert!(harness::eventually(Duration::from_secs(20), taken));
+    })
+}
+
+#[test]
+fn clients_who_stay_together_are_counted_and_not_their_connections() -> Result<()> {
+    let mut setup = sticky(&[1, 2, 3]);
+    for service in &mut setup.services {
+        *service = service.clone().line("max_flows = 10");
+    }
+    Subject::with(&setup, |subject| {
+        let flows = fill(subject);
+        wait_until_full(subject, true);
+        for (case, request, to) in &flows {
+            let another = case.request_from(request.packet.source, 5000);
+            assert_eq!(goes_to(subject, &flagged(&another, SYN)), *to, "{}", case.name());
+            let new = case.request_from(client_number(case.v4, 100), 9);
+            subject.drops(&case.name(), &flagged(&new, SYN), Counter::FlowQuota);
+        }
     })
 }

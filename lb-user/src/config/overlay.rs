@@ -328,9 +328,9 @@ pub(super) fn firewall_from(keys: &Keys) -> Result<Firewall, Vec<Mistake>> {
     let prefix =
         |text| value::prefix_of(text).map_err(|rule| wrong("deny_sources", Some(text), rule));
     let new_flows_per_source = match keys.get("new_flows_per_source") {
-        Some(value) => Some(
-            new_flows(value).map_err(|rule| wrong("new_flows_per_source", None, rule))?,
-        ),
+        Some(value) => {
+            Some(new_flows(value).map_err(|rule| wrong("new_flows_per_source", None, rule))?)
+        }
         None => None,
     };
     Ok(Firewall {

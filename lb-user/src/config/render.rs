@@ -20,7 +20,18 @@ use crate::{
 #[must_use]
 pub fn service(service: &Service) -> Table {
     let Service { name, vip, protocol, ports, mode, timeouts, affinity, policy, .. } = service;
-    let Service { slow_start, min_up, on_empty, on_down, health, split, routes, allow_sources, .. } = service;
+    let Service {
+        slow_start,
+        min_up,
+        on_empty,
+        on_down,
+        health,
+        split,
+        routes,
+        allow_sources,
+        max_flows,
+        ..
+    } = service;
     let mut table = table([
         ("name", Some(json!(name))),
         ("vip", Some(json!(vip))),
@@ -32,6 +43,7 @@ pub fn service(service: &Service) -> Table {
         ("affinity_timeout", Some(json!(format!("{}s", timeouts.established)))),
         ("slow_start", Some(time(*slow_start))),
         ("allow_sources", Some(json!(allow_sources))),
+        ("max_flows", Some(json!(max_flows))),
         ("min_up", Some(json!(min_up))),
         ("on_empty", Some(json!(self::on_empty(*on_empty)))),
         ("on_down", Some(json!(self::on_down(*on_down)))),

@@ -245,6 +245,7 @@ fn single_values_are_held_to_their_rules() {
         (service("slow_start = \"61m\""), "slow_start: \"61m\": must be whole seconds, 0s to 1h"),
         (service("on_down = \"drop\""), "on_down: \"drop\": must be \"release\" or \"reset\""),
         (service("min_up = 0"), "min_up: 0: must be 1 to 16383"),
+        (service("max_flows = -1"), "max_flows: -1: must be 0 to 134217728"),
         (service("split = { blue = 101 }"), "split.blue: 101: must be 0 to 100"),
         (service("split = { \"a b\" = 1 }"), "split.\"a b\": 1: must be 1 to 64 of the"),
         (backend("weight = 65536"), "weight: 65536: must be 0 to 65535"),

@@ -276,10 +276,9 @@ pub fn prefix_of(text: &str) -> Result<IpNet, Wrong> {
 pub fn source_prefix(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
     let net = prefix(value)?;
     let nobodys = match net {
-        IpNet::V4(v4) => matches!(
-            (v4.addr().octets()[0], v4.prefix_len()),
-            (0 | 127, 8..) | (224.., 3..)
-        ),
+        IpNet::V4(v4) => {
+            matches!((v4.addr().octets()[0], v4.prefix_len()), (0 | 127, 8..) | (224.., 3..))
+        }
         IpNet::V6(v6) => {
             let (addr, length) = (v6.addr(), v6.prefix_len());
             let single = length == 128 && (addr.is_unspecified() || addr.is_loopback());

@@ -215,6 +215,8 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// Sources that are served, of the VIP's family; empty: everybody is.
     pub allow_sources: Vec<IpNet>,
+    /// With as many flows it takes no new ones; 0: it takes any number.
+    pub max_flows: u32,
     /// Backends, names and addresses with ports unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -237,6 +239,8 @@ impl Service {
             policy: if self.is_timed() { Policy::Latency } else { Policy::Static },
             slow_start: Duration::ZERO,
             min_up: 1,
+            // Of a quota it knows whether there is one.
+            max_flows: self.max_flows.min(1),
             health: Health::default(),
             backends: backends.collect(),
             ..self.clone()

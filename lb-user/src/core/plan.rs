@@ -281,7 +281,15 @@ pub fn plan(
     let mut arena = tables::arena(snapshot);
     let routes = routes::assign(model, &ids, snapshot)?;
     let built = tables::build(model, standings, &ids, &routes.sets, snapshot, &mut arena)?;
-    let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, (&built.places, &routes.sources))?;
+    let bank = compile::bank(
+        model,
+        network,
+        snapshot,
+        host,
+        &ids,
+        &wanted,
+        (&built.places, &routes.sources),
+    )?;
     let index = bank.index;
     let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
     let retired = snapshot.in_use().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));

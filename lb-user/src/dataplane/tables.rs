@@ -244,6 +244,17 @@ impl Tables {
         store(offset_of!(Service, table), places.current);
     }
 
+    /// Says in place until when a service takes no new flows, see
+    /// [`lb_common::service::quota`].
+    pub fn set_full_until(&self, id: ServiceId, until: u16) {
+        const AT: usize = offset_of!(Service, sources);
+        const { assert!(AT.is_multiple_of(4) && offset_of!(Service, full_until) == AT + 2) };
+        let index = (self.config.read(0).active & 1) * limits::SERVICES + u32::from(id);
+        let sources = self.services.read(index).sources;
+        let word: u32 = bytemuck::cast([sources, until]);
+        self.services.word32(index, AT).store(word, Ordering::Release);
+    }
+
     fn number(&self, number: u64) {
         let bank = (self.config.read(0).active & 1) as usize;
         let offset = offset_of!(Config, generations) + bank * size_of::<Generation>();

@@ -23,7 +23,11 @@ use crate::{
     },
     api::{self, FlowFilter},
     config::render,
-    core::{model::{NewFlows, Service}, nexthop::Network, plan::identity::ServiceIdentity},
+    core::{
+        model::{NewFlows, Service},
+        nexthop::Network,
+        plan::identity::ServiceIdentity,
+    },
 };
 
 /// Walks through the affinity table at a time: each takes a core while it lasts.

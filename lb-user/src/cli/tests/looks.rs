@@ -81,8 +81,15 @@ health.rise  2
         ),
         "{out}"
     );
-    assert!(err.starts_with("note: "), "{err}");
+    assert!(err.starts_with("note: edits"), "{err}");
     assert_eq!(request, asked("GET /v1/services/web"));
+    let full = answer.replace(
+        "\"flows\":3,\"packets\":1200,\"bytes\":1258291,\"members\"",
+        "\"flows\":5,\"max_flows\":4,\"full\":true,\"packets\":1200,\"bytes\":1258291,\"members\"",
+    );
+    let (out, err, _) = shown(&full, "service show web");
+    assert!(out.contains("  1/2    5/4     1200"), "{out}");
+    assert!(err.starts_with("note: `max_flows` is reached: new flows are refused\n"), "{err}");
 }
 
 #[test]
@@ -236,7 +243,8 @@ deny   192.0.2.0/24     1m
 deny   198.51.100.7/32  -
 ";
     assert_eq!(out, expected);
-    let limited = answer.replace("null}]}", "null}],\"new_flows_per_source\":{\"rate\":5,\"burst\":10}}");
+    let limited =
+        answer.replace("null}]}", "null}],\"new_flows_per_source\":{\"rate\":5,\"burst\":10}}");
     let (out, _, _) = shown(&limited, "firewall list");
     assert!(out.contains("limit  5 new flows/s of a source, 10 at once  -\n"), "{out}");
     assert_eq!(request, asked("GET /v1/firewall"));

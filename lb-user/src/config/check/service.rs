@@ -198,6 +198,7 @@ pub(super) fn model(service: Service) -> Option<model::Service> {
         affinity: service.affinity?.value,
         policy: service.policy?.value,
         slow_start: service.slow_start?.value,
+        max_flows: service.max_flows?.value,
         min_up: service.min_up?.value,
         on_empty: service.on_empty?.value,
         on_down: service.on_down?.value,

@@ -119,7 +119,7 @@ fn every_mistake_of_routes_is_told_at_once() {
 #[test]
 fn sources_that_are_allowed_can_come() {
     let allowed = |vip: &str, listed: &str| {
-        super::service(&format!("allow_sources = [{listed}]")).replace("203.0.113.10", vip)
+        service(&format!("allow_sources = [{listed}]")).replace("203.0.113.10", vip)
     };
     let (v4, v6) = ("203.0.113.10", "2001:db8::10");
     let hosts = "must be a prefix of addresses that a host can have";
@@ -142,23 +142,36 @@ fn sources_that_are_allowed_can_come() {
         assert_eq!(mistakes.lines().count(), 2, "{mistakes}");
     }
     for (vip, listed) in [(v4, "\"0.0.0.0/0\", \"192.0.0.0/2\""), (v6, "\"::/0\", \"fe80::/10\"")] {
-        let model = super::model(&allowed(vip, listed));
-        assert_eq!(model.services[0].allow_sources.len(), 2);
+        let read = model(&allowed(vip, listed));
+        assert_eq!(read.services[0].allow_sources.len(), 2);
     }
     let wrapped = "mode = \"ipip\"\nallow_sources = [\"2001:db8::/32\"]";
-    let text = super::service(wrapped)
-        .replace("[node]\n", "[node]\ntunnel_sources = [\"10.255.0.0/24\"]\n");
+    let text =
+        service(wrapped).replace("[node]\n", "[node]\ntunnel_sources = [\"10.255.0.0/24\"]\n");
     assert!(super::mistakes(&text).contains("must be an IPv4 prefix, as the VIP is"));
 }
 
 #[test]
 fn new_flows_are_limited_by_a_rate_and_a_burst_that_fit_each_other() {
-    let limited = |keys: &str| super::node(&format!("[firewall]\nnew_flows_per_source = {keys}"));
+    let limited = |keys: &str| node(&format!("[firewall]\nnew_flows_per_source = {keys}"));
     let path = "4: firewall.new_flows_per_source";
     let cases = [
-        ("500", format!("{path}: 500: must be a table\n  hint: as in `new_flows_per_source = {{ rate = 500, burst = 1000 }}`\n")),
-        ("{ rate = 5 }", format!("{path}.burst: missing, must be set\n  hint: new flows at once, such as 1000\n")),
-        ("{ burst = 5 }", format!("{path}.rate: missing, must be set\n  hint: new flows a second, such as 500\n")),
+        (
+            "500",
+            format!(
+                "{path}: 500: must be a table\n  hint: as in `new_flows_per_source = {{ rate = 500, burst = 1000 }}`\n"
+            ),
+        ),
+        (
+            "{ rate = 5 }",
+            format!(
+                "{path}.burst: missing, must be set\n  hint: new flows at once, such as 1000\n"
+            ),
+        ),
+        (
+            "{ burst = 5 }",
+            format!("{path}.rate: missing, must be set\n  hint: new flows a second, such as 500\n"),
+        ),
         ("{ rate = 0, burst = 5 }", format!("{path}.rate: 0: must be 1 to 1000000\n")),
         ("{ rate = 5, burst = 1 }", format!("{path}.burst: 1: must be 2 to 10000000\n")),
         (
@@ -168,13 +181,16 @@ fn new_flows_are_limited_by_a_rate_and_a_burst_that_fit_each_other() {
                  \n  hint: time is measured in ticks of the kernel, which may take 10ms each\n"
             ),
         ),
-        ("{ rate = 5, burst = 5, brust = 5 }", format!("{path}.brust: unknown key\n  hint: did you mean `burst`?\n")),
+        (
+            "{ rate = 5, burst = 5, brust = 5 }",
+            format!("{path}.brust: unknown key\n  hint: did you mean `burst`?\n"),
+        ),
     ];
     for (keys, expected) in cases {
         assert_eq!(super::mistakes(&limited(keys)), expected);
     }
-    let model = super::model(&limited("{ rate = 1001, burst = 11 }"));
+    let read = model(&limited("{ rate = 1001, burst = 11 }"));
     let limit = crate::core::model::NewFlows { rate: 1001, burst: 11 };
-    assert_eq!(model.firewall.new_flows_per_source, Some(limit));
-    assert_eq!(super::model(&super::node("")).firewall.new_flows_per_source, None);
+    assert_eq!(read.firewall.new_flows_per_source, Some(limit));
+    assert_eq!(model(&node("")).firewall.new_flows_per_source, None);
 }

@@ -26,6 +26,7 @@ fn key() -> impl Strategy<Value = (usize, String)> {
         (0..3600_u32).prop_map(|seconds| format!("slow_start = \"{seconds}s\"")),
         (1..32768_u32).prop_map(|seconds| format!("affinity_timeout = \"{seconds}s\"")),
         Just("allow_sources = [\"198.51.100.0/24\", \"10.0.0.1\"]".to_owned()),
+        (0..=134_217_728_u32).prop_map(|most| format!("max_flows = {most}")),
         Just("on_empty = \"reject\"".to_owned()),
         Just("on_down = \"reset\"".to_owned()),
     ];
@@ -130,7 +131,16 @@ address = \"2001:db8::1\"
     let wrong = Base::new(vec![service], base.firewall().clone());
     let mistakes = shared::with_base(&other, &wrong).expect_err("no address");
     assert!(shown(&mistakes).contains(".vip: "), "{mistakes:?}");
-    for (key, value) in [("host", json!("dorp")), ("allow", json!("tcp/22")), ("other", json!(1)), ("new_flows_per_source", json!(1)), ("new_flows_per_source", json!({ "rate": 1 })), ("new_flows_per_source", json!({ "rate": 1, "burst": 1 })), ("new_flows_per_source", json!({ "rate": 1, "burst": 2, "more": 3 })), ("new_flows_per_source", json!({ "rate": 1000, "burst": 9 }))] {
+    for (key, value) in [
+        ("host", json!("dorp")),
+        ("allow", json!("tcp/22")),
+        ("other", json!(1)),
+        ("new_flows_per_source", json!(1)),
+        ("new_flows_per_source", json!({ "rate": 1 })),
+        ("new_flows_per_source", json!({ "rate": 1, "burst": 1 })),
+        ("new_flows_per_source", json!({ "rate": 1, "burst": 2, "more": 3 })),
+        ("new_flows_per_source", json!({ "rate": 1000, "burst": 9 })),
+    ] {
         let mut firewall = base.firewall().clone();
         firewall.insert(key.to_owned(), value);
         let wrong = Base::new(base.services().to_vec(), firewall);
@@ -155,6 +165,7 @@ fn keys_are_those_of_the_file_with_their_defaults() {
             "affinity_timeout": "600s",
             "slow_start": "0s",
             "allow_sources": [],
+            "max_flows": 0,
             "min_up": 1,
             "on_empty": "drop",
             "on_down": "release",

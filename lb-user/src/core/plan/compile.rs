@@ -40,7 +40,7 @@ pub fn bank(
     wanted: &BTreeMap<BackendId, Wanted>,
     (places, sources): (&BTreeMap<ServiceId, Places>, &BTreeMap<ServiceId, RouteSet>),
 ) -> Result<Bank, CapacityError> {
-    let services = services(model, ids, places, sources);
+    let services = services(model, ids, snapshot, (places, sources));
     let addresses = addresses(model, network, ids)?;
     let number = snapshot.generation().number + 1;
     let endpoints = endpoints(&services, &addresses, wanted);
@@ -109,16 +109,20 @@ fn filter(addrs: impl Iterator<Item = AddrBytes>) -> Filter {
 fn services(
     model: &Model,
     ids: &Ids,
-    places: &BTreeMap<ServiceId, Places>,
-    sources: &BTreeMap<ServiceId, RouteSet>,
+    snapshot: &Snapshot,
+    (places, sources): (&BTreeMap<ServiceId, Places>, &BTreeMap<ServiceId, RouteSet>),
 ) -> BTreeMap<ServiceId, Service> {
     let entry = |service: &model::Service| {
         let id = ids.services[&ServiceIdentity::of(service)];
         let entry = service_entry(service, places[&id], group_of(model, service.vip));
         let sources = sources.get(&id).copied().unwrap_or(0);
-        let guarded = sources != 0 || model.firewall.new_flows_per_source.is_some();
+        let limited = service.max_flows > 0;
+        let guarded = sources != 0 || limited || model.firewall.new_flows_per_source.is_some();
         let flags = entry.flags | if guarded { flags::GUARDED } else { 0 };
-        (id, Service { sources, flags, ..entry })
+        // What is full stays so until it is counted again.
+        let old = snapshot.services.get(&id).filter(|_| limited);
+        let full_until = old.map_or(0, |old| old.full_until);
+        (id, Service { sources, full_until, flags, ..entry })
     };
     model.services.iter().map(entry).collect()
 }
