@@ -18,7 +18,7 @@ mod explain;
 mod flood;
 mod forward;
 mod fragment;
-mod frame;
+pub(crate) mod frame;
 mod handshake;
 mod headers;
 mod host;
