@@ -6,6 +6,7 @@ mod change;
 mod checksum;
 mod failover;
 mod firewall;
+mod flood;
 mod forward;
 mod fragment;
 mod health;

@@ -1,6 +1,6 @@
 //! The one entry of `CONFIG`: what every packet needs to know first.
 
-use crate::pod::map_type;
+use crate::{pod::map_type, rate::SourceRate};
 
 map_type! {
     /// Global state of the data plane. The agent writes the inactive
@@ -22,7 +22,8 @@ map_type! {
         24 => pub place_seed: [u64; 2],
         /// Seed that picks a flow's slot; equal on all balancers of a VIP.
         40 => pub slot_seed: [u64; 2],
-        56 => pub _pad: u64,
+        /// How many flows a source may begin.
+        56 => pub source_rate: SourceRate,
         64 => pub generations: [Generation; 2],
     }
 }

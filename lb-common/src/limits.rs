@@ -30,6 +30,8 @@ pub const PROBES: u32 = 4096;
 /// Prefixes of `service.route` of all services, old and new sets together
 /// (kernel trie, grows with use: up to 200 B each).
 pub const ROUTE_PREFIXES: u32 = 1 << 20;
+/// Buckets of what sources may begin, a power of two (8 B: 1 MiB).
+pub const SOURCE_BUCKETS: u32 = 1 << 17;
 /// Datagrams whose fragments are on their way (about 128 B each): the kernel gives up
 /// the least recently used ones early.
 pub const DATAGRAMS: u32 = 16_384;

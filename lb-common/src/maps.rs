@@ -42,6 +42,9 @@ pub const REFUSALS: &str = "REFUSALS";
 /// [`crate::handshake::Begun`] as a word; private to the packet path.
 pub const HANDSHAKES: &str = "HANDSHAKES";
 
+/// When sources may begin the next flow, see [`crate::rate`]; private to the packet path.
+pub const SOURCES: &str = "SOURCES";
+
 /// [`crate::fragment::Datagram`] -> [`crate::fragment::Course`]; private to the packet
 /// path.
 pub const FRAGMENTS: &str = "FRAGMENTS";
@@ -55,7 +58,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 24] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -77,6 +80,7 @@ pub const PINNED: [&str; 23] = [
     FRAGMENT_PATH,
     REFUSALS,
     HANDSHAKES,
+    SOURCES,
     LEASES,
     TRACE,
 ];

@@ -15,12 +15,23 @@ const SECOND: u64 = 1 << 32;
 #[inline(always)]
 #[must_use]
 pub const fn admit(due: u64, now: u64) -> Option<u64> {
-    let earliest = now.wrapping_sub(SECOND);
-    let due = if is_before(due, earliest) { earliest } else { due };
-    if is_before(due, now) { Some(due.wrapping_add(SECOND / RATE)) } else { None }
+    next(due, now, SECOND / RATE, SECOND)
 }
 
-const fn is_before(a: u64, b: u64) -> bool {
+/// The same of a bucket that gets a token each `interval`, and holds those of `slack`
+/// and one more.
+#[inline(always)]
+#[must_use]
+pub const fn next(due: u64, now: u64, interval: u64, slack: u64) -> Option<u64> {
+    let earliest = now.wrapping_sub(slack);
+    let due = if is_before(due, earliest) { earliest } else { due };
+    if is_before(now, due) { None } else { Some(due.wrapping_add(interval)) }
+}
+
+/// Whether one moment is before another, at most half the range away.
+#[inline(always)]
+#[must_use]
+pub const fn is_before(a: u64, b: u64) -> bool {
     a.wrapping_sub(b).cast_signed() < 0
 }
 

@@ -5,6 +5,9 @@
 //! [`crate::table::TableRef`] carries: so table and routes change together, by
 //! one store, and the table before has the routes that belong to it. A set
 //! always has the prefix of length 0, the way of clients that no route names.
+//!
+//! The sources that a service is for (`allow_sources`) are a set likewise, which
+//! [`crate::service::Service::sources`] names: who is found in it is served.
 
 /// Bits of a key of `ROUTES` before the address: the set's number, which must
 /// match whole.
@@ -27,6 +30,9 @@ pub fn key(set: u16, addr: [u64; 2]) -> [u32; 5] {
 pub struct Blocks(u32);
 
 impl Blocks {
+    /// What a set of sources has for each of its prefixes: they lead nowhere.
+    pub const NONE: Self = Self(0);
+
     /// `count` blocks from number `first` on.
     #[inline(always)]
     #[must_use]

@@ -96,7 +96,37 @@ map_type! {
         46 => pub group: u16,
         /// [`crate::hash::service_salt`] of its identity.
         48 => pub salt: u64,
-        56 => pub _pad2: u64,
+        /// Set of the sources that are served, see [`crate::route`]; 0: everybody is.
+        56 => pub sources: u16,
+        /// Until when it takes no new flows, see [`quota`]; 0: it takes them. Of an
+        /// active bank it is changed in place.
+        58 => pub full_until: u16,
+        60 => pub _pad2: u32,
+    }
+}
+
+/// How long a service takes no new flows, since it has as many as it may. The agent
+/// says so for a few seconds at a time: where it says nothing any more, nobody counts,
+/// and the service takes them again.
+pub mod quota {
+    /// Seconds that a word holds; the agent counts every second, if it is not kept busy.
+    const SECONDS: u16 = 10;
+
+    /// What [`super::Service::full_until`] is to be `now`, never 0; `now` is the data
+    /// plane's second, see [`crate::flow::second`].
+    #[must_use]
+    pub const fn until(now: u16) -> u16 {
+        match now.wrapping_add(SECONDS) {
+            0 => u16::MAX,
+            until => until,
+        }
+    }
+
+    /// Whether that still holds `now`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_full(until: u16, now: u16) -> bool {
+        until != 0 && until.wrapping_sub(now) <= SECONDS
     }
 }
 
@@ -114,6 +144,9 @@ pub mod flags {
     pub const RESET: u8 = 1 << 4;
     /// Handshakes are timed (`policy = "latency"` of a TCP service in mode `nat`).
     pub const TIMED: u8 = 1 << 5;
+    /// More is asked of a packet than where it goes (`allow_sources`,
+    /// `firewall.new_flows_per_source`, `max_flows`).
+    pub const GUARDED: u8 = 1 << 6;
 }
 
 map_type! {
@@ -153,5 +186,20 @@ map_type! {
         /// IP protocol number.
         6 => pub proto: u8,
         7 => pub _pad: u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quota::{is_full, until};
+
+    #[test]
+    fn a_service_is_full_for_some_seconds_at_a_time() {
+        for now in [0, 1, 4711, u16::MAX - 10, u16::MAX - 9, u16::MAX - 8, u16::MAX] {
+            let word = until(now);
+            let full = (0..=u16::MAX).filter(|&second| is_full(word, second)).count();
+            assert!(word != 0 && is_full(word, now) && is_full(word, now.wrapping_add(9)));
+            assert!(!is_full(word, now.wrapping_add(11)) && !is_full(0, now) && full == 11);
+        }
     }
 }

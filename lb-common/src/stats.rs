@@ -116,7 +116,7 @@ counters! {
     NatConflict = 28 => "nat_conflict",
     /// the map that should answer has no such entry: a defect of ours
     Internal = 29 => "internal",
-    /// a source that cannot be: multicast, broadcast or the VIP itself
+    /// a source that cannot be: no host's, such as multicast or loopback, or a VIP
     BadSource = 30 => "bad_source",
     /// a packet to be answered with a reset or an ICMP error, but too many were of late
     RefusalLimited = 31 => "refusal_limited",
@@ -130,6 +130,14 @@ counters! {
     TunnelError = 35 => "tunnel_error",
     /// a fragment that overlaps with the first one of its datagram
     FragmentOverlap = 36 => "fragment_overlap",
+    /// TCP flags that no stack sends together: SYN and FIN, SYN and RST, FIN alone, none
+    BadFlags = 40 => "bad_flags",
+    /// the service's `allow_sources` does not have the source
+    SourceNotAllowed = 41 => "source_not_allowed",
+    /// the source begins more flows than `firewall.new_flows_per_source` lets it
+    SourceRate = 42 => "source_rate",
+    /// a new flow of a service that has as many as `max_flows` lets it
+    FlowQuota = 43 => "flow_quota",
 }
 
 /// Entries of `COUNTERS`.

@@ -1,5 +1,7 @@
 //! What every step needs: the frame's context and the configuration in force.
 
+use core::ptr;
+
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     config::{Config, Filter, Generation, filter_bit},
@@ -36,6 +38,12 @@ impl Env {
         // The mask is all the verifier needs to see that the index is in range.
         let generation = &config.generations[bank as usize];
         Some(Self { ctx: ctx.ctx, config, generation, bank, explains })
+    }
+
+    /// The same where only tables are looked into: it has no context.
+    #[inline(always)]
+    pub(crate) fn without_packet() -> Option<Self> {
+        Self::new(&XdpContext::new(ptr::null_mut()), false)
     }
 
     /// Notes what was found, if the run explains.

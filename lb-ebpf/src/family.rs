@@ -98,7 +98,9 @@ pub(crate) trait Family: Copy {
     /// Length and protocol of a header quoted in an ICMP error, `None` where
     /// no transport header follows it.
     fn quoted_header(l3: usize) -> Option<(usize, u8)>;
-    /// Whether no host can have this address: unspecified, loopback, multicast.
+    /// Whether no host can send from this address: unspecified ("this network"),
+    /// loopback, multicast, reserved, or of the other family (RFC 1812, section 5.3.7;
+    /// RFC 6890, section 2.2; RFC 4291, section 2.5.5.2).
     fn impossible_source(addr: Self::Addr) -> bool;
 }
 
@@ -402,6 +404,7 @@ impl Family for V6 {
     #[inline(always)]
     fn impossible_source(addr: [u64; 2]) -> bool {
         let one = 1u64.to_be();
-        addr[0] as u8 == 0xff || (addr[0] == 0 && (addr[1] == 0 || addr[1] == one))
+        let mapped = addr[1] as u32 == 0xffffu32.to_be();
+        addr[0] as u8 == 0xff || (addr[0] == 0 && (addr[1] == 0 || addr[1] == one || mapped))
     }
 }

@@ -11,10 +11,10 @@ use lb_common::{
 
 use crate::{
     env::Env,
-    family::Family,
+    family::{Family, V4, V6},
     maps::{ALLOW, DENY_V4, DENY_V6, TrieKey},
     parse::{Packet, TCP, UDP},
-    probe,
+    probe, service,
     verdict::{PASS, Verdict},
 };
 
@@ -32,6 +32,32 @@ fn in_trie<F: Family>(words: [u64; 2]) -> bool {
     } else {
         DENY_V6.get(&TrieKey::new(128, words)).is_some()
     }
+}
+
+/// Whether a packet for a service cannot come from where it says: no host has this
+/// address, or it is one of a VIP, which clients have not. (From the very VIP and port
+/// that it is for, this is known as LAND; from another one of ours, services would be
+/// set to answer each other.) The host may speak from a VIP, but is not heard here.
+#[inline(always)]
+pub(crate) fn is_spoofed<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
+    let [high, low] = F::words(packet.source);
+    F::impossible_source(packet.source)
+        || Env::may_contain::<F>(&env.generation.addresses, packet.source)
+            && lb_is_vip(F::EXACT.into(), high, low) != 0
+}
+
+/// `v4`: whether `high` is an address of IPv4, else it and `low` are one of IPv6. Not on
+/// the fast path, so it stands as a global function, which takes no stack there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_is_vip(v4: u64, high: u64, low: u64) -> u64 {
+    let Some(env) = Env::without_packet() else { return 0 };
+    let address = if v4 != 0 {
+        service::address::<V4>(&env, high as u32)
+    } else {
+        service::address::<V6>(&env, [high, low])
+    };
+    address.is_some_and(|address| address.flags & address_flags::VIP != 0).into()
 }
 
 /// Whether `firewall.allow` names the packet's destination port.

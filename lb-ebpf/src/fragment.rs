@@ -21,7 +21,7 @@ use crate::{
     family::Family,
     firewall,
     forward::{self, nat, tunnel},
-    lease,
+    guard, lease,
     maps::{BACKENDS, FRAGMENT_PATH, FRAGMENTS},
     nexthop::{self, Way},
     packet::{Frame, load, number16},
@@ -166,6 +166,9 @@ fn first<F: Family>(env: &Env, packet: Packet<F>, datagram: &Datagram) -> Option
     let found = found?;
     if !lease::permits(found.service) {
         return Some(Verdict::drop(Counter::NotActive));
+    }
+    if let Err(verdict) = guard::admit(env, &packet, &found) {
+        return Some(verdict);
     }
     Some(match select::select(env, &packet, &found) {
         Ok(chosen) => {

@@ -19,6 +19,7 @@ mod family;
 mod firewall;
 mod forward;
 mod fragment;
+mod guard;
 mod handshake;
 mod icmp;
 mod lease;
@@ -34,7 +35,7 @@ mod service;
 mod verdict;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_common::{config::features, stats::Counter};
+use lb_common::{config::features, service::flags, stats::Counter};
 use lb_ebpf::{link, packet};
 
 use crate::{
@@ -179,7 +180,11 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
         env.note(|record| record.service = found.id);
         return Err(Verdict::drop(Counter::NotActive));
     }
-    handshake::begin(env, packet, &found);
+    // One test for all that most services do without.
+    if found.service.flags & (flags::GUARDED | flags::TIMED) != 0 {
+        guard::admit(env, packet, &found)?;
+        handshake::begin(env, packet, &found);
+    }
     let chosen = select::select(env, packet, &found)?;
     Ok(forward::to_backend(env, packet, &found, &chosen))
 }

@@ -90,7 +90,7 @@ pub(crate) static DENY_V4: LpmTrie<u32, u32, { limits::DENY_PREFIXES as usize },
 pub(crate) static DENY_V6: LpmTrie<[u64; 2], u32, { limits::DENY_PREFIXES as usize }, NO_PREALLOC> =
     LpmTrie::new();
 
-/// Routes of services by [`lb_common::route::key`]. Written by the agent in sets
+/// Routes and sources of services by [`lb_common::route::key`]. Written by the agent in sets
 /// that no service refers to.
 #[btf_map]
 pub(crate) static ROUTES: LpmTrie<
@@ -128,6 +128,11 @@ pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// and read by packets only.
 #[btf_map]
 pub(crate) static HANDSHAKES: Array<u64, { limits::HANDSHAKES as usize }> = Array::new();
+
+/// When sources may begin the next flow, see [`lb_common::rate`]. Written and read by
+/// packets only.
+#[btf_map]
+pub(crate) static SOURCES: Array<u64, { limits::SOURCE_BUCKETS as usize }> = Array::new();
 
 /// Ends of leases by position of the group, see [`lb_common::lease`]. Written by
 /// the agent.

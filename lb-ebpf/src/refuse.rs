@@ -97,9 +97,9 @@ fn reset<F: Family>(ctx: *mut xdp_md, packet: &Packet<F>, explains: bool) -> Res
     let (sequence, acknowledged, flags): (u32, u32, u8) = if tcp_flags & tcp::ACK != 0 {
         (load(l4 + 8), 0, tcp::RST)
     } else {
+        // A SYN, which counts: nothing else comes here without an acknowledgement.
         let data = (packet.length - header) as u32;
-        let marks = u32::from(tcp_flags & tcp::SYN != 0) + u32::from(tcp_flags & tcp::FIN != 0);
-        let next = u32::from_be(load(l4 + 4)).wrapping_add(data + marks);
+        let next = u32::from_be(load(l4 + 4)).wrapping_add(data + 1);
         (0, next.to_be(), tcp::RST | tcp::ACK)
     };
     pace(explains)?;

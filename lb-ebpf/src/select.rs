@@ -26,6 +26,7 @@ use crate::{
     changes, count,
     env::Env,
     family::Family,
+    firewall, guard,
     maps::{BACKENDS, CONFIG, ROUTES, SERVICES, TABLES, TrieKey},
     parse::{Packet, TCP},
     refuse,
@@ -109,15 +110,20 @@ pub(crate) fn position<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) 
 /// not begin or end with a connection of his.
 #[inline(always)]
 fn flags_for<F: Family>(packet: &Packet<F>, found: &Found) -> u8 {
-    if found.by_client() { 0 } else { packet.tcp_flags }
+    let flags = packet.tcp_flags;
+    if found.by_client() && tcp::is_possible(flags) { tcp::ACK } else { flags }
 }
 
-/// The state of a flow after a packet; `None`: the packet begins another flow.
+/// The state of a flow after a packet; `None`: the packet begins another flow, or
+/// has flags that no stack sends.
 #[inline(always)]
 pub(crate) fn next_state(proto: u8, tcp_flags: u8, state: u8) -> Option<u8> {
     const ESTABLISHED: u8 = FlowState::Established as u8;
     const CLOSING: u8 = FlowState::Closing as u8;
-    if proto == TCP && tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+    if proto == TCP && !tcp::is_plain(tcp_flags) {
+        if !tcp::is_possible(tcp_flags) {
+            return None;
+        }
         if tcp::opens(tcp_flags) {
             // A client may take up a port again after it closed it.
             return if state == CLOSING { None } else { Some(state) };
@@ -139,9 +145,13 @@ fn new_flow<F: Family>(
     known: Known,
     now: u16,
 ) -> Result<Chosen, Verdict> {
-    if F::impossible_source(packet.source) || packet.source == packet.destination {
+    if packet.proto == TCP && !tcp::is_possible(packet.tcp_flags) {
+        return Err(Verdict::drop(Counter::BadFlags));
+    }
+    if firewall::is_spoofed(env, packet) {
         return Err(Verdict::drop(Counter::BadSource));
     }
+    guard::begin(env, packet, found, matches!(known, Known::Live(_)), now)?;
     let opens = packet.proto == TCP && tcp::opens(packet.tcp_flags);
     if let Known::Live(entry) = known
         && packet.proto == TCP

@@ -132,6 +132,12 @@ pub struct Service {
     pub up: u64,
     /// Live entries of the affinity table.
     pub flows: u64,
+    /// With as many it takes no new ones; 0: it takes any number.
+    #[serde(default)]
+    pub max_flows: u64,
+    /// Whether it takes no new flows for that.
+    #[serde(default)]
+    pub full: bool,
     /// Packets sent to its backends.
     pub packets: u64,
     /// Bytes of these frames.
@@ -216,6 +222,18 @@ pub struct Firewall {
     pub allow: Vec<String>,
     /// Sources dropped.
     pub deny: Vec<Denied>,
+    /// How many flows a source may begin; `None`: as many as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_flows_per_source: Option<NewFlows>,
+}
+
+/// How many flows begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewFlows {
+    /// In a second.
+    pub rate: u32,
+    /// At once, after a pause.
+    pub burst: u32,
 }
 
 /// A source that is dropped.

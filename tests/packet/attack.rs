@@ -24,7 +24,7 @@ fn host(v4: bool) -> IpAddr {
     if v4 { "10.1.0.1" } else { "fd00:1::1" }.parse().unwrap()
 }
 
-fn first_fragment(frame: &Frame) -> Frame {
+pub(super) fn first_fragment(frame: &Frame) -> Frame {
     frame.with(|frame| {
         if frame.packet.source.is_ipv4() {
             frame.packet.fragment = MORE_FRAGMENTS;

@@ -1,6 +1,9 @@
 //! Which ports and protocols of a VIP are open, and who may speak to it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use lb_common::stats::Counter;
 use lb_tests::harness::{Mode, Protocol, Result};
@@ -276,13 +279,17 @@ pub(super) fn neighbour_discovery() -> Vec<Vec<u8>> {
 fn sources_that_cannot_be_begin_no_flow() -> Result<()> {
     Case::each(|subject, case| {
         let mut sources: Vec<IpAddr> = if case.v4 {
-            [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [239, 255, 255, 255], [255; 4]]
+            [[0; 4], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]]
                 .map(|octets| Ipv4Addr::from(octets).into())
                 .to_vec()
         } else {
-            ["::", "::1", "ff02::1", "ff0e::1234"].map(|text| text.parse().unwrap()).to_vec()
+            ["::", "::1", "ff02::1", "ff0e::1234", "::ffff:10.1.0.2", "::ffff:0:0"]
+                .map(|text| text.parse().unwrap())
+                .to_vec()
         };
-        sources.push(case.vip());
+        // Its own VIP, and one of another service.
+        let vips = Case::all().into_iter().filter(|other| other.v4 == case.v4);
+        sources.extend(vips.map(Case::vip).collect::<BTreeSet<_>>());
         for source in sources {
             let request = case.request_from(source, PORT);
             let opening = request.with(|frame| {
@@ -293,6 +300,20 @@ fn sources_that_cannot_be_begin_no_flow() -> Result<()> {
             for frame in [opening, request] {
                 subject.drops(&format!("from {source}"), &frame, Counter::BadSource);
             }
+        }
+    })
+}
+
+#[test]
+fn sources_that_cannot_be_are_left_alone_where_nothing_is_ours() -> Result<()> {
+    Case::each(|subject, case| {
+        let sources = if case.v4 { ["127.0.0.1", "240.0.0.1"] } else { ["::1", "::ffff:1.2.3.4"] };
+        let sources = sources.map(|text| text.parse().unwrap()).into_iter().chain([case.vip()]);
+        let elsewhere = if case.v4 { "192.0.2.77" } else { "2001:db8:77::1" };
+        for source in sources {
+            let destination = elsewhere.parse().unwrap();
+            subject.passes(&format!("tcp from {source}"), &tcp(source, destination, 80));
+            subject.passes(&format!("udp from {source}"), &udp(source, destination, 53));
         }
     })
 }

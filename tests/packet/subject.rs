@@ -24,7 +24,7 @@ use lb_common::{
     backend::{Backend, flags},
     config::Config,
     flow::Bucket,
-    maps,
+    limits, maps,
     route::Blocks,
     service::Service,
     stats::{BackendStats, Counter},
@@ -267,6 +267,25 @@ impl<'a> Subject<'a> {
     /// When refusals are due, by CPU, to be written to.
     pub(super) fn refusals(&self) -> PerCpuArray<MapData, u64> {
         per_cpu(&pin_dir(self.lab), maps::REFUSALS)
+    }
+
+    /// Whether services take no new flows, since they have as many as they may.
+    pub(super) fn full(&self) -> Vec<bool> {
+        let bank = self.config.get(&0, 0).expect("the entry of CONFIG").active & 1;
+        let entries = (1..IDS).map(|id| {
+            let index = bank * limits::SERVICES + id;
+            self.services.get(&index, 0).expect("an entry of SERVICES")
+        });
+        let in_use = entries.filter(|entry| entry.proto != 0);
+        in_use.map(|entry| entry.full_until != 0).collect()
+    }
+
+    /// Empties the affinity table.
+    pub(super) fn forget_flows(&self) {
+        let mut flows = self.writable(maps::FLOWS);
+        for bucket in 0..flows.len() {
+            flows.set(bucket, Bucket::ZERO, 0).expect("a bucket of FLOWS");
+        }
     }
 
     /// Routes by source.

@@ -109,6 +109,10 @@ fn table(firewall: &Firewall) -> Table {
         table.row([Cell::new(rule), Cell::new(what), Cell::maybe(left.map(duration))]);
     };
     row(&firewall.host, "host", None);
+    if let Some(limit) = firewall.new_flows_per_source {
+        let what = format!("{} new flows/s of a source, {} at once", limit.rate, limit.burst);
+        row("limit", &what, None);
+    }
     for rule in &firewall.allow {
         row("allow", rule, None);
     }

@@ -175,6 +175,9 @@ fn show(lb: &mut Session<'_>, name: &str) -> Result<(), Failure> {
         console.list(&backend::table(&detail.members), "no backend")?;
         console.say("")?;
         console.table(&config(&detail.config))?;
+        if detail.service.full {
+            console.tell("note: `max_flows` is reached: new flows are refused");
+        }
         if detail.edited {
             console.tell("note: edits changed it; the configuration file has it otherwise");
         }
@@ -198,6 +201,11 @@ fn table(services: &[Service]) -> Table {
     ]);
     for service in services {
         let up = Cell::new(format_args!("{}/{}", service.up, service.backends));
+        let flows = match service.max_flows {
+            0 => Cell::new(service.flows),
+            most => Cell::new(format_args!("{}/{most}", service.flows)),
+        };
+        let flows = if service.full { flows.paint(Paint::Bad) } else { flows };
         let paint = match service.up {
             0 => Paint::Bad,
             up if up < service.backends => Paint::Held,
@@ -212,7 +220,7 @@ fn table(services: &[Service]) -> Table {
             Cell::new(&service.policy),
             Cell::new(&service.affinity),
             up.paint(paint),
-            Cell::new(service.flows),
+            flows,
             Cell::new(service.packets),
             Cell::new(bytes(service.bytes)),
         ]);

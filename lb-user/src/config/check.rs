@@ -19,7 +19,7 @@ use super::{
     mistake::Mistake,
     read::{Located, Place, Wrong},
 };
-use crate::core::model::{self, Admin, Firewall, Model, Node, ha::Ha};
+use crate::core::model::{self, Admin, Firewall, Model, NewFlows, Node, ha::Ha};
 
 /// Where mistakes are collected.
 #[derive(Debug)]
@@ -184,11 +184,35 @@ fn firewall(firewall: file::Firewall, report: &mut Report<'_>) -> Option<Firewal
     let deny_sources = firewall.deny_sources?;
     let place = Place { written: None, ..deny_sources.place };
     denied(deny_sources.value.iter().map(|net| &net.value), &place, report);
+    let new_flows_per_source = match firewall.new_flows_per_source {
+        Some(limit) => Some(new_flows(limit, report)?),
+        None => None,
+    };
     Some(Firewall {
+        new_flows_per_source,
         guard_host: firewall.guard_host?.value,
         allow: firewall.allow?.value.into_iter().map(|rule| rule.value).collect(),
         deny_sources: deny_sources.value.into_iter().map(|net| net.value).collect(),
     })
+}
+
+fn new_flows(limit: file::NewFlows, report: &mut Report<'_>) -> Option<NewFlows> {
+    let Located { place, value: burst } = limit.burst?;
+    let limit = NewFlows { rate: limit.rate?.value, burst };
+    if let Err(wrong) = is_measurable(limit) {
+        report.add(&place, wrong);
+    }
+    Some(limit)
+}
+
+/// What a source may begin in a tick of the kernel, by which time is measured, has to fit.
+pub(super) fn is_measurable(limit: NewFlows) -> Result<(), Wrong> {
+    let least = limit.rate.div_ceil(100);
+    if limit.burst >= least {
+        return Ok(());
+    }
+    let rule = format!("must be at least a hundredth of `rate`, {least}");
+    Err(Wrong::new(rule).hint("time is measured in ticks of the kernel, which may take 10ms each"))
 }
 
 fn denied<'n>(

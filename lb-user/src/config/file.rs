@@ -14,7 +14,7 @@ mod ha;
 mod health;
 mod service;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 
 use ipnet::IpNet;
 use lb_common::limits::{MAX_FLOWS, MIN_FLOWS};
@@ -39,6 +39,11 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/lb";
 pub const STATE_DIR: &str = "/var/lib/lb";
 /// Default of `admin.socket`.
 pub const SOCKET: &str = "/run/lb/lb.sock";
+
+/// What `firewall.new_flows_per_source.rate` may be.
+pub const NEW_FLOWS_RATE: RangeInclusive<u32> = 1..=1_000_000;
+/// What `firewall.new_flows_per_source.burst` may be.
+pub const NEW_FLOWS_BURST: RangeInclusive<u32> = 2..=10_000_000;
 
 /// A value of the mirror; `None`: wrong, and already reported.
 pub type Field<T> = Option<Located<T>>;
@@ -101,6 +106,17 @@ pub struct Firewall {
     pub allow: Field<Vec<Located<PortRule>>>,
     /// `deny_sources`.
     pub deny_sources: Field<Vec<Located<IpNet>>>,
+    /// `new_flows_per_source`, if any.
+    pub new_flows_per_source: Option<NewFlows>,
+}
+
+/// `new_flows_per_source`.
+#[derive(Debug)]
+pub struct NewFlows {
+    /// `rate`.
+    pub rate: Field<u32>,
+    /// `burst`.
+    pub burst: Field<u32>,
 }
 
 /// Reads the text of a configuration: the mirror, unless the text is no TOML,
@@ -171,8 +187,22 @@ fn firewall(mut table: Section<'_>) -> Firewall {
         ),
         allow: table.list("allow", "allow = [\"tcp/22\"]", port_rule),
         deny_sources: table.list("deny_sources", "deny_sources = [\"192.0.2.0/24\"]", prefix),
+        new_flows_per_source: table
+            .inline_table("new_flows_per_source", NEW_FLOWS)
+            .map(new_flows_per_source),
     };
-    table.unbuilt("new_flows_per_source", "leave it out: sources are not limited yet");
     table.finish();
     firewall
+}
+
+/// An example of `firewall.new_flows_per_source`.
+const NEW_FLOWS: &str = "new_flows_per_source = { rate = 500, burst = 1000 }";
+
+fn new_flows_per_source(mut table: Section<'_>) -> NewFlows {
+    let limit = NewFlows {
+        rate: table.required("rate", "new flows a second, such as 500", number(NEW_FLOWS_RATE)),
+        burst: table.required("burst", "new flows at once, such as 1000", number(NEW_FLOWS_BURST)),
+    };
+    table.finish();
+    limit
 }

@@ -6,15 +6,22 @@ mod error;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::RangeInclusive};
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Mistake, check_together, read::Wrong, render, service_from, value};
+use super::{
+    Mistake,
+    check::is_measurable,
+    check_together,
+    file::{NEW_FLOWS_BURST, NEW_FLOWS_RATE},
+    read::Wrong,
+    render, service_from, value,
+};
 use crate::core::{
     edit::{BackendEdits, Edit, Edits, FirewallEdits, Keys, ServiceEdits, Whole, merge},
-    model::{Firewall, Model, Service},
+    model::{Firewall, Model, NewFlows, Service},
 };
 pub use describe::moment;
 pub use error::EditError;
@@ -304,7 +311,7 @@ pub(super) fn firewall_from(keys: &Keys) -> Result<Firewall, Vec<Mistake>> {
     let wrong = |key: &str, text: Option<&str>, wrong| {
         vec![error::mistake(&format!("firewall.{key}"), text, wrong)]
     };
-    let known = ["host", "allow", "deny_sources"];
+    let known = ["host", "allow", "deny_sources", "new_flows_per_source"];
     if let Some(key) = keys.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(wrong(key, None, Wrong::new("unknown key")));
     }
@@ -320,7 +327,14 @@ pub(super) fn firewall_from(keys: &Keys) -> Result<Firewall, Vec<Mistake>> {
     let rule = |text| value::port_rule_of(text).map_err(|rule| wrong("allow", Some(text), rule));
     let prefix =
         |text| value::prefix_of(text).map_err(|rule| wrong("deny_sources", Some(text), rule));
+    let new_flows_per_source = match keys.get("new_flows_per_source") {
+        Some(value) => {
+            Some(new_flows(value).map_err(|rule| wrong("new_flows_per_source", None, rule))?)
+        }
+        None => None,
+    };
     Ok(Firewall {
+        new_flows_per_source,
         guard_host: guard_host
             .ok_or_else(|| wrong("host", None, Wrong::new("must be \"pass\" or \"drop\"")))?,
         allow: texts("allow")?.into_iter().map(rule).collect::<Result<_, _>>()?,
@@ -328,8 +342,23 @@ pub(super) fn firewall_from(keys: &Keys) -> Result<Firewall, Vec<Mistake>> {
     })
 }
 
+fn new_flows(value: &Value) -> Result<NewFlows, Wrong> {
+    let number = |key: &str, range: RangeInclusive<u32>| {
+        let number = value.get(key).and_then(Value::as_u64);
+        let number = number.and_then(|number| u32::try_from(number).ok());
+        let rule = || format!("`{key}` must be {} to {}", range.start(), range.end());
+        number.filter(|number| range.contains(number)).ok_or_else(|| Wrong::new(rule()))
+    };
+    if value.as_object().is_none_or(|keys| keys.len() != 2) {
+        return Err(Wrong::new("must be a table of `rate` and `burst`"));
+    }
+    let rate = number("rate", NEW_FLOWS_RATE)?;
+    let limit = NewFlows { rate, burst: number("burst", NEW_FLOWS_BURST)? };
+    is_measurable(limit).map(|()| limit)
+}
+
 fn firewall(edits: &FirewallEdits, known: &Firewall) -> Result<Firewall, Vec<Mistake>> {
-    let Firewall { guard_host, allow, deny_sources } = known;
+    let Firewall { allow, deny_sources, .. } = known;
     let rules: HashSet<_> = allow.iter().map(render::port_rule).collect();
     let mut allow = allow.clone();
     allow.retain(|rule| edits.allow.get(&render::port_rule(rule)) != Some(&false));
@@ -347,5 +376,5 @@ fn firewall(edits: &FirewallEdits, known: &Firewall) -> Result<Firewall, Vec<Mis
     let added =
         edits.deny.iter().filter(|(prefix, denial)| denial.deny && !prefixes.contains(prefix));
     deny_sources.extend(added.map(|(prefix, _)| *prefix));
-    Ok(Firewall { guard_host: *guard_host, allow, deny_sources })
+    Ok(Firewall { allow, deny_sources, ..*known })
 }

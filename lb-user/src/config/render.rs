@@ -10,7 +10,7 @@ use super::value::{PortRule, probe::show_bytes};
 use crate::{
     api::Table,
     core::model::{
-        Affinity, Backend, Firewall, Mode, OnDown, OnEmpty, Policy, Protocol, Service,
+        Affinity, Backend, Firewall, Mode, NewFlows, OnDown, OnEmpty, Policy, Protocol, Service,
         health::{Dns, Health, Http, Probe, Tls, Udp},
     },
 };
@@ -20,7 +20,18 @@ use crate::{
 #[must_use]
 pub fn service(service: &Service) -> Table {
     let Service { name, vip, protocol, ports, mode, timeouts, affinity, policy, .. } = service;
-    let Service { slow_start, min_up, on_empty, on_down, health, split, routes, .. } = service;
+    let Service {
+        slow_start,
+        min_up,
+        on_empty,
+        on_down,
+        health,
+        split,
+        routes,
+        allow_sources,
+        max_flows,
+        ..
+    } = service;
     let mut table = table([
         ("name", Some(json!(name))),
         ("vip", Some(json!(vip))),
@@ -31,6 +42,8 @@ pub fn service(service: &Service) -> Table {
         ("affinity", Some(json!(self::affinity(*affinity)))),
         ("affinity_timeout", Some(json!(format!("{}s", timeouts.established)))),
         ("slow_start", Some(time(*slow_start))),
+        ("allow_sources", Some(json!(allow_sources))),
+        ("max_flows", Some(json!(max_flows))),
         ("min_up", Some(json!(min_up))),
         ("on_empty", Some(json!(self::on_empty(*on_empty)))),
         ("on_down", Some(json!(self::on_down(*on_down)))),
@@ -67,11 +80,13 @@ pub fn backend(backend: &Backend) -> Table {
 /// Every key of `[firewall]` in force.
 #[must_use]
 pub fn firewall(firewall: &Firewall) -> Table {
-    let Firewall { guard_host, allow, deny_sources } = firewall;
+    let Firewall { guard_host, allow, deny_sources, new_flows_per_source } = firewall;
+    let limit = |limit: &NewFlows| json!({ "rate": limit.rate, "burst": limit.burst });
     table([
         ("host", Some(json!(host(*guard_host)))),
         ("allow", Some(allow.iter().map(|rule| Value::from(port_rule(rule))).collect())),
         ("deny_sources", Some(json!(deny_sources))),
+        ("new_flows_per_source", new_flows_per_source.as_ref().map(limit)),
     ])
 }
 

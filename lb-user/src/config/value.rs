@@ -50,15 +50,6 @@ pub fn flag(value: &DeValue<'_>) -> Result<bool, Wrong> {
     value.as_bool().ok_or_else(|| Wrong::new("must be true or false").hint("without quotes"))
 }
 
-/// A list of which only the empty one is built; `hint` says what works.
-pub fn only_empty(hint: &'static str) -> impl Fn(&DeValue<'_>) -> Result<(), Wrong> {
-    move |value| match value.as_array() {
-        Some(list) if list.is_empty() => Ok(()),
-        Some(_) => Err(Wrong::unbuilt(hint)),
-        None => Err(Wrong::new("must be a list").hint(hint)),
-    }
-}
-
 /// As in `"nat", "dsr" or "ipip"`.
 fn alternatives(words: &[&str]) -> String {
     let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
@@ -278,6 +269,27 @@ pub fn prefix_of(text: &str) -> Result<IpNet, Wrong> {
         net.trunc(),
         IpNet::from(net.addr()),
     )))
+}
+
+/// A prefix that clients can have: the packet path serves nobody else, whatever is
+/// allowed (`Family::impossible_source` of `lb-ebpf`).
+pub fn source_prefix(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    let net = prefix(value)?;
+    let nobodys = match net {
+        IpNet::V4(v4) => {
+            matches!((v4.addr().octets()[0], v4.prefix_len()), (0 | 127, 8..) | (224.., 3..))
+        }
+        IpNet::V6(v6) => {
+            let (addr, length) = (v6.addr(), v6.prefix_len());
+            let single = length == 128 && (addr.is_unspecified() || addr.is_loopback());
+            single || length >= 8 && addr.is_multicast()
+        }
+    };
+    if nobodys {
+        let wrong = Wrong::new("must be a prefix of addresses that a host can have");
+        return Err(wrong.hint("packets from these are dropped, whatever is allowed"));
+    }
+    Ok(net)
 }
 
 /// Where packets that wrap others come from: those of flows differ in the bits behind

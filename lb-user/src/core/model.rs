@@ -117,6 +117,17 @@ pub struct Firewall {
     pub allow: Vec<(Protocol, RangeInclusive<u16>)>,
     /// Sources dropped.
     pub deny_sources: Vec<IpNet>,
+    /// How many flows a source may begin; `None`: as many as it likes.
+    pub new_flows_per_source: Option<NewFlows>,
+}
+
+/// How many flows begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewFlows {
+    /// In a second, at least 1.
+    pub rate: u32,
+    /// At once, after a pause; at least 2, and a hundredth of `rate`.
+    pub burst: u32,
 }
 
 /// Transport protocol.
@@ -202,6 +213,10 @@ pub struct Service {
     pub split: BTreeMap<String, u16>,
     /// Sources that go to one group, prefixes unique.
     pub routes: Vec<Route>,
+    /// Sources that are served, of the VIP's family; empty: everybody is.
+    pub allow_sources: Vec<IpNet>,
+    /// With as many flows it takes no new ones; 0: it takes any number.
+    pub max_flows: u32,
     /// Backends, names and addresses with ports unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -224,6 +239,8 @@ impl Service {
             policy: if self.is_timed() { Policy::Latency } else { Policy::Static },
             slow_start: Duration::ZERO,
             min_up: 1,
+            // Of a quota it knows whether there is one.
+            max_flows: self.max_flows.min(1),
             health: Health::default(),
             backends: backends.collect(),
             ..self.clone()

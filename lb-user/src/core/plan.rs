@@ -32,6 +32,7 @@ use lb_common::{
     config::{Config, Generation},
     firewall::AllowWord,
     limits,
+    rate::SourceRate,
     service::{Address, EndpointBucket, Service},
     table::TableRef,
 };
@@ -163,6 +164,8 @@ pub enum Operation {
     Deny(IpNet),
     /// Makes a bank the active one.
     Publish(u32),
+    /// Says in place how many flows a source may begin.
+    LimitSources(SourceRate),
     /// Clears the flags of a backend: nothing reachable names it any more but
     /// previous tables and old flows, which look at the flags.
     Retire(BackendId),
@@ -234,14 +237,15 @@ pub enum CapacityError {
     Prefixes(usize),
     /// See [`limits::ROUTE_PREFIXES`].
     #[error(
-        "{0} prefixes of `service.route`, old and new together, expected at most {max}",
+        "{0} prefixes of `service.route` and `service.allow_sources`, old and new together, \
+         expected at most {max}",
         max = limits::ROUTE_PREFIXES
     )]
     Routes(usize),
     /// See [`TableRef::MAX_ROUTES`].
     #[error(
         "no number is left for the routes of service `{0}`, expected at most {max} services with \
-         routes of their own, old and new together",
+         routes or sources of their own, old and new together",
         max = TableRef::MAX_ROUTES
     )]
     RouteSets(String),
@@ -277,7 +281,15 @@ pub fn plan(
     let mut arena = tables::arena(snapshot);
     let routes = routes::assign(model, &ids, snapshot)?;
     let built = tables::build(model, standings, &ids, &routes.sets, snapshot, &mut arena)?;
-    let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &built.places)?;
+    let bank = compile::bank(
+        model,
+        network,
+        snapshot,
+        host,
+        &ids,
+        &wanted,
+        (&built.places, &routes.sources),
+    )?;
     let index = bank.index;
     let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
     let retired = snapshot.in_use().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));
@@ -300,6 +312,11 @@ pub fn plan(
     operations.push(Operation::WriteBank(Box::new(bank)));
     operations.extend(deny.difference(&snapshot.denied).copied().map(Operation::Deny));
     operations.push(Operation::Publish(index));
+    let limit = model.firewall.new_flows_per_source;
+    let limit = limit.map_or(SourceRate::NONE, |limit| SourceRate::new(limit.rate, limit.burst));
+    if limit != snapshot.config.source_rate {
+        operations.push(Operation::LimitSources(limit));
+    }
     operations.extend(end.into_iter().map(|(id, share)| Operation::Share(id, share)));
     operations.extend(falling.into_iter().map(|id| Operation::SetServing(id, false)));
     operations.extend(retired.map(Operation::Retire));

@@ -66,7 +66,7 @@ impl From<IpNet> for Prefix {
 
 /// A set of routes, as `ROUTES` holds it: prefixes, and the blocks of the
 /// lookup table that their clients are shared out to. One for every address is
-/// among them.
+/// among them. Or a set of sources, whose prefixes lead nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Routes(pub BTreeMap<Prefix, Blocks>);
 
@@ -86,6 +86,14 @@ impl Routes {
         });
         let everybody = (Prefix::ALL, Blocks::new(0, ordinary));
         Some(Self(std::iter::once(everybody).chain(routed).collect()))
+    }
+
+    /// The set of the sources that a service is for; `None`: everybody.
+    #[must_use]
+    pub fn allowing(service: &Service) -> Option<Self> {
+        let sources = &service.allow_sources;
+        let set = || Self(sources.iter().map(|&net| (net.into(), Blocks::NONE)).collect());
+        (!sources.is_empty()).then(set)
     }
 
     /// The blocks for clients of a prefix: those of the longest one that

@@ -157,6 +157,10 @@ impl Tables {
             Operation::WriteBank(bank) => self.write_bank(bank),
             Operation::Deny(prefix) => return self.kernel.deny(*prefix),
             Operation::Publish(bank) => self.publish(*bank),
+            Operation::LimitSources(rate) => {
+                let at = self.config.word64(0, offset_of!(Config, source_rate));
+                at.store(rate.0, Ordering::Release);
+            }
             Operation::Retire(id) => self.backend_flags(*id).store(0, Ordering::Release),
             Operation::Undeny(prefix) => return self.kernel.undeny(*prefix),
         }
@@ -238,6 +242,17 @@ impl Tables {
         };
         store(offset_of!(Service, previous), places.previous);
         store(offset_of!(Service, table), places.current);
+    }
+
+    /// Says in place until when a service takes no new flows, see
+    /// [`lb_common::service::quota`].
+    pub fn set_full_until(&self, id: ServiceId, until: u16) {
+        const AT: usize = offset_of!(Service, sources);
+        const { assert!(AT.is_multiple_of(4) && offset_of!(Service, full_until) == AT + 2) };
+        let index = (self.config.read(0).active & 1) * limits::SERVICES + u32::from(id);
+        let sources = self.services.read(index).sources;
+        let word: u32 = bytemuck::cast([sources, until]);
+        self.services.word32(index, AT).store(word, Ordering::Release);
     }
 
     fn number(&self, number: u64) {

@@ -23,7 +23,11 @@ use crate::{
     },
     api::{self, FlowFilter},
     config::render,
-    core::{model::Service, nexthop::Network, plan::identity::ServiceIdentity},
+    core::{
+        model::{NewFlows, Service},
+        nexthop::Network,
+        plan::identity::ServiceIdentity,
+    },
 };
 
 /// Walks through the affinity table at a time: each takes a core while it lasts.
@@ -336,7 +340,9 @@ impl State {
             Some(until.saturating_sub(view::unix_now()))
         };
         let denied = |prefix| api::Denied { prefix: format!("{prefix}"), left_s: left(prefix) };
+        let limit = |limit: NewFlows| api::NewFlows { rate: limit.rate, burst: limit.burst };
         api::Firewall {
+            new_flows_per_source: firewall.new_flows_per_source.map(limit),
             host: render::host(firewall.guard_host).to_owned(),
             allow: firewall.allow.iter().map(render::port_rule).collect(),
             deny: firewall.deny_sources.iter().map(denied).collect(),

@@ -58,8 +58,14 @@ impl State {
         }
         let service = trace.service.and_then(|id| self.service_of(id));
         step("service", service.map_or("none".to_owned(), |service| service.name.clone()));
-        let active = trace.verdict != Verdict::Drop(Some(Counter::NotActive));
-        if service.is_some() && active && !trace.reply {
+        if let Some(service) = service.filter(|service| !service.allow_sources.is_empty())
+            && !trace.reply
+        {
+            step("sources", sources(service, probe.client.ip()));
+        }
+        let unseen = [Counter::NotActive, Counter::SourceNotAllowed, Counter::SourceRate];
+        let looked_up = !unseen.map(|why| Verdict::Drop(Some(why))).contains(&trace.verdict);
+        if service.is_some() && looked_up && !trace.reply {
             step("affinity", self.affinity(trace));
         }
         if let (Some(service), Some(lookup)) = (service, &trace.lookup)
@@ -165,6 +171,15 @@ impl State {
             Some(backend) => format!("{} ({address})", backend.name),
             None => format!("a backend that left ({address})"),
         }
+    }
+}
+
+/// Whether a service is for a client, by the configuration.
+fn sources(service: &Service, client: IpAddr) -> String {
+    let matching = service.allow_sources.iter().filter(|net| net.contains(&client));
+    match matching.max_by_key(|net| net.prefix_len()) {
+        Some(net) => format!("{client} is allowed by `{net}`"),
+        None => format!("{client} is not allowed"),
     }
 }
 

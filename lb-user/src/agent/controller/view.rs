@@ -29,6 +29,8 @@ pub struct Member {
     /// Whether neither an order, nor what it reports, nor its health keeps new
     /// flows from it.
     pub up: bool,
+    /// Whether its service has as many flows as it may.
+    pub(super) full: bool,
     /// Its line; `flows` is to be filled in.
     pub line: api::Backend,
 }
@@ -79,7 +81,10 @@ pub(super) fn members(
                 handshake_us: handshake.map(micros),
             };
             let up = ready && health != Health::Down;
-            members.push(Member { id, service: index, stats, up, line });
+            let entry = outline.backends.get(&id).map(|entry| entry.service);
+            let entry = entry.and_then(|service| outline.services.get(&service));
+            let full = entry.is_some_and(|entry| entry.full_until != 0);
+            members.push(Member { id, service: index, stats, up, full, line });
         }
     }
     Ok(members)
@@ -99,6 +104,8 @@ pub(super) fn service(service: &Service, members: &[&Member]) -> api::Service {
         backends: service.backends.len() as u64,
         up: members.iter().filter(|member| member.up).count() as u64,
         flows: sum(|line| line.flows),
+        max_flows: service.max_flows.into(),
+        full: members.iter().any(|member| member.full),
         packets: sum(|line| line.packets),
         bytes: sum(|line| line.bytes),
     }
@@ -200,6 +207,6 @@ const fn health_word(health: Health) -> &'static str {
 impl Member {
     /// One that is up, of the first service.
     pub(in crate::agent) fn sample(line: api::Backend) -> Self {
-        Self { id: 1, service: 0, stats: BackendStats::ZERO, up: true, line }
+        Self { id: 1, service: 0, stats: BackendStats::ZERO, up: true, full: false, line }
     }
 }

@@ -81,8 +81,15 @@ health.rise  2
         ),
         "{out}"
     );
-    assert!(err.starts_with("note: "), "{err}");
+    assert!(err.starts_with("note: edits"), "{err}");
     assert_eq!(request, asked("GET /v1/services/web"));
+    let full = answer.replace(
+        "\"flows\":3,\"packets\":1200,\"bytes\":1258291,\"members\"",
+        "\"flows\":5,\"max_flows\":4,\"full\":true,\"packets\":1200,\"bytes\":1258291,\"members\"",
+    );
+    let (out, err, _) = shown(&full, "service show web");
+    assert!(out.contains("  1/2    5/4     1200"), "{out}");
+    assert!(err.starts_with("note: `max_flows` is reached: new flows are refused\n"), "{err}");
 }
 
 #[test]
@@ -228,16 +235,18 @@ fn an_agent_of_another_version_is_noted() {
 fn firewall_is_a_table() {
     let answer = r#"{"host":"drop","allow":["tcp/22"],"deny":[{"prefix":"192.0.2.0/24","left_s":60},{"prefix":"198.51.100.7/32","left_s":null}]}"#;
     let (out, _, request) = shown(answer, "firewall list");
-    assert_eq!(
-        out,
-        "\
+    let expected = "\
 RULE   WHAT             LEFT
 drop   host             -
 allow  tcp/22           -
 deny   192.0.2.0/24     1m
 deny   198.51.100.7/32  -
-"
-    );
+";
+    assert_eq!(out, expected);
+    let limited =
+        answer.replace("null}]}", "null}],\"new_flows_per_source\":{\"rate\":5,\"burst\":10}}");
+    let (out, _, _) = shown(&limited, "firewall list");
+    assert!(out.contains("limit  5 new flows/s of a source, 10 at once  -\n"), "{out}");
     assert_eq!(request, asked("GET /v1/firewall"));
 }
 

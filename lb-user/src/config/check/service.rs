@@ -33,6 +33,7 @@ pub(super) fn check(service: &Service, report: &mut Report<'_>) {
     probe_port(service, report);
     split(service, report);
     routes(service, report);
+    allow_sources(service, report);
 }
 
 /// A service without backends is legal: they are yet to come.
@@ -94,14 +95,29 @@ fn routes(service: &Service, report: &mut Report<'_>) {
             report.add(place, wrong.hint("such as `from = [\"198.51.100.0/24\"]`"));
         }
         for prefix in from {
-            if let Err(wrong) = backend::family(service, prefix.value.addr()) {
-                report.add(&prefix.place, wrong);
-            }
+            of_clients(service, prefix, report);
         }
     }
     let prefixes = service.routes.iter().filter_map(|route| route.from.as_ref());
     let prefixes = prefixes.flat_map(|from| &from.value);
     report.duplicates::<IpNet>(prefixes, "must be routed once in its service");
+}
+
+fn allow_sources(service: &Service, report: &mut Report<'_>) {
+    let Some(Located { value: allowed, .. }) = &service.allow_sources else { return };
+    allowed.iter().for_each(|prefix| of_clients(service, prefix, report));
+    report.duplicates(allowed, "must be listed once");
+}
+
+/// Clients are of the VIP's family, whatever their packets travel in to backends.
+fn of_clients(service: &Service, prefix: &Located<IpNet>, report: &mut Report<'_>) {
+    if let Some(vip) = &service.vip
+        && vip.value.is_ipv4() != prefix.value.addr().is_ipv4()
+    {
+        let family = if vip.value.is_ipv4() { "IPv4" } else { "IPv6" };
+        let wrong = Wrong::new(format!("must be an {family} prefix, as the VIP is"));
+        report.add(&prefix.place, wrong.hint("no client of the other family reaches the VIP"));
+    }
 }
 
 fn has_backends(service: &Service, group: &str) -> Result<(), Wrong> {
@@ -182,12 +198,14 @@ pub(super) fn model(service: Service) -> Option<model::Service> {
         affinity: service.affinity?.value,
         policy: service.policy?.value,
         slow_start: service.slow_start?.value,
+        max_flows: service.max_flows?.value,
         min_up: service.min_up?.value,
         on_empty: service.on_empty?.value,
         on_down: service.on_down?.value,
         health: service.health?.value,
         split: split.collect(),
         routes: service.routes.into_iter().map(route).collect::<Option<_>>()?,
+        allow_sources: service.allow_sources?.value.into_iter().map(|net| net.value).collect(),
         backends: backends.collect::<Option<_>>()?,
         ports,
     })

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use ipnet::IpNet;
-use lb_common::{flow::MAX_TIMEOUT, limits::BACKENDS};
+use lb_common::{
+    flow::{MAX_TIMEOUT, SLOTS},
+    limits::{BACKENDS, MAX_FLOWS},
+};
 use toml::de::DeValue;
 
 use super::{Field, health};
@@ -11,7 +14,7 @@ use crate::{
     config::{
         read::{Located, Place, Section, Wrong},
         value::{
-            PORTS_HINT, address, duration, flag, name, number, only_empty, port, ports, prefix,
+            PORTS_HINT, address, duration, flag, name, number, port, ports, prefix, source_prefix,
             weight, word,
         },
     },
@@ -22,6 +25,9 @@ use crate::{
 pub const AFFINITY_TIMEOUT: u16 = 600;
 /// Default of `service.backend.weight`.
 pub const WEIGHT: u16 = 100;
+
+/// Largest `service.max_flows`: as many as the affinity table has slots at most.
+const MOST_MAX_FLOWS: u32 = MAX_FLOWS * SLOTS as u32;
 
 /// Longest `service.slow_start`.
 const MOST_SLOW_START: Duration = Duration::from_secs(3600);
@@ -49,6 +55,10 @@ pub struct Service {
     pub affinity_timeout: Field<u16>,
     /// `slow_start`, whole seconds.
     pub slow_start: Field<Duration>,
+    /// `allow_sources`.
+    pub allow_sources: Field<Vec<Located<IpNet>>>,
+    /// `max_flows`.
+    pub max_flows: Field<u32>,
     /// `min_up`.
     pub min_up: Field<u32>,
     /// `on_empty`.
@@ -133,6 +143,12 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         ),
         affinity_timeout: table.optional("affinity_timeout", AFFINITY_TIMEOUT, affinity_timeout),
         slow_start: table.optional("slow_start", Duration::ZERO, slow_start),
+        allow_sources: table.list(
+            "allow_sources",
+            "allow_sources = [\"198.51.100.0/24\"]",
+            source_prefix,
+        ),
+        max_flows: table.optional("max_flows", 0, number(0..=MOST_MAX_FLOWS)),
         min_up: table.optional("min_up", 1, number(1..=BACKENDS - 1)),
         on_empty: table.optional(
             "on_empty",
@@ -149,7 +165,6 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         routes: table.tables("route").into_iter().map(route).collect(),
         backends: table.tables("backend").into_iter().map(backend).collect(),
     };
-    table.optional("allow_sources", (), only_empty("write `[]`: everybody is served"));
     table.finish();
     service
 }

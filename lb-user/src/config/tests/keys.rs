@@ -74,7 +74,8 @@ fn groups_have_backends_and_clients() {
         (route("[]", "blue"), "service[0].route[0].from: []: must name at least one prefix"),
         (
             route("[\"2001:db8::/32\"]", "blue"),
-            "service[0].route[0].from[0]: \"2001:db8::/32\": must be an IPv4 address, as the VIP is",
+            "service[0].route[0].from[0]: \"2001:db8::/32\": must be an IPv4 prefix, as the VIP is\
+             \n  hint: no client of the other family reaches the VIP",
         ),
         (
             route("[\"192.0.2.0/24\", \"192.0.2.0/24\"]", "blue"),
@@ -107,10 +108,89 @@ fn every_mistake_of_routes_is_told_at_once() {
          \n  hint: groups of its backends: blue, green",
         "service[0].route[1].from[0]: \"198.51.100.0/24\": must be routed once in its service\
          \n  hint: ",
-        "service[0].route[1].from[1]: \"2001:db8::/32\": must be an IPv4 address, as the VIP is",
+        "service[0].route[1].from[1]: \"2001:db8::/32\": must be an IPv4 prefix, as the VIP is",
         "service[0].route[1].group: missing, must be set\n  hint: the group of some backends",
         "service[0].route[1].gruop: unknown key",
     ] {
         assert!(mistakes.contains(expected), "{expected}\nis not in\n{mistakes}");
     }
+}
+
+#[test]
+fn sources_that_are_allowed_can_come() {
+    let allowed = |vip: &str, listed: &str| {
+        service(&format!("allow_sources = [{listed}]")).replace("203.0.113.10", vip)
+    };
+    let (v4, v6) = ("203.0.113.10", "2001:db8::10");
+    let hosts = "must be a prefix of addresses that a host can have";
+    let cases = [
+        (v4, "\"198.51.100.7/24\"", "must have no bits set beyond its prefix length"),
+        (v4, "\"2001:db8::/32\"", "must be an IPv4 prefix, as the VIP is"),
+        (v6, "\"198.51.100.0/24\"", "must be an IPv6 prefix, as the VIP is"),
+        (v4, "\"127.0.0.0/8\"", hosts),
+        (v4, "\"0.0.0.0/8\"", hosts),
+        (v4, "\"224.0.0.0/3\"", hosts),
+        (v4, "\"239.1.0.0/16\"", hosts),
+        (v6, "\"ff00::/8\"", hosts),
+        (v6, "\"::1\"", hosts),
+        (v4, "\"10.0.0.0/8\", \"10.0.0.0/8\"", "must be listed once"),
+    ];
+    for (vip, listed, rule) in cases {
+        let mistakes = super::mistakes(&allowed(vip, listed));
+        assert!(mistakes.starts_with("8: service[0].allow_sources["), "{mistakes}");
+        assert!(mistakes.contains(rule) && mistakes.contains("\n  hint: "), "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 2, "{mistakes}");
+    }
+    for (vip, listed) in [(v4, "\"0.0.0.0/0\", \"192.0.0.0/2\""), (v6, "\"::/0\", \"fe80::/10\"")] {
+        let read = model(&allowed(vip, listed));
+        assert_eq!(read.services[0].allow_sources.len(), 2);
+    }
+    let wrapped = "mode = \"ipip\"\nallow_sources = [\"2001:db8::/32\"]";
+    let text =
+        service(wrapped).replace("[node]\n", "[node]\ntunnel_sources = [\"10.255.0.0/24\"]\n");
+    assert!(super::mistakes(&text).contains("must be an IPv4 prefix, as the VIP is"));
+}
+
+#[test]
+fn new_flows_are_limited_by_a_rate_and_a_burst_that_fit_each_other() {
+    let limited = |keys: &str| node(&format!("[firewall]\nnew_flows_per_source = {keys}"));
+    let path = "4: firewall.new_flows_per_source";
+    let cases = [
+        (
+            "500",
+            format!(
+                "{path}: 500: must be a table\n  hint: as in `new_flows_per_source = {{ rate = 500, burst = 1000 }}`\n"
+            ),
+        ),
+        (
+            "{ rate = 5 }",
+            format!(
+                "{path}.burst: missing, must be set\n  hint: new flows at once, such as 1000\n"
+            ),
+        ),
+        (
+            "{ burst = 5 }",
+            format!("{path}.rate: missing, must be set\n  hint: new flows a second, such as 500\n"),
+        ),
+        ("{ rate = 0, burst = 5 }", format!("{path}.rate: 0: must be 1 to 1000000\n")),
+        ("{ rate = 5, burst = 1 }", format!("{path}.burst: 1: must be 2 to 10000000\n")),
+        (
+            "{ rate = 1001, burst = 10 }",
+            format!(
+                "{path}.burst: 10: must be at least a hundredth of `rate`, 11\
+                 \n  hint: time is measured in ticks of the kernel, which may take 10ms each\n"
+            ),
+        ),
+        (
+            "{ rate = 5, burst = 5, brust = 5 }",
+            format!("{path}.brust: unknown key\n  hint: did you mean `burst`?\n"),
+        ),
+    ];
+    for (keys, expected) in cases {
+        assert_eq!(super::mistakes(&limited(keys)), expected);
+    }
+    let read = model(&limited("{ rate = 1001, burst = 11 }"));
+    let limit = crate::core::model::NewFlows { rate: 1001, burst: 11 };
+    assert_eq!(read.firewall.new_flows_per_source, Some(limit));
+    assert_eq!(model(&node("")).firewall.new_flows_per_source, None);
 }

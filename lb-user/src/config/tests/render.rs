@@ -8,7 +8,7 @@ use crate::{
     api::Table,
     config::{render, service_from, shared},
     core::{
-        model::{Firewall, Model, Service},
+        model::{Firewall, Model, NewFlows, Service},
         replica::Base,
     },
 };
@@ -25,6 +25,8 @@ fn key() -> impl Strategy<Value = (usize, String)> {
         Just("affinity = \"client\"".to_owned()),
         (0..3600_u32).prop_map(|seconds| format!("slow_start = \"{seconds}s\"")),
         (1..32768_u32).prop_map(|seconds| format!("affinity_timeout = \"{seconds}s\"")),
+        Just("allow_sources = [\"198.51.100.0/24\", \"10.0.0.1\"]".to_owned()),
+        (0..=134_217_728_u32).prop_map(|most| format!("max_flows = {most}")),
         Just("on_empty = \"reject\"".to_owned()),
         Just("on_down = \"reset\"".to_owned()),
     ];
@@ -102,7 +104,7 @@ fn groups_ports_and_ranges_read_as_they_were() {
 
 #[test]
 fn what_a_pair_shares_reads_as_it_was_on_the_other_node() {
-    let text = EXAMPLE.to_owned()
+    let text = EXAMPLE.replace("#new_flows_per_source", "new_flows_per_source")
         + "
 [[service]]
 name = \"other\"
@@ -115,8 +117,9 @@ name = \"b1\"
 address = \"2001:db8::1\"
 ";
     let ours = model(&text);
+    assert_eq!(ours.firewall.new_flows_per_source, Some(NewFlows { rate: 500, burst: 1000 }));
     let node = crate::core::model::Node { name: "other".to_owned(), ..ours.node.clone() };
-    let empty = Firewall { guard_host: true, allow: Vec::new(), deny_sources: Vec::new() };
+    let empty = Firewall { guard_host: true, ..Firewall::default() };
     let other = Model { node, firewall: empty, services: Vec::new(), ..ours.clone() };
     let base = shared::base(&ours);
     let theirs = shared::with_base(&other, &base).expect("a configuration");
@@ -128,7 +131,16 @@ address = \"2001:db8::1\"
     let wrong = Base::new(vec![service], base.firewall().clone());
     let mistakes = shared::with_base(&other, &wrong).expect_err("no address");
     assert!(shown(&mistakes).contains(".vip: "), "{mistakes:?}");
-    for (key, value) in [("host", json!("dorp")), ("allow", json!("tcp/22")), ("other", json!(1))] {
+    for (key, value) in [
+        ("host", json!("dorp")),
+        ("allow", json!("tcp/22")),
+        ("other", json!(1)),
+        ("new_flows_per_source", json!(1)),
+        ("new_flows_per_source", json!({ "rate": 1 })),
+        ("new_flows_per_source", json!({ "rate": 1, "burst": 1 })),
+        ("new_flows_per_source", json!({ "rate": 1, "burst": 2, "more": 3 })),
+        ("new_flows_per_source", json!({ "rate": 1000, "burst": 9 })),
+    ] {
         let mut firewall = base.firewall().clone();
         firewall.insert(key.to_owned(), value);
         let wrong = Base::new(base.services().to_vec(), firewall);
@@ -152,6 +164,8 @@ fn keys_are_those_of_the_file_with_their_defaults() {
             "affinity": "flow",
             "affinity_timeout": "600s",
             "slow_start": "0s",
+            "allow_sources": [],
+            "max_flows": 0,
             "min_up": 1,
             "on_empty": "drop",
             "on_down": "release",

@@ -27,6 +27,8 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
         health: Health::default(),
         split: BTreeMap::new(),
         routes: Vec::new(),
+        allow_sources: Vec::new(),
+        max_flows: 0,
         backends: Vec::new(),
     }
 }

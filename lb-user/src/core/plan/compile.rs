@@ -15,7 +15,7 @@ use lb_common::{
 };
 
 use super::{
-    BackendId, Bank, CapacityError, Host, Snapshot,
+    BackendId, Bank, CapacityError, Host, RouteSet, ServiceId, Snapshot,
     backends::{Wanted, reply_port},
     endpoint::{Endpoint, EndpointTable, Kind},
     identity::ServiceIdentity,
@@ -27,7 +27,7 @@ use crate::core::{
     nexthop::Network,
 };
 
-/// Compiles the bank that is not active.
+/// Compiles the bank that is not active, with these tables and sets of sources.
 ///
 /// # Errors
 /// It does not fit.
@@ -38,9 +38,9 @@ pub fn bank(
     host: &Host,
     ids: &Ids,
     wanted: &BTreeMap<BackendId, Wanted>,
-    places: &BTreeMap<u16, Places>,
+    (places, sources): (&BTreeMap<ServiceId, Places>, &BTreeMap<ServiceId, RouteSet>),
 ) -> Result<Bank, CapacityError> {
-    let services = services(model, ids, places);
+    let services = services(model, ids, snapshot, (places, sources));
     let addresses = addresses(model, network, ids)?;
     let number = snapshot.generation().number + 1;
     let endpoints = endpoints(&services, &addresses, wanted);
@@ -106,10 +106,23 @@ fn filter(addrs: impl Iterator<Item = AddrBytes>) -> Filter {
     filter
 }
 
-fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMap<u16, Service> {
+fn services(
+    model: &Model,
+    ids: &Ids,
+    snapshot: &Snapshot,
+    (places, sources): (&BTreeMap<ServiceId, Places>, &BTreeMap<ServiceId, RouteSet>),
+) -> BTreeMap<ServiceId, Service> {
     let entry = |service: &model::Service| {
         let id = ids.services[&ServiceIdentity::of(service)];
-        (id, service_entry(service, places[&id], group_of(model, service.vip)))
+        let entry = service_entry(service, places[&id], group_of(model, service.vip));
+        let sources = sources.get(&id).copied().unwrap_or(0);
+        let limited = service.max_flows > 0;
+        let guarded = sources != 0 || limited || model.firewall.new_flows_per_source.is_some();
+        let flags = entry.flags | if guarded { flags::GUARDED } else { 0 };
+        // What is full stays so until it is counted again.
+        let old = snapshot.services.get(&id).filter(|_| limited);
+        let full_until = old.map_or(0, |old| old.full_until);
+        (id, Service { sources, full_until, flags, ..entry })
     };
     model.services.iter().map(entry).collect()
 }

@@ -112,7 +112,7 @@ fn is_one(path: &[&str], before: Option<&Value>, one: &Keys, other: &Keys) -> bo
             let whole = |keys: &Keys| keys.get("whole").cloned();
             whole(one) != whole(other) || before.is_none() && whole(one) == Some(json!("added"))
         }
-        ["edits", "firewall", "deny", _] => true,
+        ["edits", "firewall", "deny", _] | ["file", "firewall", "new_flows_per_source"] => true,
         [.., "order" | "split"] => true,
         [.., "health"] => one.get("kind") != other.get("kind"),
         _ => false,
@@ -167,7 +167,9 @@ fn content(mut tree: Value, stays: &Content) -> Option<Content> {
     });
     let firewall =
         object(tree["file"]["firewall"].take()).into_iter().map(|(key, value)| match value {
-            Value::Object(rules) => (key, rules.into_iter().map(|(rule, _)| rule).collect()),
+            Value::Object(rules) if rules.values().all(Value::is_boolean) => {
+                (key, rules.into_iter().map(|(rule, _)| rule).collect())
+            }
             plain => (key, plain),
         });
     let base = Base::new(services.collect(), firewall.collect());

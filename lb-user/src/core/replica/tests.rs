@@ -77,6 +77,23 @@ fn of_two_changes_of_one_thing_one_stays_and_the_other_is_shown() {
 }
 
 #[test]
+fn a_limit_is_not_made_of_parts_of_both() {
+    let limited = |rate, burst| {
+        let common = base(&["b1"]);
+        let mut firewall = common.firewall().clone();
+        let limit = json!({ "rate": rate, "burst": burst });
+        firewall.insert("new_flows_per_source".to_owned(), limit);
+        let base = Arc::new(Base::new(common.services().to_vec(), firewall));
+        Content { base, ..plain(&["b1"]) }
+    };
+    let (common, ours, theirs) = (limited(500, 1000), limited(5, 1000), limited(500, 10));
+    let both = merged(&common, &ours, &theirs);
+    assert_eq!(both.base.firewall(), ours.base.firewall());
+    assert_eq!(both.conflicts[0].path, "file.firewall.new_flows_per_source");
+    assert_eq!(merged(&common, &common, &theirs).base, theirs.base);
+}
+
+#[test]
 fn files_are_merged_by_service_and_backend() {
     let common = plain(&["b1", "b2"]);
     let ours = Content { base: base(&["b1", "b2", "b3"]), ..common.clone() };

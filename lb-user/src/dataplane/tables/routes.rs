@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::{route::Blocks, table::TableRef};
+use lb_common::{route::Blocks, service::flags, table::TableRef};
 
 use super::{
     tests::{carry_out, host},
@@ -36,6 +36,22 @@ pub(super) fn any_routes(v6: bool, drawn: Vec<(usize, bool)>) -> Vec<Route> {
         group: if blue { "blue" } else { "green" }.to_owned(),
     };
     distinct.into_iter().map(route).collect()
+}
+
+/// Sources of some of these prefixes.
+pub(super) fn any_sources(v6: bool, drawn: BTreeSet<usize>) -> Vec<IpNet> {
+    let prefix = |prefix: usize| PREFIXES[usize::from(v6)][prefix].parse().unwrap();
+    drawn.into_iter().map(prefix).collect()
+}
+
+/// Who is asked for its sources has some.
+pub(super) fn check_sources(tables: &Tables, entry: &Service) {
+    if entry.sources != 0 {
+        assert_ne!(entry.flags & flags::GUARDED, 0);
+        let sets = tables.kernel.routes();
+        let sources = sets.get(&entry.sources).expect("a set that is not there");
+        assert!(!sources.0.is_empty() && sources.0.values().all(|&blocks| blocks == Blocks::NONE));
+    }
 }
 
 /// Wherever routes lead, there are blocks.
@@ -171,6 +187,43 @@ fn flows_of_before_a_change_of_routes_are_found_by_the_routes_of_before() {
 }
 
 #[test]
+fn sources_are_a_set_that_is_shared_and_goes_when_nobody_has_it() {
+    let mut tables = fake::tables(64).unwrap();
+    let with = |weight, sources: &[&str]| {
+        let mut first = routed(&[]);
+        first.backends[0].weight = weight;
+        first.allow_sources = sources.iter().map(|net| net.parse().unwrap()).collect();
+        let second = model::Service { vip: "192.0.2.2".parse().unwrap(), ..first.clone() };
+        model(vec![first, second])
+    };
+    let some = ["198.51.100.0/24", "203.0.113.7/32"];
+    apply(&mut tables, &with(1, &some));
+    let number = entry(&tables).sources;
+    assert!(number > TableRef::MAX_ROUTES);
+    let written = |plan: &Plan| {
+        plan.operations.iter().filter(|op| matches!(op, Operation::WriteRoutes(..))).count()
+    };
+    let plan = apply(&mut tables, &with(7, &some));
+    assert_eq!((written(&plan), entry(&tables).sources), (0, number));
+    assert_eq!(tables.kernel.routes().len(), 1);
+    // What packets may still be asked by is not touched.
+    let before = tables.kernel.routes()[&number].clone();
+    let plan = apply(&mut tables, &with(7, &some[1..]));
+    assert_eq!((written(&plan), tables.kernel.routes().len()), (1, 2));
+    assert_eq!(tables.kernel.routes()[&number], before);
+    let contains = |tables: &Tables, client: &str| {
+        let client: IpAddr = client.parse().unwrap();
+        let set = tables.kernel.routes()[&entry(tables).sources].clone();
+        set.longest(IpNet::from(client).into()).is_some()
+    };
+    assert!(contains(&tables, "203.0.113.7") && !contains(&tables, "198.51.100.1"));
+    apply(&mut tables, &with(7, &[]));
+    assert_eq!((entry(&tables).sources, entry(&tables).flags & flags::GUARDED), (0, 0));
+    apply(&mut tables, &with(8, &[]));
+    assert!(tables.kernel.routes().is_empty());
+}
+
+#[test]
 fn a_service_that_nobody_serves_keeps_its_routes() {
     let mut tables = fake::tables(64).unwrap();
     let mut nobody = routed(&[("198.51.100.0/24", "eu")]);
@@ -206,7 +259,8 @@ fn too_many_prefixes_and_groups_are_refused() {
     let error = plan(&many).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "1048577 prefixes of `service.route`, old and new together, expected at most 1048576"
+        "1048577 prefixes of `service.route` and `service.allow_sources`, old and new together, \
+         expected at most 1048576"
     );
     assert!(error.passes());
     many.routes = (0..4000)

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::{
     groups::any_ha,
-    routes::{any_routes, check_routes},
+    routes::{any_routes, any_sources, check_routes, check_sources},
     *,
 };
 use crate::{
@@ -108,6 +108,7 @@ pub(super) fn check_reach(tables: &Tables) {
         for table in [entry.table, entry.previous] {
             check_routes(tables, table);
         }
+        check_sources(tables, &entry);
         for slot in slots(tables, entry.previous) {
             let backend = tables.backends.read(slot.into());
             assert!(!serves(&backend) || backend.service == id, "a stranger in a previous table");
@@ -154,7 +155,7 @@ fn check_replies(tables: &Tables, backend: &Backend, service: &Service) {
 
 /// A service as an operator sees it: who is behind each slot, by identity.
 pub(super) type View =
-    BTreeMap<ServiceIdentity, (Service, Vec<(BackendIdentity, Deltas)>, Option<Arc<Routes>>)>;
+    BTreeMap<ServiceIdentity, (Service, Vec<(BackendIdentity, Deltas)>, [Option<Arc<Routes>>; 2])>;
 
 pub(super) fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
     let snapshot = tables.snapshot().unwrap();
@@ -169,9 +170,11 @@ pub(super) fn view(tables: &Tables) -> (View, u32, BTreeSet<IpNet>) {
         let places = Service {
             table: TableRef::new(0, entry.table.slots(), entry.table.blocks()),
             previous: TableRef::NONE,
+            sources: 0,
             ..*entry
         };
-        let routes = snapshot.routes.get(&entry.table.routes()).cloned();
+        let sets = [entry.table.routes(), entry.sources];
+        let routes = sets.map(|set| snapshot.routes.get(&set).cloned());
         view.insert(who, (places, slots.into_iter().map(backend).collect(), routes));
         assert!(id > 0);
     }
@@ -185,8 +188,9 @@ fn any_service() -> impl Strategy<Value = model::Service> {
     let backends = prop::collection::btree_map(1u8..8, (0u16..3, 0u16..4), 0..6);
     let split = prop::option::weighted(0.3, (0u16..100, 1u16..100));
     let routes = prop::collection::vec((0usize..4, any::<bool>()), 0..4);
-    let any = (any::<bool>(), ports, protocol, mode, backends, split, routes);
-    any.prop_map(|(v6, ports, protocol, mode, all, split, routes)| {
+    let sources = prop::collection::btree_set(0usize..4, 0..3);
+    let any = (any::<bool>(), ports, protocol, mode, backends, split, routes, sources);
+    any.prop_map(|(v6, ports, protocol, mode, all, split, routes, sources)| {
         let mut service =
             service(if v6 { "2001:db8::1" } else { "192.0.2.1" }, ports, protocol, mode);
         for (last, (port, weight)) in all {
@@ -204,6 +208,7 @@ fn any_service() -> impl Strategy<Value = model::Service> {
             service.split = [("blue".to_owned(), blue), ("green".to_owned(), green)].into();
         }
         service.routes = any_routes(v6, routes);
+        service.allow_sources = any_sources(v6, sources);
         service
     })
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use lb_common::service::quota;
 use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
 use super::{super::Error, State};
@@ -21,11 +22,13 @@ use crate::{
     core::{
         fleet,
         handshake::Counted,
-        model::Policy,
+        model::{Policy, Service},
         plan::{
+            Snapshot,
             identity::{BackendIdentity, ServiceIdentity},
             ids::present_backends,
         },
+        quota::usage,
         weight::AdminState,
     },
     dataplane::flows::Keys,
@@ -151,9 +154,11 @@ impl State {
         }
     }
 
-    /// Whether a policy wants to know how many flows there are.
+    /// Whether a policy or a quota wants to know how many flows there are.
     pub(in super::super) fn wants_flows(&self) -> bool {
-        self.model.services.iter().any(|service| service.policy == Policy::LeastFlows)
+        let wants =
+            |service: &Service| service.policy == Policy::LeastFlows || service.max_flows > 0;
+        self.model.services.iter().any(wants)
     }
 
     /// Counts live flows beside the controller; [`Self::take_flows`] takes them.
@@ -168,10 +173,29 @@ impl State {
 
     /// Takes in live flows by backend id.
     pub(in super::super) fn take_flows(&mut self, counts: &[u32]) {
-        let ids = present_backends(&self.data_plane.tables.outline());
-        for (who, id) in ids {
+        let outline = self.data_plane.tables.outline();
+        for (who, id) in present_backends(&outline) {
             let flows = counts.get(usize::from(id)).copied().unwrap_or(0);
             self.fleet.set_flows(&who, flows.into());
+        }
+        self.fill(&outline, counts);
+    }
+
+    /// Has services that have as many flows as they may take no new ones.
+    fn fill(&self, outline: &Snapshot, counts: &[u32]) {
+        let Ok(now) = self.data_plane.now() else { return };
+        for usage in usage(&self.model, outline, counts) {
+            let (full, was) = (usage.is_full(), outline.services[&usage.id].full_until != 0);
+            let (service, flows) = (&usage.service.name, usage.flows);
+            if full && !was {
+                tracing::warn!(service, flows, "`max_flows` is reached, new flows are refused");
+            } else if was && !full {
+                tracing::info!(service, flows, "new flows are taken again");
+            }
+            if full || was {
+                let until = if full { quota::until(now) } else { 0 };
+                self.data_plane.tables.set_full_until(usage.id, until);
+            }
         }
     }
 
