@@ -37,3 +37,4 @@ mod subject;
 mod table;
 mod too_big;
 mod tunnel;
+mod untracked;

@@ -3,6 +3,7 @@
 mod attach;
 mod change;
 mod checksum;
+mod datagrams;
 mod failover;
 mod firewall;
 mod forward;

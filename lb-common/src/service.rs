@@ -114,6 +114,9 @@ pub mod flags {
     pub const RESET: u8 = 1 << 4;
     /// Handshakes are timed (`policy = "latency"` of a TCP service in mode `nat`).
     pub const TIMED: u8 = 1 << 5;
+    /// The affinity table is neither read nor written (`affinity = "none"`): every
+    /// packet goes by the current Maglev table. Of UDP services only.
+    pub const UNTRACKED: u8 = 1 << 7;
 }
 
 map_type! {

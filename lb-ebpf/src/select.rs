@@ -27,7 +27,7 @@ use crate::{
     env::Env,
     family::Family,
     maps::{BACKENDS, CONFIG, ROUTES, SERVICES, TABLES, TrieKey},
-    parse::{Packet, TCP},
+    parse::{Packet, TCP, UDP},
     refuse,
     service::{self, Found},
     verdict::{Action, Verdict},
@@ -69,7 +69,10 @@ pub(crate) fn select<F: Family>(
 ) -> Result<Chosen, Verdict> {
     let at = position(env, packet, found);
     let now = env.now();
-    let known = affinity::find(&at, now);
+    let known = match packet.proto {
+        UDP if found.untracked() => Known::Nothing,
+        _ => affinity::find(&at, now),
+    };
     env.note(|record| {
         (record.service, record.now) = (found.id, now);
         record.entry = known.slot().map_or(0, |entry| entry.flow.0);
@@ -177,7 +180,8 @@ fn new_flow<F: Family>(
         });
     };
     let slot = known.slot();
-    let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags);
+    let untracked = packet.proto == UDP && found.untracked();
+    let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags) && !untracked;
     if env.explains {
         let records = slot.is_some() || tracked;
         env.note(|record| record.steps |= if records { steps::RECORDS } else { 0 });

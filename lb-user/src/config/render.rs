@@ -163,12 +163,13 @@ pub fn policy(policy: Policy) -> &'static str {
     }
 }
 
-/// "flow" or "client".
+/// "flow", "client" or "none".
 #[must_use]
 pub fn affinity(affinity: Affinity) -> &'static str {
     match affinity {
         Affinity::Flow => "flow",
         Affinity::Client => "client",
+        Affinity::None => "none",
     }
 }
 

@@ -263,6 +263,8 @@ pub enum Affinity {
     Flow,
     /// All flows of a source address.
     Client,
+    /// Nothing: every datagram goes by the lookup table.
+    None,
 }
 
 /// What weights follow, besides configuration, health and slow start.

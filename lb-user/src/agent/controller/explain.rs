@@ -14,7 +14,7 @@ use crate::{
     agent::admin::Refused,
     api::{self, Step},
     core::{
-        model::{Backend, Protocol, Service},
+        model::{Affinity, Backend, Protocol, Service},
         plan::{
             BackendId, ServiceId,
             identity::{BackendIdentity, ServiceIdentity},
@@ -59,8 +59,8 @@ impl State {
         let service = trace.service.and_then(|id| self.service_of(id));
         step("service", service.map_or("none".to_owned(), |service| service.name.clone()));
         let active = trace.verdict != Verdict::Drop(Some(Counter::NotActive));
-        if service.is_some() && active && !trace.reply {
-            step("affinity", self.affinity(trace));
+        if let Some(service) = service.filter(|_| active && !trace.reply) {
+            step("affinity", self.affinity(service, trace));
         }
         if let (Some(service), Some(lookup)) = (service, &trace.lookup)
             && lookup.table.routes() != 0
@@ -83,7 +83,10 @@ impl State {
         api::Explanation { steps, verdict: verdict.to_owned(), reason }
     }
 
-    fn affinity(&self, trace: &Trace) -> String {
+    fn affinity(&self, service: &Service, trace: &Trace) -> String {
+        if service.affinity == Affinity::None {
+            return "none: every datagram goes by the table".to_owned();
+        }
         let recorded = if trace.recorded { ", would be recorded" } else { "" };
         match trace.entry {
             None => format!("unknown flow{recorded}"),

@@ -129,7 +129,11 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         affinity: table.optional(
             "affinity",
             Affinity::Flow,
-            word(&[("flow", Some(Affinity::Flow)), ("client", Some(Affinity::Client))]),
+            word(&[
+                ("flow", Some(Affinity::Flow)),
+                ("client", Some(Affinity::Client)),
+                ("none", Some(Affinity::None)),
+            ]),
         ),
         affinity_timeout: table.optional("affinity_timeout", AFFINITY_TIMEOUT, affinity_timeout),
         slow_start: table.optional("slow_start", Duration::ZERO, slow_start),

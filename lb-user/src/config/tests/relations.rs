@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use lb_common::{limits, service::RANGES};
 
 use super::{mistakes, model, node};
-use crate::core::model::Mode;
+use crate::core::model::{Affinity, Mode};
 
 /// A service: VIP, port, further lines, and backends as further lines each.
 fn service(index: usize, vip: &str, port: &str, lines: &str, backends: &[&str]) -> String {
@@ -263,4 +263,48 @@ fn denied_sources_have_no_host_bits() {
     refused(&deny("192.0.2.0/33"), "must be an address and a prefix length");
     let one = model(&deny("2001:db8::1")).firewall.deny_sources[0];
     assert_eq!(one.to_string(), "2001:db8::1/128");
+}
+
+#[test]
+fn only_datagrams_go_without_affinity_and_nobody_counts_their_flows() {
+    let none = |lines: &str| one("53", &format!("affinity = \"none\"\n{lines}"), &[A]);
+    refused(
+        &none(""),
+        "service[0].affinity: \"none\": must be \"flow\" or \"client\" where the protocol is TCP\
+         \n  hint: a connection stays with its backend; \"none\" is for UDP services whose \
+         datagrams stand alone, such as DNS",
+    );
+    let udp = "protocol = \"udp\"";
+    refused(
+        &none(&format!("{udp}\npolicy = \"least-flows\"")),
+        "service[0].policy: \"least-flows\": must not be \"least-flows\" where `affinity` is \"none\"\
+         \n  hint: no flow is recorded, so there is none to count",
+    );
+    assert_eq!(model(&none(udp)).services[0].affinity, Affinity::None);
+}
+
+#[test]
+fn who_notes_no_flow_shares_no_port_whose_answers_are_rewritten() {
+    let two = |first: (&str, &str), second: (&str, &str), mode: &str| {
+        let lines = |affinity: &str| format!("protocol = \"udp\"\nmode = \"{mode}\"\n{affinity}\n");
+        let none = lines("affinity = \"none\"");
+        node("")
+            + &service(0, "203.0.113.10", first.0, &none, &[first.1])
+            + &service(1, "203.0.113.11", second.0, &lines(""), &[second.1])
+    };
+    let rule = "must not share its port with another service where `affinity` is \"none\" and \
+                `mode` is \"nat\"\n  hint: see `service[1].backend[0].address` in line";
+    let at_5353 = "address = \"10.0.0.1\"\nport = 5353";
+    for (first, second) in [
+        (("53", A), ("53", A)),
+        (("53", at_5353), ("5353", A)),
+        (("53", A), ("\"any\"", A)),
+        (("\"1-9\"", A), ("53", A)),
+    ] {
+        refused(&two(first, second, "nat"), rule);
+        model(&two(first, (second.0, B), "nat"));
+    }
+    model(&two(("53", A), ("54", A), "nat"));
+    model(&two(("53", at_5353), ("53", A), "nat"));
+    model(&two(("53", A), ("53", A), "dsr"));
 }

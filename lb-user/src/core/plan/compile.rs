@@ -147,6 +147,7 @@ fn flags_of(service: &model::Service) -> u8 {
         (service.on_empty == OnEmpty::Reject, flags::REJECT),
         (service.on_down == OnDown::Reset, flags::RESET),
         (service.is_timed(), flags::TIMED),
+        (service.affinity == Affinity::None, flags::UNTRACKED),
     ]
     .into_iter()
     .filter(|(on, _)| *on)
