@@ -26,6 +26,7 @@ mod lease;
 mod network;
 mod next_hop;
 mod policy;
+mod quic;
 mod races;
 mod refuse;
 mod reload;

@@ -13,6 +13,7 @@ mod icmp;
 mod latency;
 mod mtu;
 mod operate;
+mod quic;
 mod reload;
 mod restart;
 mod route;

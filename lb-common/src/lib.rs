@@ -26,6 +26,7 @@ pub mod nexthop;
 pub mod notice;
 pub mod pace;
 pub mod probe;
+pub mod quic;
 pub mod route;
 pub mod service;
 pub mod stats;

@@ -96,7 +96,10 @@ map_type! {
         46 => pub group: u16,
         /// [`crate::hash::service_salt`] of its identity.
         48 => pub salt: u64,
-        56 => pub _pad2: u64,
+        56 => pub _pad2: u32,
+        /// Set of its QUIC configurations, see [`crate::quic`]; 0: none.
+        60 => pub quic: u16,
+        62 => pub _pad3: u16,
     }
 }
 

@@ -28,6 +28,7 @@ mod nexthop;
 mod notice;
 mod parse;
 mod probe;
+mod quic;
 mod refuse;
 mod select;
 mod service;
@@ -179,6 +180,7 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
         env.note(|record| record.service = found.id);
         return Err(Verdict::drop(Counter::NotActive));
     }
+    quic::go_on(env, packet, &found);
     handshake::begin(env, packet, &found);
     let chosen = select::select(env, packet, &found)?;
     Ok(forward::to_backend(env, packet, &found, &chosen))

@@ -94,18 +94,22 @@ pub(crate) fn select<F: Family>(
     new_flow(env, packet, found, &at, known, now)
 }
 
-/// Where a packet's flow belongs in the affinity table; where all flows of a
-/// client stay together, they are one.
+/// Where a packet's flow belongs in the affinity table.
 #[inline(always)]
 pub(crate) fn position<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Position {
+    affinity::position(env.config, flow_key(env, packet, found))
+}
+
+/// Key of a packet's flow; where all flows of a client stay together, they are one.
+#[inline(always)]
+pub(crate) fn flow_key<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> u64 {
     let ports = if found.by_client() { 0 } else { packet.ports };
     let source = F::words(packet.source);
-    let key = if F::EXACT && found.one_port() {
+    if F::EXACT && found.one_port() {
         hash::flow_key_v4(source[0] as u32, ports as u16, found.id)
     } else {
         hash::flow_key_hashed(source, ports, found.service.salt, env.config.place_seed)
-    };
-    affinity::position(env.config, key)
+    }
 }
 
 /// The TCP flags that an entry of this service takes notice of: a client does

@@ -12,6 +12,7 @@ use crate::{
     core::model::{
         Affinity, Backend, Firewall, Mode, OnDown, OnEmpty, Policy, Protocol, Service,
         health::{Dns, Health, Http, Probe, Tls, Udp},
+        quic::QuicConfig,
     },
 };
 
@@ -20,7 +21,8 @@ use crate::{
 #[must_use]
 pub fn service(service: &Service) -> Table {
     let Service { name, vip, protocol, ports, mode, timeouts, affinity, policy, .. } = service;
-    let Service { slow_start, min_up, on_empty, on_down, health, split, routes, .. } = service;
+    let Service { slow_start, min_up, on_empty, on_down, health, split, routes, quic, .. } =
+        service;
     let mut table = table([
         ("name", Some(json!(name))),
         ("vip", Some(json!(vip))),
@@ -44,6 +46,10 @@ pub fn service(service: &Service) -> Table {
         };
         table.insert("route".to_owned(), routes.iter().map(route).collect());
     }
+    if !quic.is_empty() {
+        let quic = quic.iter().map(|config| Value::Object(self::quic(config)));
+        table.insert("quic".to_owned(), quic.collect());
+    }
     let backends = service.backends.iter().map(|backend| Value::Object(self::backend(backend)));
     table.insert("backend".to_owned(), backends.collect());
     table
@@ -52,7 +58,8 @@ pub fn service(service: &Service) -> Table {
 /// Every key of `[[service.backend]]` in force, likewise.
 #[must_use]
 pub fn backend(backend: &Backend) -> Table {
-    let Backend { name, address, port, weight, zone, group, backup } = backend;
+    let Backend { name, address, port, weight, zone, group, backup, server_ids } = backend;
+    let ids = || server_ids.iter().map(ToString::to_string).collect();
     table([
         ("name", Some(json!(name))),
         ("address", Some(json!(address))),
@@ -61,6 +68,16 @@ pub fn backend(backend: &Backend) -> Table {
         ("zone", zone.as_ref().map(|zone| json!(zone))),
         ("group", group.as_ref().map(|group| json!(group))),
         ("backup", Some(json!(backup))),
+        ("server_ids", (!server_ids.is_empty()).then(ids)),
+    ])
+}
+
+fn quic(quic: &QuicConfig) -> Table {
+    let QuicConfig { id, server_id_length, nonce_length } = quic;
+    table([
+        ("id", Some(json!(id))),
+        ("server_id_length", Some(json!(server_id_length))),
+        ("nonce_length", Some(json!(nonce_length))),
     ])
 }
 

@@ -6,6 +6,7 @@
 pub mod ha;
 pub mod health;
 mod programs;
+pub mod quic;
 #[cfg(test)]
 pub(crate) mod sample;
 
@@ -23,6 +24,7 @@ use lb_common::{flow::Timeouts, tunnel};
 use self::{
     ha::Ha,
     health::{Health, Probe},
+    quic::{QuicConfig, ServerId},
 };
 
 /// A whole configuration.
@@ -202,6 +204,8 @@ pub struct Service {
     pub split: BTreeMap<String, u16>,
     /// Sources that go to one group, prefixes unique.
     pub routes: Vec<Route>,
+    /// Configurations of connection IDs, ids unique; UDP only.
+    pub quic: Vec<QuicConfig>,
     /// Backends, names and addresses with ports unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -322,4 +326,7 @@ pub struct Backend {
     pub group: Option<String>,
     /// Serves only while no other backend can.
     pub backup: bool,
+    /// IDs by which connection IDs name it, unique within the service, each as long as
+    /// a configuration says.
+    pub server_ids: Vec<ServerId>,
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 use ipnet::IpNet;
 use lb_common::flow::Timeouts;
 
-use super::{Report, backend};
+use super::{Report, backend, quic};
 use crate::{
     config::{
         file::{Route, Service},
@@ -34,6 +34,7 @@ pub(super) fn check(service: &Service, report: &mut Report<'_>) {
     probe_port(service, report);
     split(service, report);
     routes(service, report);
+    quic::check(service, report);
 }
 
 /// Who remembers no flow cannot keep a connection at its backend, nor count any.
@@ -204,6 +205,7 @@ pub(super) fn model(service: Service) -> Option<model::Service> {
         health: service.health?.value,
         split: split.collect(),
         routes: service.routes.into_iter().map(route).collect::<Option<_>>()?,
+        quic: service.quic.into_iter().map(quic::model).collect::<Option<_>>()?,
         backends: backends.collect::<Option<_>>()?,
         ports,
     })

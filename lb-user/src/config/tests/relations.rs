@@ -308,3 +308,67 @@ fn who_notes_no_flow_shares_no_port_whose_answers_are_rewritten() {
     model(&two(("53", at_5353), ("53", A), "nat"));
     model(&two(("53", A), ("53", A), "dsr"));
 }
+
+#[test]
+fn quic_configurations_fit_into_a_connection_id_and_are_told_apart() {
+    let quic = |protocol: &str, ids: &str, tables: &[(u8, u8, u8)]| {
+        let mut text = one(
+            "443",
+            &format!("protocol = \"{protocol}\""),
+            &[A, &format!("{B}\nserver_ids = [{ids}]")],
+        );
+        for (id, sid, nonce) in tables {
+            let _ = write!(
+                text,
+                "[[service.quic]]\nid = {id}\nserver_id_length = {sid}\nnonce_length = {nonce}\n"
+            );
+        }
+        text
+    };
+    let configs =
+        &model(&quic("udp", "\"0a0b\", \"01\"", &[(0, 2, 17), (6, 1, 4)])).services[0].quic;
+    assert_eq!(configs.len(), 2);
+    refused(
+        &quic("tcp", "\"0a0b\"", &[(0, 2, 4)]),
+        "service[0].quic[0]: must be left out where the protocol is TCP\
+         \n  hint: QUIC is carried by UDP: `protocol = \"udp\"`",
+    );
+    refused(
+        &quic("udp", "", &[(0, 2, 4), (0, 3, 5)]),
+        "service[0].quic[1].id: 0: must be unique in its service",
+    );
+    refused(
+        &quic("udp", "", &[(0, 2, 18)]),
+        "service[0].quic[0].nonce_length: 18: must be 17 at most beside a server ID of 2 octets\
+         \n  hint: a connection ID has 20 octets at most, and one in front of both (RFC 9000)",
+    );
+    refused(&quic("udp", "", &[(7, 2, 4)]), "quic[0].id: 7: must be 0 to 6");
+    refused(&quic("udp", "", &[(0, 0, 4)]), "quic[0].server_id_length: 0: must be 1 to 15");
+    refused(&quic("udp", "", &[(0, 1, 3)]), "quic[0].nonce_length: 3: must be 4 to 18");
+    let ids = "service[0].backend[1].server_ids";
+    refused(
+        &quic("udp", "\"0a\"", &[(0, 2, 4), (1, 3, 4)]),
+        &format!(
+            "{ids}[0]: \"0a\": must have 2 or 3 octets, as `server_id_length` says\
+             \n  hint: two digits for each"
+        ),
+    );
+    refused(
+        &quic("udp", "\"0a\"", &[]),
+        &format!(
+            "{ids}[0]: \"0a\": must be left out in a service without `quic`\
+             \n  hint: `[[service.quic]]` says what connection IDs look like"
+        ),
+    );
+    refused(
+        &quic("udp", "\"0a0b\", \"0A0B\"", &[(0, 2, 4)]),
+        &format!("{ids}[1]: \"0A0B\": must be unique in its service"),
+    );
+    refused(
+        &quic("udp", "\"xyz\"", &[(0, 2, 4)]),
+        &format!(
+            "{ids}[0]: \"xyz\": must be hexadecimal digits, two for each of 1 to 15 octets\
+             \n  hint: such as \"ed793a51\""
+        ),
+    );
+}

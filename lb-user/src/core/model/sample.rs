@@ -27,6 +27,7 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
         health: Health::default(),
         split: BTreeMap::new(),
         routes: Vec::new(),
+        quic: Vec::new(),
         backends: Vec::new(),
     }
 }
@@ -34,7 +35,8 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
 /// A backend named by its address.
 pub(crate) fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> Backend {
     let name = address.to_string();
-    Backend { name, address, port, weight, zone: None, group: None, backup: false }
+    let (zone, group, server_ids) = (None, None, Vec::new());
+    Backend { name, address, port, weight, zone, group, backup: false, server_ids }
 }
 
 /// A node of a pair with groups of these addresses.

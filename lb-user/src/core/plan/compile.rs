@@ -15,7 +15,7 @@ use lb_common::{
 };
 
 use super::{
-    BackendId, Bank, CapacityError, Host, Snapshot,
+    BackendId, Bank, CapacityError, Host, QuicSetId, ServiceId, Snapshot,
     backends::{Wanted, reply_port},
     endpoint::{Endpoint, EndpointTable, Kind},
     identity::ServiceIdentity,
@@ -26,6 +26,15 @@ use crate::core::{
     model::{self, Affinity, Model, OnDown, OnEmpty, Protocol},
     nexthop::Network,
 };
+
+/// What entries of services refer to.
+#[derive(Clone, Copy, Debug)]
+pub struct Referred<'p> {
+    /// Tables of all services.
+    pub tables: &'p BTreeMap<ServiceId, Places>,
+    /// Sets of QUIC configurations, of those that have one.
+    pub quic: &'p BTreeMap<ServiceId, QuicSetId>,
+}
 
 /// Compiles the bank that is not active.
 ///
@@ -38,9 +47,9 @@ pub fn bank(
     host: &Host,
     ids: &Ids,
     wanted: &BTreeMap<BackendId, Wanted>,
-    places: &BTreeMap<u16, Places>,
+    referred: &Referred<'_>,
 ) -> Result<Bank, CapacityError> {
-    let services = services(model, ids, places);
+    let services = services(model, ids, referred);
     let addresses = addresses(model, network, ids)?;
     let number = snapshot.generation().number + 1;
     let endpoints = endpoints(&services, &addresses, wanted);
@@ -106,10 +115,12 @@ fn filter(addrs: impl Iterator<Item = AddrBytes>) -> Filter {
     filter
 }
 
-fn services(model: &Model, ids: &Ids, places: &BTreeMap<u16, Places>) -> BTreeMap<u16, Service> {
+fn services(model: &Model, ids: &Ids, referred: &Referred<'_>) -> BTreeMap<ServiceId, Service> {
     let entry = |service: &model::Service| {
         let id = ids.services[&ServiceIdentity::of(service)];
-        (id, service_entry(service, places[&id], group_of(model, service.vip)))
+        let entry = service_entry(service, referred.tables[&id], group_of(model, service.vip));
+        let quic = referred.quic.get(&id).copied().unwrap_or(0);
+        (id, Service { quic, ..entry })
     };
     model.services.iter().map(entry).collect()
 }
