@@ -9,6 +9,7 @@
 mod pod;
 
 pub mod addr;
+pub mod aes;
 pub mod backend;
 pub mod change;
 pub mod config;

@@ -33,7 +33,7 @@ pub const ROUTE_PREFIXES: u32 = 1 << 20;
 /// Datagrams whose fragments are on their way (about 128 B each): the kernel gives up
 /// the least recently used ones early.
 pub const DATAGRAMS: u32 = 16_384;
-/// Sets of QUIC configurations at most, numbers 1 to this - 1 (64 B: 16 KiB).
+/// Sets of QUIC configurations at most, numbers 1 to this - 1 (1472 B: 368 KiB).
 pub const QUIC_SETS: u32 = 256;
 /// Server IDs of QUIC, of old and new sets together (kernel hash table, grows with use:
 /// up to 96 B each).

@@ -167,6 +167,11 @@ pub(crate) static QUIC_SERVERS: HashMap<
     NO_PREALLOC,
 > = HashMap::new();
 
+/// One entry: a block that the cipher made, for which registers have no room. Written and
+/// read by packets only. Not pinned: it holds nothing.
+#[btf_map]
+pub(crate) static QUIC_BLOCK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+
 /// One entry: `lb_quic`. Written by the agent.
 #[btf_map]
 pub(crate) static QUIC_PATH: ProgramArray<1> = ProgramArray::new();

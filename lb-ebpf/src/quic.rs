@@ -8,7 +8,7 @@
 use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
 use lb_common::{
     flow::{FlowState, Timeouts},
-    quic,
+    quic::{self, Block},
     stats::Counter,
 };
 
@@ -18,7 +18,7 @@ use crate::{
     env::{self, Env},
     family::Family,
     forward,
-    maps::{CONFIG, QUIC_CONFIGS, QUIC_PATH, QUIC_SERVERS},
+    maps::{CONFIG, QUIC_BLOCK, QUIC_CONFIGS, QUIC_PATH, QUIC_SERVERS},
     packet::{Frame, load, number16},
     parse::{self, Packet, UDP},
     select::{self, Chosen},
@@ -133,14 +133,38 @@ extern "C" fn lb_quic_server(ctx: *mut xdp_md, at: u64, length: u64, set: u64) -
         return 0;
     }
     let set = set as u16;
-    let Some(config) = QUIC_CONFIGS.get(quic::index(set, load(cid))) else { return 0 };
+    let index = quic::index(set, load(cid));
+    let Some(config) = QUIC_CONFIGS.get(index) else { return 0 };
     if config.server_id_length == 0 || most < config.shortest() {
         return 0;
     }
     let body = quic::body(load(cid + 1), load(cid + 9), load(cid + 16));
-    let key = quic::key(set, config.server_id_length, config.server_id(body));
+    let id = config.server_id(body, |block| cipher(index, block));
+    let key = quic::key(set, config.server_id_length, id);
     // SAFETY: read at once; an entry is never changed.
     unsafe { QUIC_SERVERS.get(key) }.map_or(0, |id| u64::from(*id))
+}
+
+/// A block as the cipher of a configuration makes it.
+#[inline(always)]
+fn cipher(index: u32, [high, low]: Block) -> Block {
+    lb_quic_cipher(index.into(), high, low);
+    // SAFETY: this CPU's element, which the call has just written.
+    QUIC_BLOCK.get_ptr(0).map_or([0; 2], |block| unsafe { *block })
+}
+
+/// Leaves the block in `QUIC_BLOCK`. A function of its own, which the verifier judges
+/// once, whatever the ways are that lead here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_quic_cipher(index: u64, high: u64, low: u64) -> u64 {
+    let (Some(config), Some(block)) = (QUIC_CONFIGS.get(index as u32), QUIC_BLOCK.get_ptr_mut(0))
+    else {
+        return 0;
+    };
+    // SAFETY: this CPU's element.
+    unsafe { *block = config.cipher([high, low]) };
+    1
 }
 
 #[unsafe(no_mangle)]

@@ -1,6 +1,12 @@
 //! QUIC packets go where their connection ID says, wherever they come from.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use lb_common::{flow::FlowState, stats::Counter};
 use lb_tests::harness::{Mode, Protocol, Result};
@@ -430,5 +436,76 @@ fn impossible_sources_are_dropped() -> Result<()> {
             assert_eq!(outcome.action, Action::Drop, "{outcome:?}");
             assert_eq!(outcome.counted.get(Counter::BadSource.name()), Some(&1));
         }
+    })
+}
+
+/// The test vectors of the draft (QUIC-LB, appendix B.2): rotation, server ID, octets of
+/// the nonce, connection ID. One is a single block, the others four passes of even and odd
+/// length, with server IDs that are and are not in the left half.
+const VECTORS: [(u8, &str, u8, &str); 4] = [
+    (0, "ed793a", 4, "0720b1d07b359d3c"),
+    (1, "ed793a51d49b8f5fab65", 5, "2fcc381bc74cb4fbad2823a3d1f8fed2"),
+    (2, "ed793a51d49b8f5f", 8, "504dd2d05a7b0de9b2b9907afb5ecf8cc3"),
+    (3, "ed793a51d49b8f5fab", 9, "725779c9cc86beb3a3a4a3ca96fce4bfe0cdbc"),
+];
+
+fn octets(digits: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits");
+    (0..digits.len()).step_by(2).map(digit).collect()
+}
+
+/// Writes a key that nobody else can read.
+fn write_key(directory: &Path, name: &str, digits: &str) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, digits).expect("the directory can be written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is there");
+    path
+}
+
+/// Services whose backends 1 to 4 have the IDs of the vectors.
+fn keyed(key_file: &Path) -> Setup {
+    let mut setup = spread(&[1, 2, 3, 4]);
+    for service in setup.services.iter_mut().filter(|one| one.protocol == Protocol::Udp) {
+        for (at, (id, server_id, nonce, _)) in VECTORS.into_iter().enumerate() {
+            *service = service.clone().line(&format!(
+                "[[service.quic]]\nid = {id}\nserver_id_length = {}\nnonce_length = {nonce}\n\
+                 key_file = {key_file:?}",
+                server_id.len() / 2
+            ));
+            service.backends[at].server_ids = vec![server_id.to_owned()];
+        }
+    }
+    setup
+}
+
+#[test]
+fn encrypted_connection_ids_are_read() -> Result<()> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let key = write_key(directory.path(), "quic.key", "8f95f09245765f80256934e50c66207f\n");
+    let other = write_key(directory.path(), "other.key", "fdf726a9893ec05c0632d3956680baf0");
+    Subject::with_own(&keyed(&key), |mut subject| {
+        let all = |subject: &Subject<'_>, expected: &BTreeMap<&str, u64>| {
+            for case in cases() {
+                for ((_, _, _, cid), number) in VECTORS.into_iter().zip(1..) {
+                    let client = client_number(case.v4, u32::from(number));
+                    let request = case.request_from(client, PORT);
+                    for payload in [short(&octets(cid)), long(&octets(cid))] {
+                        let (to, counted) = sent(subject, &carrying(&request, &payload));
+                        assert_eq!(counted, *expected, "{}: {cid}", case.name());
+                        if counted == by_id() {
+                            assert_eq!(to, backend(case.v4, number), "{}: {cid}", case.name());
+                        }
+                    }
+                }
+            }
+        };
+        all(&subject, &by_id());
+        // By another key they say nothing.
+        subject.reload(&keyed(&other));
+        all(&subject, &by_flow());
+        subject.reload(&keyed(&key));
+        subject.kill_agent();
+        subject.start_agent(&keyed(&key));
+        all(&subject, &by_id());
     })
 }

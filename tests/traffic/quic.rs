@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     net::{IpAddr, SocketAddr, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
     time::Duration,
 };
 
@@ -136,5 +137,34 @@ fn server_ids_are_given_by_command() -> Result<()> {
     let shown = lab.json(&["service", "show", service.name()])?;
     let text = shown.to_string();
     assert!(text.contains("6234") && text.contains("server_id_length"), "{text}");
+    Ok(())
+}
+
+/// Who could read the key could tell which connections have the same server.
+#[test]
+fn a_key_that_others_can_read_is_refused_and_none_is_shown() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let (key, digits) = (lab.path("quic.key"), "8f95f09245765f80256934e50c66207f");
+    let readable_by = |mode: u32| {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::write(&key, digits).and_then(|()| fs::set_permissions(&key, permissions))
+    };
+    readable_by(0o644).expect("the lab's directory can be written");
+    let plain = services(&lab);
+    let keyed: Vec<_> =
+        plain.iter().map(|service| service.clone().lines(&format!("key_file = {key:?}"))).collect();
+    let _agent = lab.start_agent(&lab.config(plain))?;
+    lab.write(&lab.config(keyed))?;
+    let refused = lab.refused(64, &["reload"])?;
+    assert!(refused.contains("has mode 0644") && refused.contains("chmod 600"), "{refused}");
+    assert!(!refused.contains("8f95"), "{refused}");
+    readable_by(0o600).expect("the file is there");
+    lab.done(&["reload"])?;
+    let service = services(&lab)[0].name().to_owned();
+    for words in [&["service", "show", &service][..], &["status"], &["plan"]] {
+        let shown = lab.json(words)?.to_string();
+        assert!(!shown.contains("8f95"), "{shown}");
+    }
+    assert!(lab.json(&["service", "show", &service])?.to_string().contains("quic.key"));
     Ok(())
 }

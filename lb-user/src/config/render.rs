@@ -73,11 +73,12 @@ pub fn backend(backend: &Backend) -> Table {
 }
 
 fn quic(quic: &QuicConfig) -> Table {
-    let QuicConfig { id, server_id_length, nonce_length } = quic;
+    let QuicConfig { id, server_id_length, nonce_length, key_file } = quic;
     table([
         ("id", Some(json!(id))),
         ("server_id_length", Some(json!(server_id_length))),
         ("nonce_length", Some(json!(nonce_length))),
+        ("key_file", key_file.as_ref().map(|file| json!(file))),
     ])
 }
 

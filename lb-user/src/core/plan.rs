@@ -23,6 +23,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -43,7 +44,7 @@ use self::{
     tables::Places,
 };
 use crate::core::{
-    model::{Mode, Model},
+    model::{Mode, Model, quic::Keys},
     nexthop::{Network, NextHop},
     quic::QuicSet,
     route::Routes,
@@ -122,6 +123,8 @@ pub struct Host {
     /// Frames may be longer than they were on the wire: in generic mode the kernel
     /// merges them first. What is too long for a way cannot be told then.
     pub merges: bool,
+    /// Keys of QUIC configurations.
+    pub quic_keys: Keys,
 }
 
 /// Everything that is switched at once.
@@ -263,6 +266,9 @@ pub enum CapacityError {
         max = limits::QUIC_SETS - 1
     )]
     QuicSets(String),
+    /// The key is not known.
+    #[error("the key in `{}` has not been read", .0.display())]
+    QuicKey(PathBuf),
     /// See [`limits::SERVER_IDS`].
     #[error("{0} server IDs, old and new together, expected at most {max}", max = limits::SERVER_IDS)]
     ServerIds(usize),
@@ -297,7 +303,7 @@ pub fn plan(
     let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
     let mut arena = tables::arena(snapshot);
     let routes = routes::assign(model, &ids, snapshot)?;
-    let quic = quic::assign(model, &ids, snapshot)?;
+    let quic = quic::assign(model, &ids, &host.quic_keys, snapshot)?;
     let built = tables::build(model, standings, &ids, &routes.sets, snapshot, &mut arena)?;
     let places = Referred { tables: &built.places, quic: &quic.sets };
     let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &places)?;

@@ -326,6 +326,8 @@ mod groups;
 #[cfg(test)]
 mod ids;
 #[cfg(test)]
+mod quic;
+#[cfg(test)]
 mod retire;
 #[cfg(test)]
 mod reweigh;

@@ -70,5 +70,6 @@ pub(super) fn model(quic: Quic) -> Option<QuicConfig> {
         id: quic.id?.value,
         server_id_length: quic.server_id_length?.value,
         nonce_length: quic.nonce_length?.value,
+        key_file: quic.key_file?.value,
     })
 }

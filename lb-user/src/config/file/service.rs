@@ -1,6 +1,6 @@
 //! Mirror of `[[service]]` and its backends.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use lb_common::{
@@ -15,8 +15,8 @@ use crate::{
     config::{
         read::{Located, Place, Section, Wrong},
         value::{
-            PORTS_HINT, address, duration, flag, name, number, only_empty, port, ports, prefix,
-            weight, word,
+            PORTS_HINT, address, duration, flag, name, number, only_empty, path, port, ports,
+            prefix, weight, word,
         },
     },
     core::model::{
@@ -93,6 +93,8 @@ pub struct Quic {
     pub server_id_length: Field<u8>,
     /// `nonce_length`.
     pub nonce_length: Field<u8>,
+    /// `key_file`, if any.
+    pub key_file: Field<Option<PathBuf>>,
 }
 
 /// `[[service.backend]]`.
@@ -207,6 +209,8 @@ fn quic(mut table: Section<'_>) -> Quic {
             of_nonce,
             octets(SHORTEST_NONCE..=LONGEST - 2),
         ),
+        key_file: table
+            .optional("key_file", None, |value| path("/etc/lb/quic.key")(value).map(Some)),
     };
     table.finish();
     quic

@@ -104,10 +104,14 @@ fn groups_ports_and_ranges_read_as_they_were() {
 fn server_ids_and_their_configurations_read_as_they_were() {
     let text = backend("server_ids = [\"ED793A51\", \"0a\"]")
         + "[[service.quic]]\nid = 0\nserver_id_length = 4\nnonce_length = 5\n\
-           [[service.quic]]\nid = 6\nserver_id_length = 1\nnonce_length = 18\n";
+           [[service.quic]]\nid = 6\nserver_id_length = 1\nnonce_length = 18\n\
+           key_file = \"/quic.key\"\n";
     let service = &model(&text.replace("port = 80", "port = 80\nprotocol = \"udp\"")).services[0];
     let table = render::service(service);
-    assert_eq!(table["quic"][1], json!({ "id": 6, "server_id_length": 1, "nonce_length": 18 }));
+    let keyed = json!({
+        "id": 6, "server_id_length": 1, "nonce_length": 18, "key_file": "/quic.key",
+    });
+    assert_eq!(table["quic"][1], keyed);
     assert_eq!(table["backend"][0]["server_ids"], json!(["ed793a51", "0a"]));
     assert_eq!(service_from(&table).as_ref(), Ok(service));
 }

@@ -1,6 +1,10 @@
 //! `[[service.quic]]`: connection IDs that say which server they belong to.
 
-use std::fmt::{self, Display, Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Write as _},
+    path::PathBuf,
+};
 
 use lb_common::quic::{Block, LONGEST_SERVER_ID};
 
@@ -15,7 +19,15 @@ pub struct QuicConfig {
     /// Octets of the nonce, from [`lb_common::quic::SHORTEST_NONCE`] on; together 19 at
     /// most.
     pub nonce_length: u8,
+    /// Where the key is that both are encrypted with; `None`: they are not.
+    pub key_file: Option<PathBuf>,
 }
+
+/// A key of AES-128.
+pub type Key = [u8; 16];
+
+/// Keys of configurations by their files.
+pub type Keys = BTreeMap<PathBuf, Key>;
 
 /// A server ID: 1 to [`LONGEST_SERVER_ID`] octets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

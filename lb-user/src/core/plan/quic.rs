@@ -16,7 +16,10 @@ use super::{
     identity::{BackendIdentity, ServiceIdentity},
     ids::Ids,
 };
-use crate::core::{model::Model, quic::QuicSet};
+use crate::core::{
+    model::{Model, quic::Keys},
+    quic::QuicSet,
+};
 
 /// Sets of all services.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +36,13 @@ pub struct Assigned {
 /// a new one.
 ///
 /// # Errors
-/// The new sets do not fit beside those in force.
-pub fn assign(model: &Model, ids: &Ids, snapshot: &Snapshot) -> Result<Assigned, CapacityError> {
+/// The new sets do not fit beside those in force, or a key is not among `keys`.
+pub fn assign(
+    model: &Model,
+    ids: &Ids,
+    keys: &Keys,
+    snapshot: &Snapshot,
+) -> Result<Assigned, CapacityError> {
     let in_force = |id: ServiceId| snapshot.services.get(&id).map_or(0, |entry| entry.quic);
     let mut numbers: BTreeSet<_> = snapshot.services.values().map(|entry| entry.quic).collect();
     let (kept, unneeded): (Vec<_>, Vec<_>) =
@@ -44,7 +52,8 @@ pub fn assign(model: &Model, ids: &Ids, snapshot: &Snapshot) -> Result<Assigned,
     let mut assigned = Assigned { removals: removals.collect(), ..Assigned::default() };
     for service in &model.services {
         let id = |backend: &_| ids.backends[&BackendIdentity::of(service, backend)];
-        let Some(set) = QuicSet::of(service, id) else { continue };
+        let set = QuicSet::of(service, id, keys).map_err(CapacityError::QuicKey)?;
+        let Some(set) = set else { continue };
         let id = ids.services[&ServiceIdentity::of(service)];
         let old = in_force(id);
         if snapshot.quic.get(&old).is_some_and(|known| **known == set) {
