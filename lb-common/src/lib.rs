@@ -9,6 +9,7 @@
 mod pod;
 
 pub mod addr;
+pub mod aes;
 pub mod backend;
 pub mod change;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod nexthop;
 pub mod notice;
 pub mod pace;
 pub mod probe;
+pub mod quic;
 pub mod rate;
 pub mod route;
 pub mod service;

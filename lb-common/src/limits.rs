@@ -35,6 +35,11 @@ pub const SOURCE_BUCKETS: u32 = 1 << 17;
 /// Datagrams whose fragments are on their way (about 128 B each): the kernel gives up
 /// the least recently used ones early.
 pub const DATAGRAMS: u32 = 16_384;
+/// Sets of QUIC configurations at most, numbers 1 to this - 1 (1472 B: 368 KiB).
+pub const QUIC_SETS: u32 = 256;
+/// Server IDs of QUIC, of old and new sets together (kernel hash table, grows with use:
+/// up to 96 B each).
+pub const SERVER_IDS: u32 = 65_536;
 /// Groups of addresses of a pair at most (8 B: 128 B).
 pub const GROUPS: u32 = 16;
 /// Bytes of the ring that tells the agent what packets met.

@@ -51,6 +51,13 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 /// One entry: the program that fragments go on in.
 pub const FRAGMENT_PATH: &str = "FRAGMENT_PATH";
 
+/// [`crate::quic::CidConfig`] by set and rotation.
+pub const QUIC_CONFIGS: &str = "QUIC_CONFIGS";
+/// Backend ids by set and server ID, see [`crate::quic::key`].
+pub const QUIC_SERVERS: &str = "QUIC_SERVERS";
+/// One entry: the program that packets of QUIC services go on in.
+pub const QUIC_PATH: &str = "QUIC_PATH";
+
 /// Ends of leases by position of the group, see [`crate::lease`].
 pub const LEASES: &str = "LEASES";
 
@@ -58,7 +65,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 24] = [
+pub const PINNED: [&str; 27] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -78,6 +85,9 @@ pub const PINNED: [&str; 24] = [
     NOTICES,
     FRAGMENTS,
     FRAGMENT_PATH,
+    QUIC_CONFIGS,
+    QUIC_SERVERS,
+    QUIC_PATH,
     REFUSALS,
     HANDSHAKES,
     SOURCES,
@@ -91,10 +101,13 @@ pub const PROGRAM: &str = "lb_xdp";
 pub const CLOCK_PROGRAM: &str = "lb_clock";
 /// The program that fragments go on in.
 pub const FRAGMENT_PROGRAM: &str = "lb_fragment";
+/// The program that packets of QUIC services go on in.
+pub const QUIC_PROGRAM: &str = "lb_quic";
 /// The program that explains what [`PROGRAM`] would do, and its pin.
 pub const EXPLAIN_PROGRAM: &str = "lb_explain";
 /// All programs that are pinned.
-pub const PROGRAMS: [&str; 4] = [PROGRAM, FRAGMENT_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
+pub const PROGRAMS: [&str; 5] =
+    [PROGRAM, FRAGMENT_PROGRAM, QUIC_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
 /// The program that sends probes of `dsr` services to the VIP; not pinned.
 pub const PROBE_OUT_PROGRAM: &str = "lb_probe_out";
 /// The program that takes their answers; not pinned.

@@ -101,7 +101,9 @@ map_type! {
         /// Until when it takes no new flows, see [`quota`]; 0: it takes them. Of an
         /// active bank it is changed in place.
         58 => pub full_until: u16,
-        60 => pub _pad2: u32,
+        /// Set of its QUIC configurations, see [`crate::quic`]; 0: none.
+        60 => pub quic: u16,
+        62 => pub _pad2: u16,
     }
 }
 
@@ -147,6 +149,9 @@ pub mod flags {
     /// More is asked of a packet than where it goes (`allow_sources`,
     /// `firewall.new_flows_per_source`, `max_flows`).
     pub const GUARDED: u8 = 1 << 6;
+    /// The affinity table is neither read nor written (`affinity = "none"`): every
+    /// packet goes by the current Maglev table. Of UDP services only.
+    pub const UNTRACKED: u8 = 1 << 7;
 }
 
 map_type! {

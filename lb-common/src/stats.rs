@@ -138,12 +138,17 @@ counters! {
     SourceRate = 42 => "source_rate",
     /// a new flow of a service that has as many as `max_flows` lets it
     FlowQuota = 43 => "flow_quota",
+
+    /// a packet of a QUIC service sent where its connection ID says
+    QuicRouted = 50 => "quic_routed",
+    /// a packet of a QUIC service whose connection ID names no server that may take it, sent by addresses and ports
+    QuicUnrouted = 51 => "quic_unrouted",
 }
 
 /// Entries of `COUNTERS`.
 pub const COUNTERS: u32 = 64;
 
-/// Counters from here on are reasons to drop.
+/// Counters from here on are reasons to drop, but for those of QUIC.
 pub const FIRST_DROP: u32 = 16;
 
 impl Counter {
@@ -156,7 +161,7 @@ impl Counter {
     /// Whether it counts dropped packets.
     #[must_use]
     pub const fn is_drop(self) -> bool {
-        self as u32 >= FIRST_DROP
+        self as u32 >= FIRST_DROP && !matches!(self, Self::QuicRouted | Self::QuicUnrouted)
     }
 }
 

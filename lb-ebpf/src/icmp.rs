@@ -258,7 +258,8 @@ fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
         }
     };
     let at = select::position(env, &flow, &found);
-    if let Known::Live(entry) = affinity::find(&at, env.now())
+    if !found.untracked()
+        && let Known::Live(entry) = affinity::find(&at, env.now())
         && let Some(chosen) = select::serving(entry.flow.backend(), found.id)
     {
         return Some(chosen);

@@ -29,6 +29,7 @@ mod nexthop;
 mod notice;
 mod parse;
 mod probe;
+mod quic;
 mod refuse;
 mod select;
 mod service;
@@ -185,6 +186,7 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
         guard::admit(env, packet, &found)?;
         handshake::begin(env, packet, &found);
     }
+    quic::go_on(env, packet, &found);
     let chosen = select::select(env, packet, &found)?;
     Ok(forward::to_backend(env, packet, &found, &chosen))
 }

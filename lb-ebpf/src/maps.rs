@@ -5,7 +5,9 @@
 //! agent.
 
 use aya_ebpf::{
-    btf_maps::{Array, DevMapHash, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    btf_maps::{
+        Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    },
     macros::btf_map,
     maps::lpm_trie::Key,
 };
@@ -20,6 +22,7 @@ use lb_common::{
     nexthop::CachedHop,
     notice::Notice,
     probe::Probed,
+    quic::{self, CidConfig},
     route::Blocks,
     service::{Address, EndpointBucket, Service},
     stats::{self, BackendStats},
@@ -29,7 +32,7 @@ use lb_common::{
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
 const MMAPABLE: usize = 1 << 10;
-/// `BPF_F_NO_PREALLOC`, which tries must have.
+/// `BPF_F_NO_PREALLOC`: which tries must have, and what grows with use.
 const NO_PREALLOC: usize = 1;
 
 /// One entry. Written by the agent; read first by every packet.
@@ -152,6 +155,31 @@ pub(crate) static FRAGMENTS: LruHashMap<Datagram, Course, { limits::DATAGRAMS as
 /// One entry: `lb_fragment`. Written by the agent.
 #[btf_map]
 pub(crate) static FRAGMENT_PATH: ProgramArray<1> = ProgramArray::new();
+
+/// By [`lb_common::quic::index`]. Written by the agent in sets that no service refers to.
+#[btf_map]
+pub(crate) static QUIC_CONFIGS: Array<
+    CidConfig,
+    { (limits::QUIC_SETS * quic::ROTATIONS) as usize },
+> = Array::new();
+
+/// Server IDs by [`lb_common::quic::key`] -> backend id. Written by the agent likewise.
+#[btf_map]
+pub(crate) static QUIC_SERVERS: HashMap<
+    [u32; 5],
+    u32,
+    { limits::SERVER_IDS as usize },
+    NO_PREALLOC,
+> = HashMap::new();
+
+/// One entry: a block that the cipher made, for which registers have no room. Written and
+/// read by packets only. Not pinned: it holds nothing.
+#[btf_map]
+pub(crate) static QUIC_BLOCK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+
+/// One entry: `lb_quic`. Written by the agent.
+#[btf_map]
+pub(crate) static QUIC_PATH: ProgramArray<1> = ProgramArray::new();
 
 /// What the agent should know, or find out. Written by packets.
 #[btf_map]

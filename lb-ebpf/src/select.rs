@@ -28,7 +28,7 @@ use crate::{
     family::Family,
     firewall, guard,
     maps::{BACKENDS, CONFIG, ROUTES, SERVICES, TABLES, TrieKey},
-    parse::{Packet, TCP},
+    parse::{Packet, TCP, UDP},
     refuse,
     service::{self, Found},
     verdict::{Action, Verdict},
@@ -70,7 +70,10 @@ pub(crate) fn select<F: Family>(
 ) -> Result<Chosen, Verdict> {
     let at = position(env, packet, found);
     let now = env.now();
-    let known = affinity::find(&at, now);
+    let known = match packet.proto {
+        UDP if found.untracked() => Known::Nothing,
+        _ => affinity::find(&at, now),
+    };
     env.note(|record| {
         (record.service, record.now) = (found.id, now);
         record.entry = known.slot().map_or(0, |entry| entry.flow.0);
@@ -92,18 +95,22 @@ pub(crate) fn select<F: Family>(
     new_flow(env, packet, found, &at, known, now)
 }
 
-/// Where a packet's flow belongs in the affinity table; where all flows of a
-/// client stay together, they are one.
+/// Where a packet's flow belongs in the affinity table.
 #[inline(always)]
 pub(crate) fn position<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> Position {
+    affinity::position(env.config, flow_key(env, packet, found))
+}
+
+/// Key of a packet's flow; where all flows of a client stay together, they are one.
+#[inline(always)]
+pub(crate) fn flow_key<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> u64 {
     let ports = if found.by_client() { 0 } else { packet.ports };
     let source = F::words(packet.source);
-    let key = if F::EXACT && found.one_port() {
+    if F::EXACT && found.one_port() {
         hash::flow_key_v4(source[0] as u32, ports as u16, found.id)
     } else {
         hash::flow_key_hashed(source, ports, found.service.salt, env.config.place_seed)
-    };
-    affinity::position(env.config, key)
+    }
 }
 
 /// The TCP flags that an entry of this service takes notice of: a client does
@@ -187,7 +194,8 @@ fn new_flow<F: Family>(
         });
     };
     let slot = known.slot();
-    let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags);
+    let untracked = packet.proto == UDP && found.untracked();
+    let tracked = (!opens || choice.disagree) && !tcp::closes(packet.tcp_flags) && !untracked;
     if env.explains {
         let records = slot.is_some() || tracked;
         env.note(|record| record.steps |= if records { steps::RECORDS } else { 0 });

@@ -34,6 +34,12 @@ impl Found {
         self.service.group != 0
     }
 
+    /// Whether the affinity table has nothing of its flows.
+    #[inline(always)]
+    pub(crate) fn untracked(&self) -> bool {
+        self.service.flags & flags::UNTRACKED != 0
+    }
+
     /// Whether all flows of a client stay together.
     #[inline(always)]
     pub(crate) fn by_client(&self) -> bool {

@@ -7,5 +7,6 @@ pub mod ha;
 pub mod log;
 pub mod metrics;
 pub mod probe;
+pub mod quic;
 pub mod store;
 pub mod thread;

@@ -332,6 +332,12 @@ pub struct Stats {
     /// theirs serves no more.
     #[serde(default)]
     pub moved: u64,
+    /// Packets of QUIC services sent where their connection ID says.
+    #[serde(default)]
+    pub quic_routed: u64,
+    /// Those whose connection ID names no server that may take them.
+    #[serde(default)]
+    pub quic_unrouted: u64,
 }
 
 /// Counters of a service or backend.

@@ -9,6 +9,7 @@ pub mod maglev;
 pub mod model;
 pub mod nexthop;
 pub mod plan;
+pub mod quic;
 pub mod quota;
 pub mod replica;
 pub mod route;

@@ -15,6 +15,7 @@ pub mod load;
 pub mod mmap;
 pub mod pins;
 pub mod probe;
+pub mod quic;
 pub mod read;
 pub mod rings;
 pub mod routes;

@@ -28,6 +28,7 @@ use super::{
     setup::{self, Setup},
     shared,
     subject::{Action, Subject},
+    untracked::untracked,
 };
 
 /// Marks by bucket.
@@ -325,4 +326,22 @@ fn hashed_keys_are_the_same_on_nodes_that_number_services_otherwise() -> Result<
     assert_eq!(keys.len(), 8);
     assert_eq!(keys, other_keys);
     Ok(())
+}
+
+#[test]
+fn nothing_is_marked_of_who_does_without_affinity() -> Result<()> {
+    Subject::with(&untracked(&[1, 2, 3]), |subject| {
+        // Tables that disagree about some flows.
+        subject.reload(&untracked(&[1, 3, 4]));
+        subject.join_group();
+        for case in Case::all().into_iter().filter(|case| case.protocol == Protocol::Udp) {
+            for number in 0..40 {
+                let request = case.request_from(client_number(case.v4, number), PORT);
+                for _ in 0..3 {
+                    assert_eq!(subject.marks_of(&request), none(), "{}", case.name());
+                }
+            }
+        }
+        assert_eq!(subject.all_flows(), []);
+    })
 }

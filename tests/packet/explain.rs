@@ -16,6 +16,7 @@ use super::{
     route::routed,
     setup::Setup,
     subject::{Action, Subject},
+    untracked::untracked,
 };
 
 /// Frames of every kind that the packet path has a way for.
@@ -124,6 +125,11 @@ fn what_is_explained_is_what_happens_after_a_change() -> Result<()> {
 #[test]
 fn what_is_explained_is_what_happens_to_clients() -> Result<()> {
     agree(&with_line(&[1, 2, 3], "affinity = \"client\""), None)
+}
+
+#[test]
+fn what_is_explained_is_what_happens_without_affinity() -> Result<()> {
+    agree(&untracked(&[1, 2, 3]), Some(&untracked(&[1, 3, 4])))
 }
 
 #[test]

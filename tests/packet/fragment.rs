@@ -15,7 +15,7 @@ use super::{
 const PIECE: usize = 48;
 
 /// A frame in fragments, in order; `identification` tells datagrams apart.
-fn pieces(whole: &Frame, identification: u16) -> Vec<Frame> {
+pub(super) fn pieces(whole: &Frame, identification: u16) -> Vec<Frame> {
     let packet = whole.packet.bytes();
     let body = &packet[whole.packet.header_length()..];
     let proto = match whole.packet.body {

@@ -57,6 +57,8 @@ pub(crate) struct Backend {
     pub(crate) port: Option<u16>,
     pub(crate) weight: u16,
     pub(crate) group: Option<&'static str>,
+    /// `server_ids`, if any.
+    pub(crate) server_ids: Vec<String>,
 }
 
 impl Setup {
@@ -131,7 +133,8 @@ impl Service {
 
     /// Adds a backend of weight 100.
     pub(crate) fn to(mut self, address: IpAddr, port: Option<u16>) -> Self {
-        self.backends.push(Backend { address, port, weight: 100, group: None });
+        let (group, server_ids) = (None, Vec::new());
+        self.backends.push(Backend { address, port, weight: 100, group, server_ids });
         self
     }
 }
@@ -167,7 +170,7 @@ impl Service {
         }
         f.write_str(lines)?;
         for (number, backend) in backends.iter().enumerate() {
-            let Backend { address, port, weight, group } = backend;
+            let Backend { address, port, weight, group, server_ids } = backend;
             writeln!(f, "\n[[service.backend]]\nname = \"b{number}\"\naddress = \"{address}\"")?;
             writeln!(f, "weight = {weight}")?;
             if let Some(group) = group {
@@ -175,6 +178,9 @@ impl Service {
             }
             if let Some(port) = port {
                 writeln!(f, "port = {port}")?;
+            }
+            if !server_ids.is_empty() {
+                writeln!(f, "server_ids = {server_ids:?}")?;
             }
         }
         f.write_char('\n')

@@ -67,7 +67,7 @@ impl Way {
         format!("{mode}, {protocol} in {} in {}", family(v4), family(outer_v4))
     }
 
-    fn request_from(self, client: IpAddr, port: u16) -> Frame {
+    pub(super) fn request_from(self, client: IpAddr, port: u16) -> Frame {
         let body = match self.protocol {
             Protocol::Tcp => Tcp::body(port, self.port(), ACK),
             Protocol::Udp => Udp::body(port, self.port()),

@@ -32,6 +32,7 @@ use super::{
     admin::{self, ListenError, Peer, Refused},
     ha, metrics,
     probe::{self, Prober},
+    quic,
     store::{Store, StoreError},
     thread::Thread,
 };
@@ -76,6 +77,9 @@ pub enum Error {
     /// See [`CapacityError`].
     #[error("the configuration does not fit the data plane")]
     Capacity(#[from] CapacityError),
+    /// See [`quic::KeyError`].
+    #[error(transparent)]
+    QuicKey(#[from] quic::KeyError),
     /// A map could not be read or written.
     #[error("cannot read or write the data plane's maps")]
     Maps(#[source] io::Error),
@@ -113,6 +117,7 @@ impl Error {
     fn is_operators(&self) -> bool {
         match self {
             Self::Capacity(_)
+            | Self::QuicKey(_)
             | Self::Fixed(_)
             | Self::Started(_)
             | Self::Link(link::Error::NoSuchName(_)) => true,
@@ -128,6 +133,7 @@ impl Error {
             Self::Admin(error) => error.hint(),
             Self::Ha(error) => error.hint(),
             Self::Metrics(error) => error.hint(),
+            Self::QuicKey(error) => Some(error.hint()),
             Self::Edits(_) => {
                 Some("put the file right, or start once with `lb agent --discard-edits`".to_owned())
             }

@@ -126,6 +126,9 @@ struct Settings {
     /// Group it belongs to, for `split` and `route` of the service
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+    /// IDs by which QUIC connection IDs name it, in hexadecimal digits
+    #[arg(long, value_name = "HEX", value_delimiter = ',')]
+    server_ids: Option<Vec<String>>,
 }
 
 impl Settings {
@@ -133,6 +136,7 @@ impl Settings {
         set(table, "weight", self.weight);
         set(table, "zone", self.zone);
         set(table, "group", self.group);
+        set(table, "server_ids", self.server_ids);
     }
 }
 

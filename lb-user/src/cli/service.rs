@@ -89,8 +89,8 @@ struct Settings {
     /// answer clients (or probes), how many flows they have
     #[arg(long, value_parser = ["static", "latency", "least-flows"])]
     policy: Option<String>,
-    /// What stays with its backend: each flow, or all of a client
-    #[arg(long, value_parser = ["flow", "client"])]
+    /// What stays with its backend: each flow, all of a client, or nothing (UDP)
+    #[arg(long, value_parser = ["flow", "client", "none"])]
     affinity: Option<String>,
     /// How long an idle flow keeps its backend
     #[arg(long, value_name = "DURATION")]

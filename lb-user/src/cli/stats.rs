@@ -98,6 +98,8 @@ impl Counters {
             unrecorded: gained(self.unrecorded, earlier.unrecorded),
             reset: gained(self.reset, earlier.reset),
             moved: gained(self.moved, earlier.moved),
+            quic_routed: gained(self.quic_routed, earlier.quic_routed),
+            quic_unrouted: gained(self.quic_unrouted, earlier.quic_unrouted),
         }
     }
 }
@@ -165,6 +167,13 @@ fn others(counters: &Counters, heading: &'static str, number: impl Fn(u64) -> St
     table.row([Cell::new("unrecorded flows"), Cell::new(number(counters.unrecorded))]);
     table.row([Cell::new("reset flows"), Cell::new(number(counters.reset))]);
     table.row([Cell::new("moved flows"), Cell::new(number(counters.moved))]);
+    for (what, packets) in
+        [("QUIC by ID", counters.quic_routed), ("QUIC without", counters.quic_unrouted)]
+    {
+        if packets > 0 {
+            table.row([Cell::new(what), Cell::new(number(packets))]);
+        }
+    }
     table
 }
 

@@ -7,6 +7,7 @@
 mod backend;
 mod between;
 mod ha;
+mod quic;
 mod service;
 
 use std::{collections::HashMap, hash::Hash};

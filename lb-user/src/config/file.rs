@@ -29,7 +29,7 @@ use super::{
 };
 use crate::core::model::XdpMode;
 pub use ha::{Group, GroupAddress, Ha, KEY_FILE};
-pub use service::{AFFINITY_TIMEOUT, Backend, Route, Service, WEIGHT};
+pub use service::{AFFINITY_TIMEOUT, Backend, Quic, Route, Service, WEIGHT};
 
 /// Default of `node.flows`.
 pub const FLOWS: u32 = 1_000_000;

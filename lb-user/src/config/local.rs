@@ -13,7 +13,7 @@ use crate::core::model::{
     health::{Http, Probe, Tls},
 };
 
-/// A file without which backends cannot be probed, or nodes be a pair.
+/// A file without which backends cannot be probed or found, or nodes be a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalFile {
     /// What names it.
@@ -39,6 +39,15 @@ pub fn files(model: &Model) -> Vec<LocalFile> {
         let key = format!("service `{}`: `{key}`", service.name);
         Some(LocalFile { key, path: path.into(), program, purpose: "probe these backends" })
     });
+    let quic = model.services.iter().flat_map(|service| {
+        let keyed = service.quic.iter().filter_map(|quic| quic.key_file.as_ref());
+        keyed.map(|path| LocalFile {
+            key: format!("service `{}`: `quic.key_file`", service.name),
+            path: path.clone(),
+            program: false,
+            purpose: "read its connection IDs",
+        })
+    });
     let of_pair = model.ha.iter().map(|ha| LocalFile {
         key: "`ha.key_file`".to_owned(),
         path: ha.key_file.clone(),
@@ -53,7 +62,7 @@ pub fn files(model: &Model) -> Vec<LocalFile> {
             purpose: "take over from a silent peer",
         })
     });
-    files.chain(of_pair).chain(fence).collect()
+    files.chain(quic).chain(of_pair).chain(fence).collect()
 }
 
 impl LocalFile {

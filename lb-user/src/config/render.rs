@@ -12,6 +12,7 @@ use crate::{
     core::model::{
         Affinity, Backend, Firewall, Mode, NewFlows, OnDown, OnEmpty, Policy, Protocol, Service,
         health::{Dns, Health, Http, Probe, Tls, Udp},
+        quic::QuicConfig,
     },
 };
 
@@ -30,6 +31,7 @@ pub fn service(service: &Service) -> Table {
         routes,
         allow_sources,
         max_flows,
+        quic,
         ..
     } = service;
     let mut table = table([
@@ -57,6 +59,10 @@ pub fn service(service: &Service) -> Table {
         };
         table.insert("route".to_owned(), routes.iter().map(route).collect());
     }
+    if !quic.is_empty() {
+        let quic = quic.iter().map(|config| Value::Object(self::quic(config)));
+        table.insert("quic".to_owned(), quic.collect());
+    }
     let backends = service.backends.iter().map(|backend| Value::Object(self::backend(backend)));
     table.insert("backend".to_owned(), backends.collect());
     table
@@ -65,7 +71,8 @@ pub fn service(service: &Service) -> Table {
 /// Every key of `[[service.backend]]` in force, likewise.
 #[must_use]
 pub fn backend(backend: &Backend) -> Table {
-    let Backend { name, address, port, weight, zone, group, backup } = backend;
+    let Backend { name, address, port, weight, zone, group, backup, server_ids } = backend;
+    let ids = || server_ids.iter().map(ToString::to_string).collect();
     table([
         ("name", Some(json!(name))),
         ("address", Some(json!(address))),
@@ -74,6 +81,17 @@ pub fn backend(backend: &Backend) -> Table {
         ("zone", zone.as_ref().map(|zone| json!(zone))),
         ("group", group.as_ref().map(|group| json!(group))),
         ("backup", Some(json!(backup))),
+        ("server_ids", (!server_ids.is_empty()).then(ids)),
+    ])
+}
+
+fn quic(quic: &QuicConfig) -> Table {
+    let QuicConfig { id, server_id_length, nonce_length, key_file } = quic;
+    table([
+        ("id", Some(json!(id))),
+        ("server_id_length", Some(json!(server_id_length))),
+        ("nonce_length", Some(json!(nonce_length))),
+        ("key_file", key_file.as_ref().map(|file| json!(file))),
     ])
 }
 
@@ -178,12 +196,13 @@ pub fn policy(policy: Policy) -> &'static str {
     }
 }
 
-/// "flow" or "client".
+/// "flow", "client" or "none".
 #[must_use]
 pub fn affinity(affinity: Affinity) -> &'static str {
     match affinity {
         Affinity::Flow => "flow",
         Affinity::Client => "client",
+        Affinity::None => "none",
     }
 }
 

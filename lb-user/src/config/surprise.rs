@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::core::model::{
-    Admin, Firewall, Model, OnDown, OnEmpty, Protocol, Service,
+    Admin, Backend, Firewall, Model, OnDown, OnEmpty, Protocol, Service,
     health::{Http, Probe, Tls, Udp},
 };
 
@@ -28,6 +28,7 @@ pub fn surprises(model: &Model) -> Vec<String> {
         surprises.extend(silence_is_success(service));
         surprises.extend(outside_the_split(service));
         surprises.extend(unchecked(service));
+        surprises.extend(unnamed(service));
         surprises.extend(replies_denied(service, &model.firewall));
         surprises.extend(model.ha.iter().filter_map(|ha| pair::served_by_both(service, ha)));
     }
@@ -111,6 +112,24 @@ fn unchecked(service: &Service) -> Option<String> {
     };
     let name = &service.name;
     Some(format!("service `{name}`: `health.verify` is false: `health.ca_file` is not used"))
+}
+
+/// What a server without an ID issues is routed by addresses and ports alone.
+fn unnamed(service: &Service) -> impl Iterator<Item = String> + '_ {
+    let pairs = service.quic.iter().flat_map(|quic| {
+        let lacks = |backend: &&Backend| {
+            backend.server_ids.iter().all(|id| id.length() != quic.server_id_length)
+        };
+        service.backends.iter().filter(lacks).map(move |backend| (quic, backend))
+    });
+    pairs.map(|(quic, backend)| {
+        let (service, backend) = (&service.name, &backend.name);
+        let (id, length) = (quic.id, quic.server_id_length);
+        format!(
+            "service `{service}`: backend `{backend}` has no ID of {length} octets in \
+             `server_ids`: connection IDs of configuration {id} never name it"
+        )
+    })
 }
 
 /// Packets from a denied source are dropped, a backend's replies as well.
@@ -257,6 +276,26 @@ mod tests {
         assert_eq!(udp("dsr", ""), [told]);
         assert_eq!(udp("dsr", ", expect = \"hi\""), [""; 0]);
         assert_eq!(udp("nat", ""), [""; 0]);
+    }
+
+    #[test]
+    fn servers_that_no_connection_id_names_are_told() {
+        let quic = |ids: &str| {
+            surprises_of(&format!(
+                "{SERVICE}protocol = \"udp\"\n{BACKEND}server_ids = [{ids}]\n\
+                 [[service.quic]]\nid = 0\nserver_id_length = 2\nnonce_length = 5\n\
+                 [[service.quic]]\nid = 3\nserver_id_length = 1\nnonce_length = 5\n"
+            ))
+        };
+        let told = |length: u8, id: u8| {
+            format!(
+                "service `web`: backend `b` has no ID of {length} octets in `server_ids`: \
+                 connection IDs of configuration {id} never name it"
+            )
+        };
+        assert_eq!(quic(""), [told(2, 0), told(1, 3)]);
+        assert_eq!(quic("\"0a\""), [told(2, 0)]);
+        assert_eq!(quic("\"0a\", \"0b0c\""), [""; 0]);
     }
 
     #[test]

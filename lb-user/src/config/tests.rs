@@ -203,7 +203,7 @@ fn single_values_are_held_to_their_rules() {
         ),
         (
             node("xdp_mode = \"offload\""),
-            "xdp_mode: \"offload\": must be \"auto\" or \"native\" or \"generic\"",
+            "xdp_mode: \"offload\": must be \"auto\", \"native\" or \"generic\"",
         ),
         (
             node("flows = \"1000\""),

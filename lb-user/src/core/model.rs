@@ -6,6 +6,7 @@
 pub mod ha;
 pub mod health;
 mod programs;
+pub mod quic;
 #[cfg(test)]
 pub(crate) mod sample;
 
@@ -23,6 +24,7 @@ use lb_common::{flow::Timeouts, tunnel};
 use self::{
     ha::Ha,
     health::{Health, Probe},
+    quic::{QuicConfig, ServerId},
 };
 
 /// A whole configuration.
@@ -217,6 +219,8 @@ pub struct Service {
     pub allow_sources: Vec<IpNet>,
     /// With as many flows it takes no new ones; 0: it takes any number.
     pub max_flows: u32,
+    /// Configurations of connection IDs, ids unique; UDP only.
+    pub quic: Vec<QuicConfig>,
     /// Backends, names and addresses with ports unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -280,6 +284,8 @@ pub enum Affinity {
     Flow,
     /// All flows of a source address.
     Client,
+    /// Nothing: every datagram goes by the lookup table.
+    None,
 }
 
 /// What weights follow, besides configuration, health and slow start.
@@ -337,4 +343,7 @@ pub struct Backend {
     pub group: Option<String>,
     /// Serves only while no other backend can.
     pub backup: bool,
+    /// IDs by which connection IDs name it, unique within the service, each as long as
+    /// a configuration says.
+    pub server_ids: Vec<ServerId>,
 }

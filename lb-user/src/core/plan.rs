@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod identity;
 pub mod ids;
 pub mod movement;
+pub mod quic;
 pub mod reweigh;
 pub mod routes;
 pub mod tables;
@@ -22,6 +23,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -38,12 +40,14 @@ use lb_common::{
 };
 
 use self::{
+    compile::Referred,
     identity::{BackendIdentity, ServiceIdentity, mode_of},
     tables::Places,
 };
 use crate::core::{
-    model::{Mode, Model},
+    model::{Mode, Model, quic::Keys},
     nexthop::{Network, NextHop},
+    quic::QuicSet,
     route::Routes,
     weight::Standings,
 };
@@ -54,6 +58,8 @@ pub type BackendId = u16;
 pub type ServiceId = u16;
 /// Number of a set of routes in `ROUTES`; 0 is none.
 pub type RouteSet = u16;
+/// Number of a set in `QUIC_CONFIGS` and `QUIC_SERVERS`; 0 is none.
+pub type QuicSetId = u16;
 
 /// What the maps hold, as far as a plan depends on it.
 #[derive(Clone, Debug)]
@@ -72,6 +78,8 @@ pub struct Snapshot {
     pub resting: Vec<TableRef>,
     /// Sets in `ROUTES`.
     pub routes: BTreeMap<RouteSet, Arc<Routes>>,
+    /// Sets in `QUIC_CONFIGS` and `QUIC_SERVERS`.
+    pub quic: BTreeMap<QuicSetId, Arc<QuicSet>>,
 }
 
 impl Snapshot {
@@ -116,6 +124,8 @@ pub struct Host {
     /// Frames may be longer than they were on the wire: in generic mode the kernel
     /// merges them first. What is too long for a way cannot be told then.
     pub merges: bool,
+    /// Keys of QUIC configurations.
+    pub quic_keys: Keys,
 }
 
 /// Everything that is switched at once.
@@ -152,6 +162,10 @@ pub enum Operation {
     RemoveRoutes(RouteSet),
     /// Writes a set of routes under a number nothing refers to.
     WriteRoutes(RouteSet, Arc<Routes>),
+    /// Removes a set of QUIC configurations nothing refers to.
+    RemoveQuic(QuicSetId),
+    /// Writes a set of QUIC configurations under a number nothing refers to.
+    WriteQuic(QuicSetId, Arc<QuicSet>),
     /// Writes a table at lines nothing refers to.
     WriteTable(u32, Vec<BackendId>),
     /// Gives a service of the active bank other tables, in place.
@@ -249,6 +263,19 @@ pub enum CapacityError {
         max = TableRef::MAX_ROUTES
     )]
     RouteSets(String),
+    /// See [`limits::QUIC_SETS`].
+    #[error(
+        "no number is left for the QUIC configurations of service `{0}`, expected at most {max} \
+         services with such, old and new together",
+        max = limits::QUIC_SETS - 1
+    )]
+    QuicSets(String),
+    /// The key is not known.
+    #[error("the key in `{}` has not been read", .0.display())]
+    QuicKey(PathBuf),
+    /// See [`limits::SERVER_IDS`].
+    #[error("{0} server IDs, old and new together, expected at most {max}", max = limits::SERVER_IDS)]
+    ServerIds(usize),
     /// See [`tables::MOST_GROUPS`].
     #[error("service `{0}` routes to {1} groups, expected at most {max}", max = tables::MOST_GROUPS)]
     Groups(String, usize),
@@ -280,16 +307,10 @@ pub fn plan(
     let (begin, end): (Vec<_>, Vec<_>) = shares.into_iter().partition(|&(_, share)| share != 0);
     let mut arena = tables::arena(snapshot);
     let routes = routes::assign(model, &ids, snapshot)?;
+    let quic = quic::assign(model, &ids, &host.quic_keys, snapshot)?;
     let built = tables::build(model, standings, &ids, &routes.sets, snapshot, &mut arena)?;
-    let bank = compile::bank(
-        model,
-        network,
-        snapshot,
-        host,
-        &ids,
-        &wanted,
-        (&built.places, &routes.sources),
-    )?;
+    let referred = Referred { tables: &built.places, sources: &routes.sources, quic: &quic.sets };
+    let bank = compile::bank(model, network, snapshot, host, &ids, &wanted, &referred)?;
     let index = bank.index;
     let deny: BTreeSet<IpNet> = model.firewall.deny_sources.iter().copied().collect();
     let retired = snapshot.in_use().map(|(id, _)| id).filter(|id| !wanted.contains_key(id));
@@ -297,6 +318,7 @@ pub fn plan(
 
     let Plan { mut operations, mut unattached } = follow(network, &snapshot.backends, host);
     operations.extend(routes.removals);
+    operations.extend(quic.removals);
     if !ids.reused.is_empty() {
         operations.push(Operation::Scrub(ids.reused.clone()));
     }
@@ -308,6 +330,7 @@ pub fn plan(
     operations.extend(rising.into_iter().map(|id| Operation::SetServing(id, true)));
     operations.extend(begin.into_iter().map(|(id, share)| Operation::Share(id, share)));
     operations.extend(routes.writes);
+    operations.extend(quic.writes);
     operations.extend(built.writes);
     operations.push(Operation::WriteBank(Box::new(bank)));
     operations.extend(deny.difference(&snapshot.denied).copied().map(Operation::Deny));

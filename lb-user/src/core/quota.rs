@@ -70,7 +70,12 @@ mod tests {
             service
         });
         let model = model(services.to_vec());
-        let host = Host { attached: [].into(), ephemeral: 1..=2, merges: false };
+        let host = Host {
+            attached: [].into(),
+            ephemeral: 1..=2,
+            merges: false,
+            quic_keys: Default::default(),
+        };
         assert!(usage(&model, &tables.snapshot().unwrap(), &[9; 9]).is_empty());
         let snapshot = tables.snapshot().unwrap();
         let (standings, network) = (Standings::default(), Network::default());

@@ -20,7 +20,8 @@ use super::{
     tables::{KernelMaps, Tables},
 };
 use crate::core::{
-    plan::{BackendId, RouteSet},
+    plan::{BackendId, QuicSetId, RouteSet},
+    quic::QuicSet,
     route::Routes,
 };
 
@@ -55,6 +56,7 @@ pub fn tables(buckets: u32) -> io::Result<Tables> {
 struct FakeKernel {
     denied: BTreeSet<IpNet>,
     routes: BTreeMap<RouteSet, Arc<Routes>>,
+    quic: BTreeMap<QuicSetId, Arc<QuicSet>>,
 }
 
 impl KernelMaps for FakeKernel {
@@ -84,6 +86,20 @@ impl KernelMaps for FakeKernel {
 
     fn routes(&self) -> BTreeMap<RouteSet, Arc<Routes>> {
         self.routes.clone()
+    }
+
+    fn write_quic(&mut self, number: QuicSetId, set: &Arc<QuicSet>) -> io::Result<()> {
+        self.quic.insert(number, Arc::clone(set));
+        Ok(())
+    }
+
+    fn remove_quic(&mut self, number: QuicSetId) -> io::Result<()> {
+        self.quic.remove(&number);
+        Ok(())
+    }
+
+    fn quic(&self) -> BTreeMap<QuicSetId, Arc<QuicSet>> {
+        self.quic.clone()
     }
 
     fn stats(&self, _id: BackendId) -> io::Result<BackendStats> {

@@ -11,9 +11,10 @@ use aya::maps::{LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie:
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{addr, stats::BackendStats};
 
-use super::{routes::RouteMap, tables::KernelMaps};
+use super::{quic::QuicMaps, routes::RouteMap, tables::KernelMaps};
 use crate::core::{
-    plan::{BackendId, RouteSet},
+    plan::{BackendId, QuicSetId, RouteSet},
+    quic::QuicSet,
     route::Routes,
 };
 
@@ -25,6 +26,8 @@ pub struct Kernel {
     pub deny_v6: LpmTrie<MapData, [u8; 16], u32>,
     /// `ROUTES`.
     pub routes: RouteMap,
+    /// `QUIC_CONFIGS` and `QUIC_SERVERS`.
+    pub quic: QuicMaps,
     /// `BACKEND_STATS`.
     pub stats: PerCpuArray<MapData, BackendStats>,
     /// `COUNTERS`.
@@ -67,6 +70,18 @@ impl KernelMaps for Kernel {
 
     fn routes(&self) -> BTreeMap<RouteSet, Arc<Routes>> {
         self.routes.sets()
+    }
+
+    fn write_quic(&mut self, number: QuicSetId, set: &Arc<QuicSet>) -> io::Result<()> {
+        self.quic.write(number, set)
+    }
+
+    fn remove_quic(&mut self, number: QuicSetId) -> io::Result<()> {
+        self.quic.remove(number)
+    }
+
+    fn quic(&self) -> BTreeMap<QuicSetId, Arc<QuicSet>> {
+        self.quic.sets()
     }
 
     fn stats(&self, id: BackendId) -> io::Result<BackendStats> {

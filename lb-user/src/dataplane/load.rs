@@ -10,7 +10,10 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{DevMapHash, LpmTrie, Map, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
+    maps::{
+        Array, DevMapHash, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, ProgramArray,
+        RingBuf,
+    },
     pin::PinError as AyaPinError,
     programs::{ProgramError, Xdp},
 };
@@ -25,6 +28,7 @@ use super::{
     mmap::Mapped,
     pins::{PinDir, PinError},
     probe::Probing,
+    quic::QuicMaps,
     routes::RouteMap,
     tables::Tables,
 };
@@ -171,13 +175,8 @@ impl DataPlane {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|error| LoadError::Program(name, error))?;
         }
-        let fragments = program(&mut ebpf, maps::FRAGMENT_PROGRAM)?.fd();
-        let fragments = fragments.and_then(|fd| Ok(fd.try_clone()?));
-        let fragments =
-            fragments.map_err(|error| LoadError::Program(maps::FRAGMENT_PROGRAM, error))?;
-        let mut path = typed(&mut ebpf, maps::FRAGMENT_PATH, ProgramArray::try_from)?;
-        path.set(0, &fragments, 0)
-            .map_err(|error| LoadError::Map(maps::FRAGMENT_PATH, io::Error::other(error)))?;
+        lead_to(&mut ebpf, maps::FRAGMENT_PATH, maps::FRAGMENT_PROGRAM)?;
+        lead_to(&mut ebpf, maps::QUIC_PATH, maps::QUIC_PROGRAM)?;
         let probing = Probing::load(&mut ebpf);
         let tables = tables(&mut ebpf)?;
         initialise(&tables.config, options)?;
@@ -330,6 +329,14 @@ fn random() -> io::Result<[u64; 4]> {
     if got == size_of_val(&words) as isize { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has the calls by way of a map go to a program.
+fn lead_to(ebpf: &mut Ebpf, path: &'static str, to: &'static str) -> Result<(), LoadError> {
+    let fd = program(ebpf, to)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let fd = fd.map_err(|error| LoadError::Program(to, error))?;
+    let mut path_map = typed(ebpf, path, ProgramArray::try_from)?;
+    path_map.set(0, &fd, 0).map_err(|error| LoadError::Map(path, io::Error::other(error)))
+}
+
 pub(super) fn program<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
@@ -363,6 +370,11 @@ fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
             deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,
             routes: RouteMap::read(typed(ebpf, maps::ROUTES, LpmTrie::try_from)?)
                 .map_err(|error| LoadError::Map(maps::ROUTES, error))?,
+            quic: QuicMaps::read(
+                typed(ebpf, maps::QUIC_CONFIGS, Array::try_from)?,
+                typed(ebpf, maps::QUIC_SERVERS, HashMap::try_from)?,
+            )
+            .map_err(|error| LoadError::Map(maps::QUIC_SERVERS, error))?,
             stats: typed(ebpf, maps::BACKEND_STATS, PerCpuArray::try_from)?,
             counters: typed(ebpf, maps::COUNTERS, PerCpuArray::try_from)?,
         }),

@@ -22,13 +22,15 @@ impl Tables {
     /// The kernel's answer, for the maps that take a system call.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
         let (denied, routes) = (self.kernel.denied()?, self.kernel.routes());
-        let mut snapshot = Snapshot { denied, routes, ..self.outline() };
+        let quic = self.kernel.quic();
+        let mut snapshot = Snapshot { denied, routes, quic, ..self.outline() };
         snapshot.tables =
             tables::in_use(&snapshot).map(|table| (table.first(), self.table(table))).collect();
         Ok(snapshot)
     }
 
-    /// A snapshot without the content of tables, the denied prefixes and the routes.
+    /// A snapshot without the content of tables, the denied prefixes, routes and QUIC
+    /// configurations.
     #[must_use]
     pub fn outline(&self) -> Snapshot {
         let config = self.config.read(0);
@@ -40,6 +42,7 @@ impl Tables {
             denied: BTreeSet::new(),
             resting: Vec::new(),
             routes: BTreeMap::new(),
+            quic: BTreeMap::new(),
         }
     }
 

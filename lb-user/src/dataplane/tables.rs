@@ -22,7 +22,10 @@ use lb_common::{
 use super::mmap::Mapped;
 use crate::core::{
     nexthop::NextHop,
-    plan::{BackendId, Bank, Operation, RouteSet, ServiceId, backends::macs, tables::Places},
+    plan::{
+        BackendId, Bank, Operation, QuicSetId, RouteSet, ServiceId, backends::macs, tables::Places,
+    },
+    quic::QuicSet,
     route::Routes,
 };
 
@@ -60,6 +63,21 @@ pub trait KernelMaps: Send {
 
     /// All sets of routes, those written in part included.
     fn routes(&self) -> BTreeMap<RouteSet, Arc<Routes>>;
+
+    /// Writes a set of QUIC configurations under a number that has none.
+    ///
+    /// # Errors
+    /// The kernel's answer; part of the set may be there then.
+    fn write_quic(&mut self, number: QuicSetId, set: &Arc<QuicSet>) -> io::Result<()>;
+
+    /// Removes a set of QUIC configurations, or what there is of it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn remove_quic(&mut self, number: QuicSetId) -> io::Result<()>;
+
+    /// All sets of QUIC configurations, those written in part included.
+    fn quic(&self) -> BTreeMap<QuicSetId, Arc<QuicSet>>;
 
     /// Counters of a backend, of all CPUs together.
     ///
@@ -151,6 +169,8 @@ impl Tables {
             Operation::Share(id, salt) => self.share(*id, *salt),
             Operation::RemoveRoutes(set) => return self.kernel.remove_routes(*set),
             Operation::WriteRoutes(set, routes) => return self.kernel.write_routes(*set, routes),
+            Operation::RemoveQuic(number) => return self.kernel.remove_quic(*number),
+            Operation::WriteQuic(number, set) => return self.kernel.write_quic(*number, set),
             Operation::WriteTable(first, slots) => self.write_table(*first, slots),
             Operation::SwitchTables(id, places) => self.switch_tables(*id, places),
             Operation::Number(number) => self.number(*number),
@@ -320,6 +340,8 @@ mod failure;
 mod groups;
 #[cfg(test)]
 mod ids;
+#[cfg(test)]
+mod quic;
 #[cfg(test)]
 mod retire;
 #[cfg(test)]

@@ -382,6 +382,6 @@ impl From<Error> for Refused {
         } else {
             StatusCode::INTERNAL_SERVER_ERROR
         };
-        Self::new(status, chain(&error))
+        Self::new(status, chain(&error)).hint_if(error.hint())
     }
 }

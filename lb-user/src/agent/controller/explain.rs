@@ -14,7 +14,7 @@ use crate::{
     agent::admin::Refused,
     api::{self, Step},
     core::{
-        model::{Backend, Protocol, Service},
+        model::{Affinity, Backend, Protocol, Service},
         plan::{
             BackendId, ServiceId,
             identity::{BackendIdentity, ServiceIdentity},
@@ -65,8 +65,8 @@ impl State {
         }
         let unseen = [Counter::NotActive, Counter::SourceNotAllowed, Counter::SourceRate];
         let looked_up = !unseen.map(|why| Verdict::Drop(Some(why))).contains(&trace.verdict);
-        if service.is_some() && looked_up && !trace.reply {
-            step("affinity", self.affinity(trace));
+        if let Some(service) = service.filter(|_| looked_up && !trace.reply) {
+            step("affinity", self.affinity(service, trace));
         }
         if let (Some(service), Some(lookup)) = (service, &trace.lookup)
             && lookup.table.routes() != 0
@@ -89,7 +89,10 @@ impl State {
         api::Explanation { steps, verdict: verdict.to_owned(), reason }
     }
 
-    fn affinity(&self, trace: &Trace) -> String {
+    fn affinity(&self, service: &Service, trace: &Trace) -> String {
+        if service.affinity == Affinity::None {
+            return "none: every datagram goes by the table".to_owned();
+        }
         let recorded = if trace.recorded { ", would be recorded" } else { "" };
         match trace.entry {
             None => format!("unknown flow{recorded}"),

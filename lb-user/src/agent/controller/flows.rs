@@ -113,7 +113,7 @@ impl Flows {
         } else {
             (None, 0)
         };
-        let has_port = client.is_some() && named.affinity == Affinity::Flow;
+        let has_port = client.is_some() && named.affinity != Affinity::Client;
         let idle = i32::from(named.timeouts.of(value.state())) - i32::from(value.left(self.now));
         Some(api::Flow {
             service: named.service.clone(),

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Error, source::Source, state::State};
 use crate::{
-    agent::admin::Refused,
+    agent::{admin::Refused, quic},
     api::{self, Table},
     config::render,
     core::{
@@ -58,6 +58,7 @@ impl Prospect {
         let model = origin.model()?;
         let admin = |service: &str, backend: &str| origin.edits.admin(service, backend);
         self.fleet.configure(&model, &admin, self.now);
+        self.host.quic_keys = quic::read(&model, &self.host.quic_keys).map_err(Error::from)?;
         let plan = |snapshot: &Snapshot| {
             plan::plan(&model, self.fleet.standings(), &self.network, snapshot, &self.host)
         };

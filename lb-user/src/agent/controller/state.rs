@@ -36,7 +36,7 @@ use crate::{
     },
     core::{
         fleet::Fleet,
-        model::{Mode, Model, Node},
+        model::{Mode, Model, Node, quic::Keys},
         nexthop::Network,
         plan::{self, Host, ServiceId, identity::ServiceIdentity},
         replica::Version,
@@ -106,6 +106,8 @@ pub(super) struct State {
     pub(super) origin: Origin,
     pub(super) source: Source,
     pub(super) store: Store,
+    /// Keys of the QUIC configurations in force.
+    pub(super) quic_keys: Keys,
     /// What the store has, or is to have.
     pub(super) kept: Kept,
     /// It does not have it yet.
@@ -194,6 +196,7 @@ impl State {
             source,
             store,
             kept,
+            quic_keys: Keys::new(),
             unsaved: false,
             untaken: None,
             unconfirmed: None,
@@ -351,7 +354,8 @@ impl State {
     pub(super) fn host(&self) -> Result<Host, Error> {
         let attached = self.attached.values().copied().collect();
         let merges = self.modes.values().any(|mode| *mode == AttachMode::Generic);
-        Ok(Host { attached, ephemeral: link::ephemeral_ports()?, merges })
+        let (ephemeral, quic_keys) = (link::ephemeral_ports()?, self.quic_keys.clone());
+        Ok(Host { attached, ephemeral, merges, quic_keys })
     }
 
     fn watch_backends(&self) {

@@ -154,6 +154,8 @@ pub(super) fn stats(model: &Model, members: &[Member], counters: &[u64]) -> api:
         unrecorded: counted(Counter::Unrecorded),
         reset: counted(Counter::Reset),
         moved: counted(Counter::Moved),
+        quic_routed: counted(Counter::QuicRouted),
+        quic_unrouted: counted(Counter::QuicUnrouted),
     }
 }
 

@@ -74,6 +74,9 @@ fn node(page: &mut Page<'_>, Figures { status, stats, .. }: &Figures) -> fmt::Re
     let broken = [([("cause", "reset")], stats.reset), ([("cause", "moved")], stats.moved)];
     let help = "TCP flows whose backend serves no more: reset, or given to another one";
     page.counters("flows_broken", help, broken)?;
+    let routed = [([("by", "id")], stats.quic_routed), ([("by", "flow")], stats.quic_unrouted)];
+    let help = "packets of QUIC services: routed by connection ID, or by addresses and ports";
+    page.counters("quic_packets", help, routed)?;
     let drops = stats.drops.iter().map(|(reason, count)| ([("reason", reason.as_str())], *count));
     page.counters("drops", "packets dropped", drops)?;
     page.counter("packets_passed", "packets left to the kernel", stats.passed)

@@ -34,10 +34,12 @@ fn changes() -> Vec<(&'static str, &'static str, Value, &'static str)> {
         ),
         ("service remove a/b%", "DELETE /v1/services/a%2Fb%25", Value::Null, "a/b%: removed"),
         (
-            "backend add web web-1 10.0.0.11:8443 --weight 50 --zone az-1 --group blue --backup",
+            "backend add web web-1 10.0.0.11:8443 --weight 50 --zone az-1 --group blue --backup \
+             --server-ids ed79,0a0b",
             "POST /v1/services/web/backends",
             json!({"name": "web-1", "address": "10.0.0.11", "port": 8443, "weight": 50,
-                   "zone": "az-1", "group": "blue", "backup": true}),
+                   "zone": "az-1", "group": "blue", "server_ids": ["ed79", "0a0b"],
+                   "backup": true}),
             "web/web-1: added",
         ),
         (

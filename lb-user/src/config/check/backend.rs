@@ -94,5 +94,6 @@ pub(super) fn model(backend: Backend, ports: &RangeInclusive<u16>) -> Option<mod
         zone: backend.zone?.value,
         group: backend.group?.value,
         backup: backend.backup?.value,
+        server_ids: backend.server_ids?.value.into_iter().map(|id| id.value).collect(),
     })
 }

@@ -22,7 +22,7 @@ use crate::{
         file,
         read::{Place, Wrong},
     },
-    core::model::{self, Mode, Protocol},
+    core::model::{self, Affinity, Mode, Protocol},
 };
 
 /// What these rules look at; `None`: wrong by itself.
@@ -34,6 +34,9 @@ pub(super) trait Claims {
     fn mode(&self) -> Option<Mode>;
     /// Addresses of the backends, in their order.
     fn addresses(&self) -> impl ExactSizeIterator<Item = Option<IpAddr>>;
+    fn affinity(&self) -> Option<Affinity>;
+    /// Ports of the backends, in their order, as they are written.
+    fn backend_ports(&self) -> impl Iterator<Item = Option<Option<u16>>>;
     /// Where it stands; asked for mistakes only.
     fn place(&self, part: Part) -> Place;
 }
@@ -54,6 +57,7 @@ pub(super) fn check<S: Claims>(services: &[S], sources: &[IpNet], report: &mut R
     endpoints(services, report);
     backends(services, report);
     tunnels(services, sources, report);
+    untracked(services, report);
     limits(services, report);
 }
 
@@ -160,6 +164,57 @@ fn tunnels<S: Claims>(services: &[S], sources: &[IpNet], report: &mut Report<'_>
     }
 }
 
+/// Which of several services an answer belongs to is noted by flow, so a service
+/// that notes none has its backends' ports for itself.
+fn untracked<S: Claims>(services: &[S], report: &mut Report<'_>) {
+    let notes_none = |service: &&S| {
+        service.affinity() == Some(Affinity::None) && service.mode() == Some(Mode::Nat)
+    };
+    if !services.iter().any(|service| notes_none(&service)) {
+        return;
+    }
+    let mut places: HashMap<(IpAddr, Option<Protocol>), Vec<_>> = HashMap::new();
+    for service in services.iter().filter(|service| service.mode() == Some(Mode::Nat)) {
+        for (index, place) in destinations(service).enumerate() {
+            let Some((address, port)) = place else { continue };
+            let at = places.entry((address, service.protocol())).or_default();
+            at.push((port, service, index));
+        }
+    }
+    for service in services.iter().filter(notes_none) {
+        for (index, place) in destinations(service).enumerate() {
+            let Some((address, port)) = place else { continue };
+            let mut others = places[&(address, service.protocol())].iter();
+            let same = |other: &&(Option<u16>, &S, usize)| {
+                !std::ptr::eq(other.1, service)
+                    && (port.is_none() || other.0.is_none() || port == other.0)
+            };
+            if let Some((_, other, at)) = others.find(same) {
+                let rule = "must not share its port with another service where `affinity` is \
+                            \"none\" and `mode` is \"nat\"";
+                let hint = format!(
+                    "see {}: which service an answer belongs to is noted by flow; use another \
+                     port or address",
+                    other.place(Part::Address(*at))
+                );
+                report.add(&service.place(Part::Address(index)), Wrong::new(rule).hint(hint));
+            }
+        }
+    }
+}
+
+/// Address and port that packets arrive at, of each backend; no port: any.
+fn destinations<S: Claims>(
+    service: &S,
+) -> impl Iterator<Item = Option<(IpAddr, Option<u16>)>> + '_ {
+    let single = service.ports().filter(|ports| !is_range(ports)).map(|ports| *ports.start());
+    let known = service.ports().is_some();
+    service.addresses().zip(service.backend_ports()).map(move |(address, port)| {
+        let port = single.map(|single| port.map(|port| port.unwrap_or(single)));
+        known.then_some((address?, port.map_or(Some(None), |port| port.map(Some))?))
+    })
+}
+
 /// What the maps have room for; id 0 is nobody.
 fn limits<S: Claims>(services: &[S], report: &mut Report<'_>) {
     if let Some(service) = services.get(SERVICES as usize - 1) {
@@ -204,6 +259,14 @@ impl Claims for file::Service {
         self.backends.iter().map(|backend| Some(backend.address.as_ref()?.value))
     }
 
+    fn affinity(&self) -> Option<Affinity> {
+        self.affinity.as_ref().map(|affinity| affinity.value)
+    }
+
+    fn backend_ports(&self) -> impl Iterator<Item = Option<Option<u16>>> {
+        self.backends.iter().map(|backend| Some(backend.port.as_ref()?.value))
+    }
+
     fn place(&self, part: Part) -> Place {
         let place = match part {
             Part::Whole => None,
@@ -242,6 +305,14 @@ impl Claims for model::Service {
 
     fn addresses(&self) -> impl ExactSizeIterator<Item = Option<IpAddr>> {
         self.backends.iter().map(|backend| Some(backend.address))
+    }
+
+    fn affinity(&self) -> Option<Affinity> {
+        Some(self.affinity)
+    }
+
+    fn backend_ports(&self) -> impl Iterator<Item = Option<Option<u16>>> {
+        self.backends.iter().map(|backend| Some(backend.port))
     }
 
     fn place(&self, part: Part) -> Place {

@@ -5,13 +5,13 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 use ipnet::IpNet;
 use lb_common::flow::Timeouts;
 
-use super::{Report, backend};
+use super::{Report, backend, quic};
 use crate::{
     config::{
         file::{Route, Service},
         read::{Located, Place, Wrong},
     },
-    core::model::{self, health::Probe},
+    core::model::{self, Affinity, Policy, Protocol, health::Probe},
 };
 
 /// Seconds a flow is kept after its first packet, unless `affinity_timeout`
@@ -29,11 +29,28 @@ pub(super) fn check(service: &Service, report: &mut Report<'_>) {
         report.add(&vip.place, wrong);
     }
     backend::check(service, report);
+    untracked(service, report);
     min_up(service, report);
     probe_port(service, report);
     split(service, report);
     routes(service, report);
     allow_sources(service, report);
+    quic::check(service, report);
+}
+
+/// Who remembers no flow cannot keep a connection at its backend, nor count any.
+fn untracked(service: &Service, report: &mut Report<'_>) {
+    let Some(Located { place, value: Affinity::None }) = &service.affinity else { return };
+    if let Some(Located { value: Protocol::Tcp, .. }) = service.protocol {
+        let wrong = Wrong::new("must be \"flow\" or \"client\" where the protocol is TCP");
+        let hint = "a connection stays with its backend; \"none\" is for UDP services whose \
+                    datagrams stand alone, such as DNS";
+        report.add(place, wrong.hint(hint));
+    }
+    if let Some(Located { place, value: Policy::LeastFlows }) = &service.policy {
+        let wrong = Wrong::new("must not be \"least-flows\" where `affinity` is \"none\"");
+        report.add(place, wrong.hint("no flow is recorded, so there is none to count"));
+    }
 }
 
 /// A service without backends is legal: they are yet to come.
@@ -206,6 +223,7 @@ pub(super) fn model(service: Service) -> Option<model::Service> {
         split: split.collect(),
         routes: service.routes.into_iter().map(route).collect::<Option<_>>()?,
         allow_sources: service.allow_sources?.value.into_iter().map(|net| net.value).collect(),
+        quic: service.quic.into_iter().map(quic::model).collect::<Option<_>>()?,
         backends: backends.collect::<Option<_>>()?,
         ports,
     })

@@ -1,11 +1,12 @@
 //! Mirror of `[[service]]` and its backends.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use lb_common::{
     flow::{MAX_TIMEOUT, SLOTS},
     limits::{BACKENDS, MAX_FLOWS},
+    quic::{CONFIGS, LONGEST, LONGEST_SERVER_ID, SHORTEST_NONCE},
 };
 use toml::de::DeValue;
 
@@ -14,11 +15,13 @@ use crate::{
     config::{
         read::{Located, Place, Section, Wrong},
         value::{
-            PORTS_HINT, address, duration, flag, name, number, port, ports, prefix, source_prefix,
-            weight, word,
+            PORTS_HINT, address, duration, flag, name, number, path, port, ports, prefix,
+            source_prefix, weight, word,
         },
     },
-    core::model::{Affinity, Mode, OnDown, OnEmpty, Policy, Protocol, health::Health},
+    core::model::{
+        Affinity, Mode, OnDown, OnEmpty, Policy, Protocol, health::Health, quic::ServerId,
+    },
 };
 
 /// Default of `service.affinity_timeout`, seconds.
@@ -71,6 +74,8 @@ pub struct Service {
     pub split: Option<BTreeMap<String, Located<u16>>>,
     /// `[[service.route]]`.
     pub routes: Vec<Route>,
+    /// `[[service.quic]]`.
+    pub quic: Vec<Quic>,
     /// `[[service.backend]]`.
     pub backends: Vec<Backend>,
 }
@@ -82,6 +87,21 @@ pub struct Route {
     pub from: Field<Vec<Located<IpNet>>>,
     /// `group`.
     pub group: Field<String>,
+}
+
+/// `[[service.quic]]`.
+#[derive(Debug)]
+pub struct Quic {
+    /// Where its table begins.
+    pub place: Place,
+    /// `id`.
+    pub id: Field<u8>,
+    /// `server_id_length`.
+    pub server_id_length: Field<u8>,
+    /// `nonce_length`.
+    pub nonce_length: Field<u8>,
+    /// `key_file`, if any.
+    pub key_file: Field<Option<PathBuf>>,
 }
 
 /// `[[service.backend]]`.
@@ -103,6 +123,8 @@ pub struct Backend {
     pub group: Field<Option<String>>,
     /// `backup`.
     pub backup: Field<bool>,
+    /// `server_ids`.
+    pub server_ids: Field<Vec<Located<ServerId>>>,
 }
 
 pub(super) fn read(mut table: Section<'_>) -> Service {
@@ -139,7 +161,11 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         affinity: table.optional(
             "affinity",
             Affinity::Flow,
-            word(&[("flow", Some(Affinity::Flow)), ("client", Some(Affinity::Client))]),
+            word(&[
+                ("flow", Some(Affinity::Flow)),
+                ("client", Some(Affinity::Client)),
+                ("none", Some(Affinity::None)),
+            ]),
         ),
         affinity_timeout: table.optional("affinity_timeout", AFFINITY_TIMEOUT, affinity_timeout),
         slow_start: table.optional("slow_start", Duration::ZERO, slow_start),
@@ -163,6 +189,7 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
         health: health::read(table.table("health")),
         split: table.entries("split", |value| number(0..=100)(value).map(|share| share as u16)),
         routes: table.tables("route").into_iter().map(route).collect(),
+        quic: table.tables("quic").into_iter().map(quic).collect(),
         backends: table.tables("backend").into_iter().map(backend).collect(),
     };
     table.finish();
@@ -178,6 +205,39 @@ fn route(mut table: Section<'_>) -> Route {
     route
 }
 
+fn quic(mut table: Section<'_>) -> Quic {
+    let octets = |range: RangeInclusive<u8>| {
+        let range = (*range.start()).into()..=(*range.end()).into();
+        move |value: &DeValue<'_>| number(range)(value).map(|octets| octets as u8)
+    };
+    let of_id = "octets of a server ID, such as 4";
+    let of_nonce = "octets of the nonce behind the server ID, such as 5";
+    let quic = Quic {
+        place: table.place(),
+        id: table.required("id", "0 to 6, as servers have it", octets(0..=CONFIGS as u8 - 1)),
+        server_id_length: table.required("server_id_length", of_id, octets(1..=LONGEST_SERVER_ID)),
+        nonce_length: table.required(
+            "nonce_length",
+            of_nonce,
+            octets(SHORTEST_NONCE..=LONGEST - 2),
+        ),
+        key_file: table
+            .optional("key_file", None, |value| path("/etc/lb/quic.key")(value).map(Some)),
+    };
+    table.finish();
+    quic
+}
+
+/// The hexadecimal digits of a server ID.
+fn server_id(value: &DeValue<'_>) -> Result<ServerId, Wrong> {
+    value.as_str().and_then(ServerId::parse).ok_or_else(|| {
+        Wrong::new(format!(
+            "must be hexadecimal digits, two for each of 1 to {LONGEST_SERVER_ID} octets"
+        ))
+        .hint("such as \"ed793a51\"")
+    })
+}
+
 fn backend(mut table: Section<'_>) -> Backend {
     let backend = Backend {
         place: table.place(),
@@ -188,6 +248,7 @@ fn backend(mut table: Section<'_>) -> Backend {
         zone: table.optional("zone", None, |value| name(value).map(Some)),
         group: table.optional("group", None, |value| name(value).map(Some)),
         backup: table.optional("backup", false, flag),
+        server_ids: table.list("server_ids", "server_ids = [\"ed793a51\"]", server_id),
     };
     table.finish();
     backend

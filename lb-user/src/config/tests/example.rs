@@ -8,6 +8,9 @@ pub(super) const EXAMPLE: &str = include_str!("../../../lb.example.toml");
 
 const README: &str = include_str!("../../../../README.md");
 
+/// What is wrong with `quic` in the example, which is of TCP.
+const OF_UDP: &str = "must be left out where the protocol is TCP";
+
 /// The keys without a default.
 const REQUIRED: [&str; 5] = ["interfaces", "name", "vip", "port", "address"];
 
@@ -41,8 +44,9 @@ fn whole_configurations_of_the_readme_are_right() {
     let blocks = README.split("```toml\n").skip(1);
     let blocks = blocks.filter_map(|block| Some(block.split_once("```")?.0));
     let whole: Vec<_> = blocks.filter(|block| block.starts_with("[node]")).map(model).collect();
-    let [alone, of_pair] = &whole[..] else { panic!("{}", whole.len()) };
+    let [alone, tunnels, of_pair] = &whole[..] else { panic!("{}", whole.len()) };
     assert_eq!((alone.services.len(), alone.ha.is_some()), (1, false));
+    assert_eq!(tunnels.node.tunnel_sources.len(), 2);
     assert_eq!(of_pair.ha.as_ref().map(|ha| ha.groups.len()), Some(1));
 }
 
@@ -50,7 +54,8 @@ fn whole_configurations_of_the_readme_are_right() {
 fn what_the_example_has_commented_out_is_known() {
     let mistakes = parse(&uncommented(), ALONE).expect_err("keys of kinds of probes");
     let rules: BTreeSet<_> = mistakes.iter().map(|mistake| mistake.rule.as_str()).collect();
-    assert_eq!(rules, BTreeSet::from(["must be left out with kind \"none\""]));
+    let unowned = "must be left out with kind \"none\"";
+    assert_eq!(rules, BTreeSet::from([unowned, OF_UDP]));
 }
 
 #[test]
@@ -58,8 +63,9 @@ fn example_shows_the_keys_of_every_kind_of_probe() {
     for kind in ["tcp", "http", "https", "udp", "dns", "exec", "agent"] {
         let text = uncommented().replace("kind = \"none\"", &format!("kind = \"{kind}\""));
         let mistakes = parse(&text, ALONE).expect_err("keys of other kinds");
-        let others = format!("must be left out with kind \"{kind}\"");
-        assert!(mistakes.iter().all(|mistake| mistake.rule == others), "{kind}");
+        let owned = format!("must be left out with kind \"{kind}\"");
+        let others = [OF_UDP, &owned];
+        assert!(mistakes.iter().all(|mistake| others.contains(&mistake.rule.as_str())), "{kind}");
     }
 }
 
@@ -77,6 +83,7 @@ fn example_shows_every_key_that_is_known() {
         "[[service]]",
         "[service.health]",
         "[[service.backend]]",
+        "[[service.quic]]",
     ] {
         let unknown = if header.is_empty() {
             format!("zzzzzzzzzz = 1\n{text}")

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use lb_common::{limits, service::RANGES};
 
 use super::{mistakes, model, node};
-use crate::core::model::Mode;
+use crate::core::model::{Affinity, Mode};
 
 /// A service: VIP, port, further lines, and backends as further lines each.
 fn service(index: usize, vip: &str, port: &str, lines: &str, backends: &[&str]) -> String {
@@ -263,4 +263,112 @@ fn denied_sources_have_no_host_bits() {
     refused(&deny("192.0.2.0/33"), "must be an address and a prefix length");
     let one = model(&deny("2001:db8::1")).firewall.deny_sources[0];
     assert_eq!(one.to_string(), "2001:db8::1/128");
+}
+
+#[test]
+fn only_datagrams_go_without_affinity_and_nobody_counts_their_flows() {
+    let none = |lines: &str| one("53", &format!("affinity = \"none\"\n{lines}"), &[A]);
+    refused(
+        &none(""),
+        "service[0].affinity: \"none\": must be \"flow\" or \"client\" where the protocol is TCP\
+         \n  hint: a connection stays with its backend; \"none\" is for UDP services whose \
+         datagrams stand alone, such as DNS",
+    );
+    let udp = "protocol = \"udp\"";
+    refused(
+        &none(&format!("{udp}\npolicy = \"least-flows\"")),
+        "service[0].policy: \"least-flows\": must not be \"least-flows\" where `affinity` is \"none\"\
+         \n  hint: no flow is recorded, so there is none to count",
+    );
+    assert_eq!(model(&none(udp)).services[0].affinity, Affinity::None);
+}
+
+#[test]
+fn who_notes_no_flow_shares_no_port_whose_answers_are_rewritten() {
+    let two = |first: (&str, &str), second: (&str, &str), mode: &str| {
+        let lines = |affinity: &str| format!("protocol = \"udp\"\nmode = \"{mode}\"\n{affinity}\n");
+        let none = lines("affinity = \"none\"");
+        node("")
+            + &service(0, "203.0.113.10", first.0, &none, &[first.1])
+            + &service(1, "203.0.113.11", second.0, &lines(""), &[second.1])
+    };
+    let rule = "must not share its port with another service where `affinity` is \"none\" and \
+                `mode` is \"nat\"\n  hint: see `service[1].backend[0].address` in line";
+    let at_5353 = "address = \"10.0.0.1\"\nport = 5353";
+    for (first, second) in [
+        (("53", A), ("53", A)),
+        (("53", at_5353), ("5353", A)),
+        (("53", A), ("\"any\"", A)),
+        (("\"1-9\"", A), ("53", A)),
+    ] {
+        refused(&two(first, second, "nat"), rule);
+        model(&two(first, (second.0, B), "nat"));
+    }
+    model(&two(("53", A), ("54", A), "nat"));
+    model(&two(("53", at_5353), ("53", A), "nat"));
+    model(&two(("53", A), ("53", A), "dsr"));
+}
+
+#[test]
+fn quic_configurations_fit_into_a_connection_id_and_are_told_apart() {
+    let quic = |protocol: &str, ids: &str, tables: &[(u8, u8, u8)]| {
+        let mut text = one(
+            "443",
+            &format!("protocol = \"{protocol}\""),
+            &[A, &format!("{B}\nserver_ids = [{ids}]")],
+        );
+        for (id, sid, nonce) in tables {
+            let _ = write!(
+                text,
+                "[[service.quic]]\nid = {id}\nserver_id_length = {sid}\nnonce_length = {nonce}\n"
+            );
+        }
+        text
+    };
+    let configs =
+        &model(&quic("udp", "\"0a0b\", \"01\"", &[(0, 2, 17), (6, 1, 4)])).services[0].quic;
+    assert_eq!(configs.len(), 2);
+    refused(
+        &quic("tcp", "\"0a0b\"", &[(0, 2, 4)]),
+        "service[0].quic[0]: must be left out where the protocol is TCP\
+         \n  hint: QUIC is carried by UDP: `protocol = \"udp\"`",
+    );
+    refused(
+        &quic("udp", "", &[(0, 2, 4), (0, 3, 5)]),
+        "service[0].quic[1].id: 0: must be unique in its service",
+    );
+    refused(
+        &quic("udp", "", &[(0, 2, 18)]),
+        "service[0].quic[0].nonce_length: 18: must be 17 at most beside a server ID of 2 octets\
+         \n  hint: a connection ID has 20 octets at most, and one in front of both (RFC 9000)",
+    );
+    refused(&quic("udp", "", &[(7, 2, 4)]), "quic[0].id: 7: must be 0 to 6");
+    refused(&quic("udp", "", &[(0, 0, 4)]), "quic[0].server_id_length: 0: must be 1 to 15");
+    refused(&quic("udp", "", &[(0, 1, 3)]), "quic[0].nonce_length: 3: must be 4 to 18");
+    let ids = "service[0].backend[1].server_ids";
+    refused(
+        &quic("udp", "\"0a\"", &[(0, 2, 4), (1, 3, 4)]),
+        &format!(
+            "{ids}[0]: \"0a\": must have 2 or 3 octets, as `server_id_length` says\
+             \n  hint: two digits for each"
+        ),
+    );
+    refused(
+        &quic("udp", "\"0a\"", &[]),
+        &format!(
+            "{ids}[0]: \"0a\": must be left out in a service without `quic`\
+             \n  hint: `[[service.quic]]` says what connection IDs look like"
+        ),
+    );
+    refused(
+        &quic("udp", "\"0a0b\", \"0A0B\"", &[(0, 2, 4)]),
+        &format!("{ids}[1]: \"0A0B\": must be unique in its service"),
+    );
+    refused(
+        &quic("udp", "\"xyz\"", &[(0, 2, 4)]),
+        &format!(
+            "{ids}[0]: \"xyz\": must be hexadecimal digits, two for each of 1 to 15 octets\
+             \n  hint: such as \"ed793a51\""
+        ),
+    );
 }

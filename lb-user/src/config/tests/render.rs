@@ -103,6 +103,22 @@ fn groups_ports_and_ranges_read_as_they_were() {
 }
 
 #[test]
+fn server_ids_and_their_configurations_read_as_they_were() {
+    let text = backend("server_ids = [\"ED793A51\", \"0a\"]")
+        + "[[service.quic]]\nid = 0\nserver_id_length = 4\nnonce_length = 5\n\
+           [[service.quic]]\nid = 6\nserver_id_length = 1\nnonce_length = 18\n\
+           key_file = \"/quic.key\"\n";
+    let service = &model(&text.replace("port = 80", "port = 80\nprotocol = \"udp\"")).services[0];
+    let table = render::service(service);
+    let keyed = json!({
+        "id": 6, "server_id_length": 1, "nonce_length": 18, "key_file": "/quic.key",
+    });
+    assert_eq!(table["quic"][1], keyed);
+    assert_eq!(table["backend"][0]["server_ids"], json!(["ed793a51", "0a"]));
+    assert_eq!(service_from(&table).as_ref(), Ok(service));
+}
+
+#[test]
 fn what_a_pair_shares_reads_as_it_was_on_the_other_node() {
     let text = EXAMPLE.replace("#new_flows_per_source", "new_flows_per_source")
         + "
@@ -214,7 +230,8 @@ service.web.wieght: unknown key
         .replace(
             "known here: name, vip",
             "known here: name, vip, protocol, port, mode, policy, affinity, affinity_timeout, \
-             slow_start, min_up, on_empty, on_down, health, split, route, backend, allow_sources"
+             slow_start, allow_sources, max_flows, min_up, on_empty, on_down, health, split, \
+             route, quic, backend"
         )
     );
     let nobody = service_from(&Table::new()).expect_err("mistakes");

@@ -29,6 +29,7 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
         routes: Vec::new(),
         allow_sources: Vec::new(),
         max_flows: 0,
+        quic: Vec::new(),
         backends: Vec::new(),
     }
 }
@@ -36,7 +37,8 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
 /// A backend named by its address.
 pub(crate) fn backend(address: IpAddr, port: Option<u16>, weight: u16) -> Backend {
     let name = address.to_string();
-    Backend { name, address, port, weight, zone: None, group: None, backup: false }
+    let (zone, group, server_ids) = (None, None, Vec::new());
+    Backend { name, address, port, weight, zone, group, backup: false, server_ids }
 }
 
 /// A node of a pair with groups of these addresses.

@@ -15,7 +15,7 @@ use lb_common::{
 };
 
 use super::{
-    BackendId, Bank, CapacityError, Host, RouteSet, ServiceId, Snapshot,
+    BackendId, Bank, CapacityError, Host, QuicSetId, RouteSet, ServiceId, Snapshot,
     backends::{Wanted, reply_port},
     endpoint::{Endpoint, EndpointTable, Kind},
     identity::ServiceIdentity,
@@ -27,7 +27,18 @@ use crate::core::{
     nexthop::Network,
 };
 
-/// Compiles the bank that is not active, with these tables and sets of sources.
+/// What entries of services refer to.
+#[derive(Clone, Copy, Debug)]
+pub struct Referred<'p> {
+    /// Tables of all services.
+    pub tables: &'p BTreeMap<ServiceId, Places>,
+    /// Sets of sources, of those that have one.
+    pub sources: &'p BTreeMap<ServiceId, RouteSet>,
+    /// Sets of QUIC configurations, of those that have one.
+    pub quic: &'p BTreeMap<ServiceId, QuicSetId>,
+}
+
+/// Compiles the bank that is not active.
 ///
 /// # Errors
 /// It does not fit.
@@ -38,9 +49,9 @@ pub fn bank(
     host: &Host,
     ids: &Ids,
     wanted: &BTreeMap<BackendId, Wanted>,
-    (places, sources): (&BTreeMap<ServiceId, Places>, &BTreeMap<ServiceId, RouteSet>),
+    referred: &Referred<'_>,
 ) -> Result<Bank, CapacityError> {
-    let services = services(model, ids, snapshot, (places, sources));
+    let services = services(model, ids, snapshot, referred);
     let addresses = addresses(model, network, ids)?;
     let number = snapshot.generation().number + 1;
     let endpoints = endpoints(&services, &addresses, wanted);
@@ -110,19 +121,20 @@ fn services(
     model: &Model,
     ids: &Ids,
     snapshot: &Snapshot,
-    (places, sources): (&BTreeMap<ServiceId, Places>, &BTreeMap<ServiceId, RouteSet>),
+    referred: &Referred<'_>,
 ) -> BTreeMap<ServiceId, Service> {
     let entry = |service: &model::Service| {
         let id = ids.services[&ServiceIdentity::of(service)];
-        let entry = service_entry(service, places[&id], group_of(model, service.vip));
-        let sources = sources.get(&id).copied().unwrap_or(0);
+        let entry = service_entry(service, referred.tables[&id], group_of(model, service.vip));
+        let sources = referred.sources.get(&id).copied().unwrap_or(0);
+        let quic = referred.quic.get(&id).copied().unwrap_or(0);
         let limited = service.max_flows > 0;
         let guarded = sources != 0 || limited || model.firewall.new_flows_per_source.is_some();
         let flags = entry.flags | if guarded { flags::GUARDED } else { 0 };
         // What is full stays so until it is counted again.
         let old = snapshot.services.get(&id).filter(|_| limited);
         let full_until = old.map_or(0, |old| old.full_until);
-        (id, Service { sources, full_until, flags, ..entry })
+        (id, Service { sources, full_until, quic, flags, ..entry })
     };
     model.services.iter().map(entry).collect()
 }
@@ -160,6 +172,7 @@ fn flags_of(service: &model::Service) -> u8 {
         (service.on_empty == OnEmpty::Reject, flags::REJECT),
         (service.on_down == OnDown::Reset, flags::RESET),
         (service.is_timed(), flags::TIMED),
+        (service.affinity == Affinity::None, flags::UNTRACKED),
     ]
     .into_iter()
     .filter(|(on, _)| *on)

@@ -43,6 +43,18 @@ impl KernelMaps for Stubborn {
         BTreeMap::new()
     }
 
+    fn write_quic(&mut self, _number: QuicSetId, _set: &Arc<QuicSet>) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn remove_quic(&mut self, _number: QuicSetId) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn quic(&self) -> BTreeMap<QuicSetId, Arc<QuicSet>> {
+        BTreeMap::new()
+    }
+
     fn stats(&self, _id: BackendId) -> io::Result<BackendStats> {
         Ok(BackendStats::ZERO)
     }
@@ -81,11 +93,14 @@ fn a_refused_plan_leaves_no_denied_prefix_behind() {
 }
 
 #[test]
-fn routes_that_find_no_room_leave_the_generation_in_force() {
-    let mut tables = tables(2, true);
-    let plan = [Operation::WriteRoutes(1, Arc::default()), Operation::Publish(1)];
-    assert!(tables.carry_out(&plan).is_err());
-    assert_eq!(tables.config.read(0).active, 0);
+fn sets_that_find_no_room_leave_the_generation_in_force() {
+    for write in
+        [Operation::WriteRoutes(1, Arc::default()), Operation::WriteQuic(1, Arc::default())]
+    {
+        let mut tables = tables(2, true);
+        assert!(tables.carry_out(&[write, Operation::Publish(1)]).is_err());
+        assert_eq!(tables.config.read(0).active, 0);
+    }
 }
 
 #[test]

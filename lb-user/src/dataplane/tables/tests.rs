@@ -24,6 +24,7 @@ use crate::{
     core::{
         model::{
             self, Mode, Model, Protocol,
+            quic::Keys,
             sample::{backend, model, service},
         },
         nexthop::Network,
@@ -41,7 +42,8 @@ use crate::{
 const IFINDEX: u32 = 3;
 
 pub(super) fn host() -> Host {
-    Host { attached: BTreeSet::from([IFINDEX]), ephemeral: 32768..=60999, merges: false }
+    let (attached, quic_keys) = (BTreeSet::from([IFINDEX]), Keys::new());
+    Host { attached, ephemeral: 32768..=60999, merges: false, quic_keys }
 }
 
 fn hop(last: u8) -> NextHop {

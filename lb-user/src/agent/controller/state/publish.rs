@@ -4,19 +4,38 @@ use lb_common::table::TableRef;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{super::Error, REST, RETIRE, RETRY, State};
-use crate::core::{
-    model::Model,
-    plan::{
-        self, Operation, Plan, ServiceId, Snapshot,
-        reweigh::{Room, reweigh},
+use crate::{
+    agent::quic,
+    core::{
+        model::Model,
+        plan::{
+            self, Operation, Plan, ServiceId, Snapshot,
+            reweigh::{Room, reweigh},
+        },
+        sync::Names,
+        weight::Standings,
     },
-    sync::Names,
-    weight::Standings,
 };
 
 impl State {
     /// Makes `model` the generation in force.
     pub(super) async fn publish(&mut self, model: &Model) -> Result<(), Error> {
+        let before = std::mem::take(&mut self.quic_keys);
+        let keys = quic::read(model, &before);
+        let published = match keys {
+            Ok(keys) => {
+                self.quic_keys = keys;
+                self.publish_with_keys(model).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if published.is_err() {
+            self.quic_keys = before;
+        }
+        published
+    }
+
+    async fn publish_with_keys(&mut self, model: &Model) -> Result<(), Error> {
         let plan = match self.plan(model) {
             Err(Error::Capacity(error)) if error.passes() && self.retire_previous() => {
                 // Packets may still look into what is free now.

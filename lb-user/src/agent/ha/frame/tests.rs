@@ -63,8 +63,8 @@ fn any_group() -> impl Strategy<Value = GroupBeat> {
     )
 }
 
-fn any_time() -> impl Strategy<Value = Duration> {
-    (0..=LONGEST.as_micros() as u64).prop_map(Duration::from_micros)
+fn any_time(longest: Duration) -> impl Strategy<Value = Duration> {
+    (0..=longest.as_micros() as u64).prop_map(Duration::from_micros)
 }
 
 fn any_beat() -> impl Strategy<Value = Beat> {
@@ -72,12 +72,12 @@ fn any_beat() -> impl Strategy<Value = Beat> {
         "[a-zA-Z0-9._-]{1,64}",
         any_stamp(),
         any::<(bool, u8)>(),
-        [any_time(), any_time()],
+        (any_time(LONGEST_INTERVAL), any_time(LONGEST)),
         [prop::option::of(any_stamp()), prop::option::of(any_stamp())],
         prop::collection::vec(any_group(), 0..=GROUPS),
     )
         .prop_map(
-            |(node, stamp, (answer, priority), [interval, grant], [heard, echo], groups)| Beat {
+            |(node, stamp, (answer, priority), (interval, grant), [heard, echo], groups)| Beat {
                 node,
                 stamp,
                 answer,
@@ -106,7 +106,7 @@ fn longest() -> Beat {
         node: "n".repeat(NAME_LENGTH),
         stamp,
         answer: true,
-        interval: LONGEST,
+        interval: LONGEST_INTERVAL,
         heard: Some(stamp),
         grant: LONGEST,
         echo: Some(stamp),

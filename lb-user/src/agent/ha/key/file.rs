@@ -269,7 +269,7 @@ impl Keys {
 }
 
 /// Whether anybody but root and `user` may read or replace a file's contents.
-pub(super) fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
+pub(in crate::agent) fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
     mode & OTHERS != 0 || ![ROOT, user].contains(&owner)
 }
 
