@@ -199,9 +199,11 @@ fn a_source_begins_no_more_flows_than_it_may_and_keeps_those_that_it_has() -> Re
             for flags in kinds {
                 let most = if flags == SYN { 20 } else { 19 };
                 let begun = begun(subject, case, network, flags, 200);
-                // The first one goes on, and a second or two may pass.
+                // The first one goes on, and a second or two may pass. Another source may
+                // have one of its buckets by chance: at least half is left.
                 let known = u16::from(flags != SYN);
-                assert!((most..=most + 4).contains(&(begun - known)), "{}: {begun}", case.name());
+                let range = most / 2..=most + 4;
+                assert!(range.contains(&(begun - known)), "{}: {begun}", case.name());
             }
             for _ in 0..100 {
                 assert_eq!(goes_to(subject, &has), to, "{}", case.name());
