@@ -32,8 +32,20 @@ fn services_and_backends_are_listed_as_tables_and_as_json() -> Result<()> {
     assert_fields(
         service,
         &[
-            "name", "vip", "protocol", "port", "mode", "policy", "affinity", "backends", "up",
-            "flows", "packets", "bytes",
+            "name",
+            "vip",
+            "protocol",
+            "port",
+            "mode",
+            "policy",
+            "affinity",
+            "backends",
+            "up",
+            "flows",
+            "max_flows",
+            "full",
+            "packets",
+            "bytes",
         ],
     );
     assert_eq!(
@@ -133,8 +145,8 @@ fn counters_are_what_went_through() -> Result<()> {
     let _agent = lab.start_agent(&web(&lab))?;
     let answers = spread(&lab.client, URL, 30)?;
     let stats = lab.json(&["stats"])?;
-    let fields = ["services", "backends", "drops", "passed", "unrecorded", "moved", "reset"];
-    assert_fields(&stats, &fields);
+    let lists = ["services", "backends", "drops", "passed", "unrecorded", "moved", "reset"];
+    assert_fields(&stats, &[&lists[..], &["quic_routed", "quic_unrouted"]].concat());
     let of = |list: &str, index: usize, field: &str| stats[list][index][field].as_u64().unwrap();
     assert_eq!(of("services", 0, "new_flows"), 30);
     for (index, count) in answers.values().enumerate() {

@@ -6,6 +6,7 @@ use std::{
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
+    thread::{self, ScopedJoinHandle},
 };
 
 use aya::{
@@ -171,10 +172,7 @@ impl DataPlane {
         }
         let mut ebpf = loader.load(OBJECT)?;
         // Loading refers to the maps by descriptors, so they are taken after.
-        for name in maps::PROGRAMS {
-            let program = program(&mut ebpf, name)?;
-            program.load().map_err(|error| LoadError::Program(name, error))?;
-        }
+        load_all(&mut ebpf)?;
         lead_to(&mut ebpf, maps::FRAGMENT_PATH, maps::FRAGMENT_PROGRAM)?;
         lead_to(&mut ebpf, maps::QUIC_PATH, maps::QUIC_PROGRAM)?;
         let probing = Probing::load(&mut ebpf);
@@ -335,6 +333,26 @@ fn lead_to(ebpf: &mut Ebpf, path: &'static str, to: &'static str) -> Result<(), 
     let fd = fd.map_err(|error| LoadError::Program(to, error))?;
     let mut path_map = typed(ebpf, path, ProgramArray::try_from)?;
     path_map.set(0, &fd, 0).map_err(|error| LoadError::Map(path, io::Error::other(error)))
+}
+
+/// Loads all programs at once: the kernel's verifier takes its time over each.
+fn load_all(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    thread::scope(|scope| {
+        let mut loading = Vec::new();
+        for (found, program) in ebpf.programs_mut() {
+            let Some(name) = maps::PROGRAMS.into_iter().find(|name| *name == found) else {
+                continue;
+            };
+            loading.push(scope.spawn(move || {
+                let program: Result<&mut Xdp, _> = program.try_into();
+                program.and_then(Xdp::load).map_err(|error| LoadError::Program(name, error))
+            }));
+        }
+        let join = |one: ScopedJoinHandle<'_, _>| {
+            one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        loading.into_iter().try_for_each(join)
+    })
 }
 
 pub(super) fn program<'a>(
