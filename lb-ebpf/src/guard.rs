@@ -1,6 +1,7 @@
 //! What some services ask of a packet: that they are for its source, that the source
-//! does not begin too many flows, and that the service has not too many. Global functions, so that other services pay
-//! for a test of a flag, and established flows for nothing but the first question.
+//! does not begin too many flows, and that the service has not too many. Global
+//! functions, so that other services pay for a test of a flag, and established flows for
+//! nothing but the first question.
 
 use core::ptr::{read_volatile, write_volatile};
 

@@ -93,8 +93,8 @@ pub(crate) static DENY_V4: LpmTrie<u32, u32, { limits::DENY_PREFIXES as usize },
 pub(crate) static DENY_V6: LpmTrie<[u64; 2], u32, { limits::DENY_PREFIXES as usize }, NO_PREALLOC> =
     LpmTrie::new();
 
-/// Routes and sources of services by [`lb_common::route::key`]. Written by the agent in sets
-/// that no service refers to.
+/// Routes and sources of services by [`lb_common::route::key`]. Written by the agent in
+/// sets that no service refers to.
 #[btf_map]
 pub(crate) static ROUTES: LpmTrie<
     [u32; 5],
