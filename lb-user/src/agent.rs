@@ -3,6 +3,7 @@
 pub mod admin;
 mod aside;
 pub mod controller;
+mod disk;
 pub mod ha;
 pub mod log;
 pub mod metrics;

@@ -30,6 +30,7 @@ use self::state::{Beginning, Origin, State};
 pub use self::{source::Source, view::Member};
 use super::{
     admin::{self, ListenError, Peer, Refused},
+    disk::Disk,
     ha, metrics,
     probe::{self, Prober},
     quic,
@@ -181,7 +182,8 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         None => None,
     };
     let place_seed = pair.as_ref().map(ha::Candidate::place_seed);
-    let beginning = Beginning { source, origin, direction, store, kept: found, place_seed, prober };
+    let disk = Disk::new(store, found.clone()).map_err(Error::Events)?;
+    let beginning = Beginning { source, origin, direction, disk, kept: found, place_seed, prober };
     let (mut state, mut network) = State::start(beginning, model, log_level).await?;
     let joined = pair.map(|pair| pair.join(state.flows(), Arc::clone(&state.data_plane.leases)));
     let (mut heartbeats, mut sharing) = (None, None);
@@ -189,7 +191,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         (state.ha, heartbeats, sharing) = (Some(pair), Some(driving), shares);
     }
     let (mut notices, _log) = state.listen(log_level).map_err(Error::Events)?;
-    if let Err(error) = state.forget(kept, discards) {
+    if let Err(error) = state.forget(kept, discards).await {
         tracing::error!(error = chain(&error), "what is forgotten is still on disk");
     }
     if let Some(sharing) = &sharing {
@@ -255,7 +257,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
             }
             () = at(unconfirmed) => state.take_back(&mut network).await,
             // A peer may come the moment after.
-            () = changed(&mut roles) => establishing.report(state.establish(), NOT_ESTABLISHED),
+            () = changed(&mut roles) => establishing.report(state.establish().await, NOT_ESTABLISHED),
             // Whoever starts the agent again has it serve again.
             () = ended(&mut heartbeats) => return Err(ha::Error::Ended.into()),
             Some(flows) = counts.recv() => state.take_flows(&flows),
@@ -266,8 +268,8 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 weighing.report(state.reweigh(false).await, "cannot change weights");
                 mending.report(state.mend().await, "cannot finish a change yet");
                 state.give_back_memory();
-                state.keep_again();
-                establishing.report(state.establish(), NOT_ESTABLISHED);
+                state.keep_again().await;
+                establishing.report(state.establish().await, NOT_ESTABLISHED);
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
                 if state.wants_flows() {

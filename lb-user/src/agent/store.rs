@@ -17,6 +17,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,14 @@ pub enum StoreError {
         /// Its version.
         version: u32,
     },
+    /// The disk stands still.
+    #[error("`{}` has not been written for {:.1} s: its disk does not answer", directory.display(), waited.as_secs_f64())]
+    Late {
+        /// The directory.
+        directory: PathBuf,
+        /// How long a write waits already.
+        waited: Duration,
+    },
     /// The kernel refused.
     #[error("`{}` cannot be {action}: {reason}", path.display())]
     Io {
@@ -153,6 +162,11 @@ impl StoreError {
                     "put it right, or move `{file}` away to go by the configuration alone"
                 ))
             }
+            Self::Late { .. } => Some(
+                "look after that disk: forwarding and takeover go on without it, and what is in \
+                 force is written as soon as it answers"
+                    .to_owned(),
+            ),
             Self::Io { reason, .. } => match reason.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                     Some("make room there: nothing was changed".to_owned())
@@ -250,17 +264,10 @@ impl Store {
         Ok(())
     }
 
-    /// Puts the file aside, as it is; returns where. There need not be one.
-    ///
-    /// # Errors
-    /// The kernel refuses; nothing is lost then.
-    pub fn set_aside(&self) -> Result<PathBuf, StoreError> {
-        let (file, aside) = (self.directory.join(FILE), self.directory.join(DISCARDED));
-        match fs::rename(&file, &aside) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            moved => tried(moved, "moved", &file)?,
-        }
-        Ok(aside)
+    /// Where it is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Puts this on disk; it is there when this returns.
@@ -294,6 +301,19 @@ impl Store {
         text.push(b'\n');
         replace(&self.directory, name, &text)
     }
+}
+
+/// Puts the file aside, as it is; returns where. There need not be one.
+///
+/// # Errors
+/// The kernel refuses; nothing is lost then.
+pub(super) fn set_aside(directory: &Path) -> Result<PathBuf, StoreError> {
+    let (file, aside) = (directory.join(FILE), directory.join(DISCARDED));
+    match fs::rename(&file, &aside) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        moved => tried(moved, "moved", &file)?,
+    }
+    Ok(aside)
 }
 
 fn parse<'t, T: Deserialize<'t>>(file: &Path, text: &'t [u8]) -> Result<T, StoreError> {

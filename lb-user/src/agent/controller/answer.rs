@@ -58,11 +58,11 @@ impl State {
                 return self.give_back_memory();
             }
             Request::Confirm => {
-                let done = self.confirm();
+                let done = self.confirm().await;
                 return self.finish(done, to(reply));
             }
             Request::ClearConflicts => {
-                let done = self.clear_conflicts();
+                let done = self.clear_conflicts().await;
                 return self.finish(done, to(reply));
             }
             Request::Conflicts => json(self.conflicts()),

@@ -38,6 +38,10 @@ const LONGEST_CONFIRM: u64 = 24 * 3600;
 /// Longest time, in seconds, that a denial or a drain may be given.
 const LONGEST: u64 = 10 * 365 * 24 * 3600;
 
+/// How long the disk may take to write a change: less than anybody loses patience
+/// in, and more than a busy disk needs.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// How long to wait where a reload cannot be taken back: a full disk, say.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -159,7 +163,7 @@ impl State {
     }
 
     /// Keeps what an unconfirmed reload brought.
-    pub(super) fn confirm(&mut self) -> Result<api::Done, Refused> {
+    pub(super) async fn confirm(&mut self) -> Result<api::Done, Refused> {
         let Some(Unconfirmed { is_own, .. }) = self.unconfirmed else {
             let error = "no reload waits for a confirmation";
             return Err(Refused::new(StatusCode::CONFLICT, error)
@@ -170,7 +174,7 @@ impl State {
         let edits = self.origin.edits.clone();
         let mut kept = Kept { edits, withdrawn, shared: self.kept.shared.clone() };
         self.amend_file(&mut kept, &self.origin.file, is_own);
-        self.keep(kept)?;
+        self.keep(kept).await?;
         self.unconfirmed = None;
         Ok(self.done())
     }
@@ -247,10 +251,10 @@ impl State {
         network: Following<'_>,
     ) -> Result<(), Refused> {
         let before = self.kept.clone();
-        self.keep(kept)?;
+        self.keep(kept).await?;
         let done = self.put_in_force(model, origin, Direction::Onward, network).await;
         if done.is_err()
-            && let Err(error) = self.keep(before)
+            && let Err(error) = self.keep(before).await
         {
             tracing::error!(error = chain(&error), "what was refused is still on disk");
         }
@@ -258,12 +262,12 @@ impl State {
     }
 
     /// Begins with less than is on disk; edits that are discarded are put aside.
-    pub(super) fn forget(&mut self, kept: Kept, discards: bool) -> Result<(), StoreError> {
+    pub(super) async fn forget(&mut self, kept: Kept, discards: bool) -> Result<(), StoreError> {
         if discards {
-            let aside = self.store.set_aside()?;
+            let aside = self.disk.set_aside()?;
             tracing::warn!("the edits are discarded, and are in `{}`", aside.display());
         }
-        let kept_now = self.keep(kept.clone());
+        let kept_now = self.keep(kept.clone()).await;
         if kept_now.is_err() {
             // What is gone by is to be on disk as soon as that is possible.
             (self.kept, self.unsaved) = (kept, true);
@@ -271,22 +275,24 @@ impl State {
         kept_now
     }
 
-    /// Puts on disk what could not be put there at the start.
-    pub(super) fn keep_again(&mut self) {
-        if self.unsaved && self.keep(self.kept.clone()).is_ok() {
-            tracing::info!("what this agent began with is on disk");
+    /// Puts on disk what could not be put there before.
+    pub(super) async fn keep_again(&mut self) {
+        if self.unsaved && self.disk.save(&self.kept, Duration::ZERO).await.is_ok() {
+            self.unsaved = false;
+            tracing::info!("what is in force is on disk");
             self.share();
         }
     }
 
     /// Puts on disk what is not there yet.
-    pub(super) fn keep(&mut self, kept: Kept) -> Result<(), StoreError> {
+    pub(super) async fn keep(&mut self, kept: Kept) -> Result<(), StoreError> {
         if kept == self.kept && !self.unsaved {
             return Ok(());
         }
-        if let Err(error) = self.store.save(&kept) {
-            // It may be there all the same, but for a last sync.
-            let _ = self.store.save(&self.kept);
+        if let Err(error) = self.disk.save(&kept, PATIENCE).await {
+            // It may be there all the same, but for a last sync, or be there later.
+            let restored = self.disk.save(&self.kept, PATIENCE).await;
+            self.unsaved |= matches!(restored, Err(StoreError::Late { .. }));
             return Err(error);
         }
         (self.kept, self.unsaved) = (kept, false);

@@ -146,16 +146,17 @@ impl State {
 
     /// A node that serves before a peer was ever there has the say over the first that
     /// comes.
-    pub(super) fn establish(&mut self) -> Result<(), Error> {
+    pub(super) async fn establish(&mut self) -> Result<(), Error> {
         let Some(summary) = self.ha.as_ref().map(ha::Member::summary) else { return Ok(()) };
         let Some(ledger) = &self.kept.shared else { return Ok(()) };
-        if summary.peer.is_some() || summary.role == "standby" {
+        // A disk that does not answer is asked again by who keeps the rest.
+        if summary.peer.is_some() || summary.role == "standby" || self.unsaved {
             return Ok(());
         }
         let mut established = ledger.clone();
         established.establish(summary.term);
         if established.outdates(ledger) {
-            self.keep(Kept { shared: Some(established), ..self.kept.clone() })?;
+            self.keep(Kept { shared: Some(established), ..self.kept.clone() }).await?;
             self.share();
         }
         Ok(())
@@ -200,7 +201,7 @@ impl State {
                 if let Some(ledger) = &mut kept.shared {
                     ledger.confirm(offered, version);
                 }
-                self.take_note(kept);
+                self.take_note(kept).await;
                 self.share();
             }
             Heard::Offer { node, offer, content, reply } => {
@@ -213,14 +214,14 @@ impl State {
 
     /// Remembers an agreement. The disk learns of it with the next change, if after a
     /// restart both would find out again.
-    fn take_note(&mut self, kept: Kept) {
+    async fn take_note(&mut self, kept: Kept) {
         let outdates = match (&kept.shared, &self.kept.shared) {
             (Some(ledger), Some(known)) => ledger.outdates(known),
             (ledger, known) => ledger.is_some() != known.is_some(),
         };
         if !outdates {
             self.kept.shared = kept.shared;
-        } else if let Err(error) = self.keep(kept) {
+        } else if let Err(error) = self.keep(kept).await {
             tracing::error!(error = chain(&error), "an agreement with the peer cannot be kept");
         }
     }
@@ -240,7 +241,7 @@ impl State {
             (Judgement::Same, _) => {
                 let mut ledger = ledger.clone();
                 let agreed = ledger.agree(offer.version);
-                self.take_note(Kept { shared: Some(ledger), ..self.kept.clone() });
+                self.take_note(Kept { shared: Some(ledger), ..self.kept.clone() }).await;
                 self.share();
                 return Answer::Agreed(agreed);
             }
@@ -369,11 +370,11 @@ impl State {
     }
 
     /// Forgets them, on both nodes.
-    pub(super) fn clear_conflicts(&mut self) -> Result<api::Done, Refused> {
+    pub(super) async fn clear_conflicts(&mut self) -> Result<api::Done, Refused> {
         let forgotten = self.conflicts()?;
         let mut kept = self.kept.clone();
         self.restate(&mut kept, |content| content.conflicts.clear());
-        self.keep(kept)?;
+        self.keep(kept).await?;
         let mut done = self.done();
         // Some may have come since somebody looked.
         let note = |api::HaConflict { path, node, .. }| format!("forgotten: {path} of `{node}`");

@@ -28,12 +28,7 @@ pub(super) use self::force::{Direction, Origin};
 use self::interfaces::{by_name, look_up};
 use super::{Complaint, Error, change::Unconfirmed, source::Source};
 use crate::{
-    agent::{
-        ha,
-        metrics::Tally,
-        probe::Prober,
-        store::{Kept, Store},
-    },
+    agent::{disk::Disk, ha, metrics::Tally, probe::Prober, store::Kept},
     core::{
         fleet::Fleet,
         model::{Mode, Model, Node, quic::Keys},
@@ -105,7 +100,7 @@ pub(super) struct State {
     /// What `model` is made of.
     pub(super) origin: Origin,
     pub(super) source: Source,
-    pub(super) store: Store,
+    pub(super) disk: Disk,
     /// Keys of the QUIC configurations in force.
     pub(super) quic_keys: Keys,
     /// What the store has, or is to have.
@@ -147,7 +142,7 @@ pub(super) struct Beginning {
     pub(super) source: Source,
     pub(super) origin: Origin,
     pub(super) direction: Direction,
-    pub(super) store: Store,
+    pub(super) disk: Disk,
     pub(super) kept: Kept,
     /// See [`Options::place_seed`].
     pub(super) place_seed: Option<[u64; 2]>,
@@ -161,7 +156,7 @@ impl State {
         model: Model,
         log_level: u8,
     ) -> Result<(Self, watch::Receiver<Arc<Network>>), Error> {
-        let Beginning { source, origin, direction, store, kept, place_seed, prober } = beginning;
+        let Beginning { source, origin, direction, disk, kept, place_seed, prober } = beginning;
         let awaited = match direction {
             Direction::Onward => &[][..],
             Direction::Back => &model.node.interfaces,
@@ -194,7 +189,7 @@ impl State {
             started: Instant::now(),
             origin,
             source,
-            store,
+            disk,
             kept,
             quic_keys: Keys::new(),
             unsaved: false,
