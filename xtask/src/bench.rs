@@ -15,7 +15,7 @@ mod wrk;
 
 use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
@@ -81,7 +81,8 @@ struct Figures {
 ///
 /// # Errors
 /// A lab or a program cannot be made, or what was measured did not do what it
-/// is there for: a figure of that is none. A missed limit is a figure.
+/// is there for: a figure of that is none. Or limits are missed; the figures are there
+/// then.
 pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     let built = match arguments.built.as_deref() {
         Some([binary, object, maglev]) => {
@@ -102,6 +103,9 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
         let text = serde_json::to_string_pretty(&figures)?;
         fs::write(path, text + "\n").with_context(|| format!("write `{}`", path.display()))?;
     }
+    let reports = [&figures.control, &figures.ha].into_iter().flatten();
+    let missed: usize = reports.map(figures::Report::misses).sum();
+    ensure!(missed == 0, "{missed} of the limits above are missed");
     Ok(())
 }
 

@@ -293,6 +293,7 @@ impl Candidate {
             flushing: None,
             fencing: None,
             far: false,
+            rival: false,
             missing: Missing::default(),
             stopped: None,
             stranger: None,

@@ -68,6 +68,11 @@ impl Report {
             holds: limit.is_none_or(|limit| median <= limit),
         });
     }
+
+    /// How many limits are missed.
+    pub(super) fn misses(&self) -> usize {
+        self.figures.iter().filter(|figure| !figure.holds).count()
+    }
 }
 
 impl fmt::Display for Unit {

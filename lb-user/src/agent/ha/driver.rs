@@ -85,6 +85,8 @@ pub(super) struct Driver {
     pub(super) fencing: Option<JoinHandle<bool>>,
     /// Whether the peer is too far.
     pub(super) far: bool,
+    /// Whether it has another witness.
+    pub(super) rival: bool,
     /// Who does not answer, as told last.
     pub(super) missing: Missing,
 }
@@ -98,6 +100,10 @@ const DIFFERS: &str = "the peer has no such group, other addresses in it, anothe
 /// What is wrong with a peer whose answers come too late for any lease.
 const TOO_FAR: &str = "frames to the peer and back take longer than 18 heartbeats: no node can \
                        begin to serve, make `ha.heartbeat` longer on both";
+
+/// What is wrong where each node has a witness of its own.
+const RIVAL: &str = "the peer is answered by another witness: the vote of neither counts, so \
+                     no node can go on without the other";
 
 /// What is wrong where there are neither peer nor witness.
 const NOBODY: &str = "neither the peer nor the witness answers: this node serves nothing, since \
@@ -268,6 +274,11 @@ impl Driver {
             tracing::error!("{TOO_FAR}");
         }
         self.far = far;
+        let rival = self.pair.has_rival_witness();
+        if rival && !self.rival {
+            tracing::error!("{RIVAL}");
+        }
+        self.rival = rival;
         self.miss_witness(now);
     }
 

@@ -13,6 +13,7 @@
 //! | 4 | time between heartbeats, microseconds |
 //! | 4 | grant, likewise |
 //! | 8 | fingerprint of the newest key that the sender has |
+//! | 8 | number of the run of the witness that answers the sender; 0 if none does |
 //! | 16 | stamp: number of the run, then of the frame |
 //! | 0 or 16 | `heard`, likewise |
 //! | 0 or 16 | `echo`, likewise |
@@ -64,7 +65,7 @@ const PURPOSE: &str = "heartbeat";
 /// Where the flags are.
 const FLAGS: usize = 5;
 /// Bytes of the parts: up to the stamp, a stamp, a group, the tag.
-const HEAD: usize = 25;
+const HEAD: usize = 33;
 const STAMP: usize = 16;
 const GROUP: usize = 25;
 const TAG: usize = 32;
@@ -148,7 +149,8 @@ impl Codec {
     /// a key of the pair; with the newest if it has no such key.
     #[must_use]
     pub fn encode(&self, beat: &Beat, by: Fingerprint) -> Vec<u8> {
-        let Beat { node, stamp, answer, interval, heard, grant, echo, priority, groups } = beat;
+        let Beat { node, stamp, answer, interval, heard, grant, .. } = beat;
+        let Beat { echo, witness, priority, groups, .. } = beat;
         let flag = |set: bool, flag| if set { flag } else { 0 };
         let flags = flag(*answer, ANSWER)
             | flag(heard.is_some(), HEARD)
@@ -161,7 +163,7 @@ impl Codec {
         for time in [interval, grant] {
             frame.extend((time.as_micros() as u32).to_be_bytes());
         }
-        frame.extend(newest.0.to_be_bytes());
+        frame.extend([newest.0, *witness].map(u64::to_be_bytes).as_flattened());
         for stamp in [Some(stamp), heard.as_ref(), echo.as_ref()].into_iter().flatten() {
             frame.extend(stamp_bytes(stamp));
         }
@@ -226,7 +228,7 @@ fn read(body: &[u8]) -> Option<(Beat, Fingerprint)> {
     }
     let interval = rest.time().filter(|interval| *interval <= LONGEST_INTERVAL)?;
     let grant = rest.time()?;
-    let newest = Fingerprint(rest.number()?);
+    let (newest, witness) = (Fingerprint(rest.number()?), rest.number()?);
     let stamp = rest.stamp()?;
     let heard = if flags & HEARD != 0 { Some(rest.stamp()?) } else { None };
     let echo = if flags & ECHO != 0 { Some(rest.stamp()?) } else { None };
@@ -234,7 +236,8 @@ fn read(body: &[u8]) -> Option<(Beat, Fingerprint)> {
     let groups = (0..groups).map(|_| rest.group()).collect::<Option<Vec<_>>>()?;
     let answer = flags & ANSWER != 0;
     let whole = rest.0.is_empty() && serves(&groups) == (flags & SERVES != 0);
-    let beat = Beat { node, stamp, answer, interval, heard, grant, echo, priority, groups };
+    let beat =
+        Beat { node, stamp, answer, interval, heard, grant, echo, witness, priority, groups };
     whole.then_some((beat, newest))
 }
 

@@ -30,6 +30,8 @@ pub struct Beat {
     /// A frame of a run that has still to prove that it is not replayed, which
     /// this one answers.
     pub echo: Option<Stamp>,
+    /// Run of the witness that answers the sender; 0: none does.
+    pub witness: u64,
     /// See [`crate::core::model::ha::Ha::priority`].
     pub priority: u8,
     /// Its groups, in the order of its configuration.

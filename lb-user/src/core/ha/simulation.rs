@@ -19,6 +19,7 @@ fn any_fault() -> impl Strategy<Value = Fault> {
         (0..2_usize).prop_map(Fault::Crash),
         (0..2_usize).prop_map(Fault::Leave),
         (0..2_usize).prop_map(Fault::Unfit),
+        (0..2_usize).prop_map(Fault::Uninformed),
         (0..GROUPS).prop_map(Fault::Failover),
     ]
 }
@@ -33,8 +34,9 @@ fn any_conditions() -> impl Strategy<Value = Conditions> {
     let heartbeats = prop::sample::select(vec![HEARTBEAT, HEARTBEAT / 2, HEARTBEAT * 4]);
     let replays = prop::sample::select(vec![0, 0, 0, 8]);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (flags, heartbeats, far, replays).prop_map(
-        |((witness, preempt, alike), heartbeat, delay, replays)| Conditions {
+    let flushes = prop_oneof![Just(0), 0..80_u32];
+    (flags, heartbeats, far, replays, flushes).prop_map(
+        |((witness, preempt, alike), heartbeat, delay, replays, flush)| Conditions {
             fence: None,
             witness,
             preempt,
@@ -42,6 +44,7 @@ fn any_conditions() -> impl Strategy<Value = Conditions> {
             alike,
             delay,
             replays,
+            flush,
             sluggish: 0,
         },
     )

@@ -76,6 +76,7 @@ impl Pair {
             heard: heard.map(|(stamp, _)| stamp),
             grant,
             echo,
+            witness: self.witness_run(now),
             priority: self.settings.priority,
             groups: (0..self.groups.len()).map(group).collect(),
         }
@@ -116,6 +117,7 @@ impl Pair {
             Admission::Latest => {}
         }
         peer.learn(beat, acknowledged, now);
+        self.compare_witness(beat.witness, now);
         self.fence = Errand::Idle;
         self.weigh(now);
         self.learn_terms();

@@ -1,4 +1,4 @@
-use super::*;
+use super::{vote::ANEW, *};
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(50);
@@ -8,12 +8,16 @@ const STEP: Duration = Duration::from_millis(10);
 const SETTLED: Duration = Duration::from_secs(3);
 
 fn node(name: &str, priority: u8) -> Pair {
+    node_of(name, priority, false)
+}
+
+fn node_of(name: &str, priority: u8, witness: bool) -> Pair {
     let settings = Settings {
         node: name.to_owned(),
         priority,
         heartbeat: HEARTBEAT,
         preempt: false,
-        witness: false,
+        witness,
         fence: false,
         groups: vec![GroupSettings { id: 1, digest: 0, preferred: false }],
     };
@@ -125,4 +129,40 @@ fn a_node_that_knows_its_peer_takes_over_from_it_whoever_else_is_there() {
         b.tick(now);
     }
     assert!(serves(&b));
+}
+
+#[test]
+fn two_witnesses_have_no_vote() {
+    let mut nodes = [node_of("a", 150, true), node_of("b", 100, true)];
+    let mut now = Duration::ZERO;
+    // Both nodes live for so long, and are answered by these runs of a witness.
+    let mut live = |nodes: &mut [Pair; 2], runs: [u64; 2], length: u32, apart: bool| {
+        for _ in 0..(HEARTBEAT * length).as_millis() / STEP.as_millis() {
+            now += STEP;
+            if apart {
+                for node in &mut *nodes {
+                    node.tick(now);
+                    node.begin_round(now);
+                }
+            } else {
+                step(nodes, [false, false], now);
+            }
+            for (node, run) in nodes.iter_mut().zip(runs) {
+                let asked = node.question(now).expect("there is a witness");
+                let stamp = Stamp { boot: run, sequence: asked.stamp.sequence };
+                let Question { stamp: question, lease, groups, .. } = asked;
+                node.receive_answer(&Answer { stamp, question, lease, groups }, now);
+            }
+        }
+        nodes.each_ref().map(|node| (serves(node), node.has_rival_witness()))
+    };
+    assert_eq!(live(&mut nodes, [7, 7], 60, false), [(true, false), (false, false)]);
+    // One that starts anew is another for both.
+    for (runs, length) in [([7, 8], ANEW / 2), ([8, 8], 2), ([9, 8], ANEW / 2), ([9, 9], 2)] {
+        assert_eq!(live(&mut nodes, runs, length, false), [(true, false), (false, false)]);
+    }
+    assert_eq!(live(&mut nodes, [9, 10], 2 * ANEW, false), [(true, true), (false, true)]);
+    // Each has the vote of its own witness, and does not go by it.
+    assert_eq!(live(&mut nodes, [9, 10], 60, true), [(false, true), (false, true)]);
+    assert_eq!(live(&mut nodes, [9, 9], 60, false), [(true, false), (false, false)]);
 }

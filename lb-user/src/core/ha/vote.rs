@@ -12,10 +12,18 @@
 //! That the peer does not take over says nothing if it serves already. So its word
 //! counts only if the frame in which it was given confirms that the peer had heard
 //! what this node says of the group now, and does not serve itself.
+//!
+//! Two witnesses would give a vote each. So the nodes tell each other which run of it
+//! answers them, and while that is another for longer than it takes to notice that
+//! one started anew, no vote counts: also when they do not hear each other any more.
 
 use std::time::Duration;
 
 use super::{ASK_QUARTERS, GONE, LONE_LEASE, Pair, Stamp};
+
+/// Heartbeats after which two nodes have noticed that the witness started anew: its
+/// last run is forgotten by then.
+pub(super) const ANEW: u32 = GONE + 2;
 
 /// What a node asks the witness.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +61,10 @@ pub(super) struct Voter {
     latest: Option<Stamp>,
     /// That question.
     answered: u64,
+    /// Since when the peer names another run of it.
+    other: Option<Duration>,
+    /// The peer has another witness.
+    rival: bool,
 }
 
 impl Pair {
@@ -83,11 +95,12 @@ impl Pair {
         self.notice_sleep(now);
         let Some(sent) = self.sent_at(answer.question) else { return };
         if answer.question.sequence > self.voter.answered {
-            self.voter = Voter {
-                heard: Some(now),
-                latest: Some(answer.stamp),
-                answered: answer.question.sequence,
-            };
+            self.voter.heard = Some(now);
+            self.voter.latest = Some(answer.stamp);
+            self.voter.answered = answer.question.sequence;
+        }
+        if self.voter.rival {
+            return;
         }
         for group in &mut self.groups {
             if answer.groups.contains(&group.settings.id) {
@@ -109,6 +122,34 @@ impl Pair {
     pub fn misses_witness(&self, now: Duration) -> bool {
         let heard = self.voter.heard.unwrap_or_default().max(self.awake);
         self.settings.witness && now.saturating_sub(heard) > self.beats(GONE)
+    }
+
+    /// Run of the witness that answers this node, 0 if none does.
+    pub(super) fn witness_run(&self, now: Duration) -> u64 {
+        let there = self.voter.heard.is_some() && !self.misses_witness(now);
+        self.voter.latest.filter(|_| there).map_or(0, |stamp| stamp.boot)
+    }
+
+    /// Takes note of which run of the witness the peer names.
+    pub(super) fn compare_witness(&mut self, theirs: u64, now: Duration) {
+        let ours = self.witness_run(now);
+        let limit = self.beats(ANEW);
+        let voter = &mut self.voter;
+        if ours == theirs && ours != 0 {
+            (voter.other, voter.rival) = (None, false);
+        } else if ours == 0 || theirs == 0 {
+            // Nothing is learnt from who hears none.
+            voter.other = None;
+        } else {
+            let since = *voter.other.get_or_insert(now);
+            voter.rival |= now >= since + limit;
+        }
+    }
+
+    /// Whether the peer has another witness: no vote counts.
+    #[must_use]
+    pub fn has_rival_witness(&self) -> bool {
+        self.voter.rival
     }
 
     /// Begins to ask anew: earlier questions are not known any more.

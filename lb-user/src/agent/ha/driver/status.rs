@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DIFFERS, Driver, Missing, NOBODY, Stranger, TOO_FAR};
+use super::{DIFFERS, Driver, Missing, NOBODY, RIVAL, Stranger, TOO_FAR};
 use crate::{
     agent::ha::{frame::VERSION, history::role},
     api,
@@ -68,6 +68,7 @@ impl Driver {
                         .clone()
                         .or_else(|| self.differing[index].then(|| DIFFERS.to_owned()))
                         .or_else(|| self.far.then(|| TOO_FAR.to_owned()))
+                        .or_else(|| self.rival.then(|| RIVAL.to_owned()))
                         .or_else(|| (self.missing == Missing::Both).then(|| NOBODY.to_owned())),
                 })
                 .collect(),

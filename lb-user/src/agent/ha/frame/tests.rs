@@ -73,11 +73,18 @@ fn any_beat() -> impl Strategy<Value = Beat> {
         any_stamp(),
         any::<(bool, u8)>(),
         (any_time(LONGEST_INTERVAL), any_time(LONGEST)),
-        [prop::option::of(any_stamp()), prop::option::of(any_stamp())],
+        ([prop::option::of(any_stamp()), prop::option::of(any_stamp())], any::<u64>()),
         prop::collection::vec(any_group(), 0..=GROUPS),
     )
         .prop_map(
-            |(node, stamp, (answer, priority), (interval, grant), [heard, echo], groups)| Beat {
+            |(
+                node,
+                stamp,
+                (answer, priority),
+                (interval, grant),
+                ([heard, echo], witness),
+                groups,
+            )| Beat {
                 node,
                 stamp,
                 answer,
@@ -85,6 +92,7 @@ fn any_beat() -> impl Strategy<Value = Beat> {
                 heard,
                 grant,
                 echo,
+                witness,
                 priority,
                 groups,
             },
@@ -110,6 +118,7 @@ fn longest() -> Beat {
         heard: Some(stamp),
         grant: LONGEST,
         echo: Some(stamp),
+        witness: u64::MAX,
         priority: 254,
         groups: vec![group; GROUPS],
     }
@@ -214,7 +223,7 @@ proptest! {
 #[test]
 fn the_longest_beat_fits_a_datagram_that_no_path_cuts() {
     let frame = encode(&longest());
-    assert_eq!((frame.len(), MOST_BYTES), (569, 569));
+    assert_eq!((frame.len(), MOST_BYTES), (577, 577));
     assert_eq!(codec().decode(&frame), Ok(frame_of(longest())));
 }
 
@@ -237,6 +246,7 @@ fn a_frame_is_laid_out_as_stated() {
         heard: Some(Stamp { boot: 0x090a, sequence: 0x0b0c }),
         grant: Duration::from_micros(0x0102_0304),
         echo: Some(Stamp { boot: 0x0d0e, sequence: 0x0f10 }),
+        witness: 0x1314,
         priority: 100,
         groups: vec![group],
     };
@@ -244,6 +254,7 @@ fn a_frame_is_laid_out_as_stated() {
     let expected = [
         &b"lbHA\x02\x06\x64\x04\x01\0\0\xc3\x50\x01\x02\x03\x04"[..],
         &key().0.to_be_bytes(),
+        b"\0\0\0\0\0\0\x13\x14",
         b"\0\0\0\0\0\0\x05\x06\0\0\0\0\0\0\x07\x08",
         b"\0\0\0\0\0\0\x09\x0a\0\0\0\0\0\0\x0b\x0c",
         b"\0\0\0\0\0\0\x0d\x0e\0\0\0\0\0\0\x0f\x10",
@@ -264,7 +275,7 @@ fn what_a_frame_cannot_say_is_refused() {
         sealed(&body)
     };
     let last = longest.len() - 1;
-    let name = NEWEST + 8 + 3 * STAMP;
+    let name = NEWEST + 16 + 3 * STAMP;
     // Of the last group; its state follows.
     let term = last - 8;
     let wrong = [
@@ -294,8 +305,8 @@ fn a_datagram_of_another_kind_says_what_it_is_not() {
     let cases: [(&[u8], &str); 7] = [
         (b"", "no heartbeat"),
         (b"lbH", "no heartbeat"),
-        (b"lbHA", "4 bytes, expected 74 to 569"),
-        (b"lbHA\x02", "5 bytes, expected 74 to 569"),
+        (b"lbHA", "4 bytes, expected 82 to 577"),
+        (b"lbHA\x02", "5 bytes, expected 82 to 577"),
         (b"lbHA\x01", "5 bytes, expected 38 to 1232"),
         (&long, "1237 bytes, expected 38 to 1232"),
         (&sealed_as(1, &[0]), "version 1, expected 2"),

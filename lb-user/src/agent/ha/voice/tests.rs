@@ -42,8 +42,8 @@ fn beat() -> Beat {
     let (interval, grant) = (Duration::ZERO, Duration::ZERO);
     let (heard, echo, groups) = (None, None, Vec::new());
     let stamp = Stamp { boot: 1, sequence: 1 };
-    let (node, priority, answer) = ("lb-a".to_owned(), 100, false);
-    Beat { node, stamp, answer, interval, heard, grant, echo, priority, groups }
+    let (node, priority, answer, witness) = ("lb-a".to_owned(), 100, false, 0);
+    Beat { node, stamp, answer, interval, heard, grant, echo, witness, priority, groups }
 }
 
 /// Whether the one understands what the other says, which it then has heard.

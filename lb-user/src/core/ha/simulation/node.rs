@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::{
     ears::Ears,
-    world::{Conditions, GROUPS, HEARTBEAT, PATHS},
+    world::{Conditions, GROUPS, HEARTBEAT, PATHS, STEP},
 };
 use crate::core::ha::*;
 
@@ -27,6 +27,8 @@ pub(super) struct Node {
     /// Persistent: highest term.
     pub(super) term: u64,
     pub(super) frozen: bool,
+    /// While the peer is told the latest flows: when that is over.
+    told: Option<Duration>,
     /// With the paths by which they came.
     pub(super) inbox: VecDeque<(usize, Frame)>,
     /// The data plane: until when it serves each group, by the node's clock.
@@ -54,7 +56,18 @@ impl Node {
         let inbox = VecDeque::new();
         let leases = [Duration::ZERO; GROUPS];
         let ears = Ears::new(0, HEARTBEAT, Duration::ZERO);
-        Self { number, conditions, clock, pair: None, term: 0, frozen: false, inbox, leases, ears }
+        Self {
+            number,
+            conditions,
+            clock,
+            pair: None,
+            term: 0,
+            frozen: false,
+            told: None,
+            inbox,
+            leases,
+            ears,
+        }
     }
 
     pub(super) fn start(&mut self, boot: u64, now: Duration) {
@@ -92,6 +105,12 @@ impl Node {
         }
     }
 
+    pub(super) fn inform(&mut self, informed: bool) {
+        if let Some(pair) = &mut self.pair {
+            pair.inform(informed);
+        }
+    }
+
     fn group(&self, group: usize) -> GroupSettings {
         GroupSettings { id: group as u64, digest: 0, preferred: group == self.number }
     }
@@ -124,8 +143,12 @@ impl Node {
         let peer = 1 - self.number;
         let answer = |(path, echo)| (path, peer, Frame::Beat(pair.beat(true, echo, own)));
         let mut frames: Vec<_> = echoes.into_iter().map(answer).collect();
-        if pair.wants_flush() {
+        let told = *self.told.get_or_insert(own + STEP * self.conditions.flush);
+        if !pair.wants_flush() {
+            self.told = None;
+        } else if own >= told {
             pair.flushed(own);
+            self.told = None;
         }
         pair.tick(own);
         self.term = pair.term();

@@ -42,6 +42,8 @@ pub(super) enum Fault {
     Loss,
     /// A node is able to serve no group.
     Unfit(usize),
+    /// A node does not know the peer's flows.
+    Uninformed(usize),
     /// A node and the witness do not hear each other.
     Apart(usize),
     /// The witness is gone, and starts anew when the fault is over.
@@ -75,6 +77,8 @@ pub(super) struct Conditions {
     pub(super) delay: (u64, u64),
     /// Old frames that somebody sends again in a step.
     pub(super) replays: u64,
+    /// Steps after which the peer has been told the latest flows, or has not listened.
+    pub(super) flush: u32,
     /// An agent misses so many steps for each that it takes.
     pub(super) sluggish: u64,
 }
@@ -88,6 +92,7 @@ pub(super) const USUAL: Conditions = Conditions {
     alike: false,
     delay: (0, 8),
     replays: 0,
+    flush: 0,
     sluggish: 0,
 };
 
@@ -324,6 +329,7 @@ impl World {
                 }
             }
             Fault::Unfit(node) => self.nodes[node].set_fit(false, now),
+            Fault::Uninformed(node) => self.nodes[node].inform(false),
             Fault::NoWitness => {
                 self.third.witness = None;
                 self.third.inbox.clear();
@@ -347,6 +353,7 @@ impl World {
         match fault {
             Fault::Freeze(node) => self.nodes[node].frozen = false,
             Fault::Unfit(node) => self.nodes[node].set_fit(true, self.now),
+            Fault::Uninformed(node) => self.nodes[node].inform(true),
             Fault::Crash(node) | Fault::Leave(node) => {
                 self.nodes[node].inbox.clear();
                 self.start(node);
