@@ -16,6 +16,7 @@ mod metrics;
 mod path;
 mod promotion;
 mod replica;
+mod sync;
 mod topology;
 mod version;
 mod witness;

@@ -35,6 +35,13 @@ fn drain(pair: &Pair, node: usize, service: &Service) -> Result<()> {
     node.done(&["backend", "set", service.name(), "b1", "--weight", "80"]).map(drop)
 }
 
+/// The same of all web services, at both nodes.
+pub(super) fn displace_all(pair: &Pair) -> Result<()> {
+    [0, 1]
+        .into_iter()
+        .try_for_each(|node| web_services().try_for_each(|service| drain(pair, node, &service)))
+}
+
 /// The same of all web services. The tables send nobody to b2 then, so that all
 /// connections that are there, and some of b1's, are elsewhere than they say: a third.
 fn displace(pair: &Pair, node: usize, flows: &[(IpAddr, Flows)]) -> Result<()> {
@@ -149,12 +156,12 @@ fn a_node_that_knows_nothing_is_told_everything() -> Result<()> {
     Ok(())
 }
 
-fn heard(pair: &Pair, node: usize, what: &str) -> Option<u64> {
+pub(super) fn heard(pair: &Pair, node: usize, what: &str) -> Option<u64> {
     pair.lab.nodes[node].json(&["ha", "status"]).ok()?["sync"]["heard"][what].as_u64()
 }
 
 /// With passes every three seconds.
-fn with_short_passes() -> Result<Pair> {
+pub(super) fn with_short_passes() -> Result<Pair> {
     Pair::with(3, |config| {
         let short = |service: Service| service.lines("affinity_timeout = \"6s\"");
         config.services = config.services.drain(..).map(short).collect();
@@ -167,9 +174,7 @@ fn connections_that_are_seldom_used_live_on_at_the_standby() -> Result<()> {
     pair.settles("all", 0);
     pair.is_told(1);
     let mut flows = pair.open()?;
-    for node in [0, 1] {
-        web_services().try_for_each(|service| drain(&pair, node, &service))?;
-    }
+    displace_all(&pair)?;
     // Of packets that change nothing a pass tells, every three seconds. Six of them
     // are longer than what the standby gave the connections at first.
     for _ in 0..6 {
@@ -192,9 +197,7 @@ fn what_the_standby_lost_is_found_and_repaired() -> Result<()> {
     pair.settles("all", 0);
     pair.is_told(1);
     let mut flows = pair.open()?;
-    for node in [0, 1] {
-        web_services().try_for_each(|service| drain(&pair, node, &service))?;
-    }
+    displace_all(&pair)?;
     pair.is_told(1);
     let before = heard(&pair, 1, "repaired").expect("a number");
     let lost = pair.lab.nodes[1].pins().lose_flows()?;

@@ -258,6 +258,23 @@ impl PairLab {
         )
     }
 
+    /// Loses all that the nodes say over connections; heartbeats go on.
+    ///
+    /// # Errors
+    /// nft fails.
+    pub fn cut_sync(&self) -> Result<()> {
+        let [a, b] = [0, 1].map(|node| self.nodes[node].name);
+        [&self.front, &self.back].into_iter().try_for_each(|switch| {
+            let rule = |from, to, port| {
+                format!("add rule bridge cut forward iifname {from} oifname {to} tcp {port} drop")
+            };
+            [(a, b), (b, a)].into_iter().try_for_each(|(from, to)| {
+                nft(switch, &rule(from, to, "dport 4790"))?;
+                nft(switch, &rule(from, to, "sport 4790"))
+            })
+        })
+    }
+
     /// Loses so many of a hundred IPv4 packets between the nodes, in both directions of
     /// both networks, each by chance.
     ///

@@ -158,6 +158,9 @@ pub struct HaHeard {
     pub entered: u64,
     /// Of those the ones that were noticed by comparison only.
     pub repaired: u64,
+    /// Entries of flows that the peer did not tell of while it told all: it does not
+    /// have them any more.
+    pub removed: u64,
     /// Records of backends that this node does not have.
     pub unknown: u64,
     /// Records for which the affinity table has no room.

@@ -306,9 +306,10 @@ fn show_sync(console: &mut Console<'_>, HaSync { told, heard }: &HaSync) -> Resu
         console.say(format_args!("flows told: {trouble}"))?;
     }
     let words = state(heard.connected, heard.complete);
-    let HaHeard { records, entered, repaired, unknown, no_room, .. } = heard;
+    let HaHeard { records, entered, repaired, removed, unknown, no_room, .. } = heard;
     console.say(format_args!(
-        "flows heard: {words}, {records} records, {entered} entered, {repaired} repaired"
+        "flows heard: {words}, {records} records, {entered} entered, {repaired} repaired, \
+         {removed} removed"
     ))?;
     if unknown + no_room > 0 {
         console.say(format_args!(

@@ -83,6 +83,12 @@ impl Changes {
         self.flows.enter(key, new, &place, now, yields)
     }
 
+    /// The slot that has a key, see [`Mapped::find`].
+    #[must_use]
+    pub fn find(&self, key: u64) -> Option<u32> {
+        self.flows.find(key, &self.place(key))
+    }
+
     /// The flows in a bucket whose time is not up at `now`. A slot that a packet
     /// is about to claim is nobody's yet.
     pub fn live(&self, bucket: u32, now: u16) -> impl Iterator<Item = Entry> + '_ {
@@ -112,6 +118,22 @@ impl Mapped<ChangeLine> {
                 },
             )
         })
+    }
+
+    /// Marks a bucket again whose mark was taken for nothing.
+    pub fn give_back(&self, bucket: u32, mark: Mark) {
+        let mut line = ChangeLine::ZERO;
+        let at = (bucket % BUCKETS) as usize;
+        match mark {
+            Mark::Changed => line.changed[at] = 1,
+            Mark::Exception => line.exceptions[at] = 1,
+        }
+        let (words, _) = bytemuck::bytes_of(&line).as_chunks::<WORD>();
+        for (word, bytes) in words.iter().enumerate().filter(|(_, bytes)| **bytes != [0; WORD]) {
+            // Packets may mark others of the line meanwhile.
+            let bits = u64::from_ne_bytes(*bytes);
+            self.word64(bucket / BUCKETS, word * WORD).fetch_or(bits, Ordering::AcqRel);
+        }
     }
 
     /// How many buckets have a mark.
@@ -177,8 +199,10 @@ mod tests {
             let (inside, outside): (BTreeMap<_, _>, BTreeMap<_, _>) = expected
                 .into_iter()
                 .partition(|(bucket, _)| (from..to).contains(&(bucket / BUCKETS)));
-            prop_assert!(marks.take(from..to).eq(inside));
+            prop_assert!(marks.take(from..to).eq(inside.clone()));
             prop_assert_eq!(marks.take(from..to).count(), 0);
+            inside.iter().for_each(|(bucket, mark)| marks.give_back(*bucket, *mark));
+            prop_assert!(marks.take(from..to).eq(inside));
             prop_assert!(marks.take(0..LINES).eq(outside));
         }
     }

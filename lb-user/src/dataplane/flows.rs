@@ -179,22 +179,37 @@ impl Mapped<Bucket> {
         (word(offset_of!(Bucket, keys)), word(offset_of!(Bucket, values)))
     }
 
+    /// The slot that has a key, counted through all buckets; the tag of its value need
+    /// not be the key's yet.
+    #[must_use]
+    pub fn find(&self, key: u64, place: &Place) -> Option<u32> {
+        let buckets = [place.primary, place.alternate].into_iter();
+        let has = |(_, (owner, _)): &(u32, (&AtomicU64, _))| owner.load(Ordering::Acquire) == key;
+        let mut slots =
+            buckets.flat_map(|bucket| (bucket * SLOTS as u32..).zip(self.slots(bucket)));
+        slots.find(has).map(|(slot, _)| slot)
+    }
+
     /// Clears the slots of buckets whose key and value are `spent`; a slot
     /// that a packet claims meanwhile is left to it. Returns how many.
     pub fn clear(&self, buckets: Range<u32>, spent: impl Fn(u64, FlowValue) -> bool) -> u32 {
-        buckets.map(|bucket| self.clear_bucket(bucket, &spent)).sum()
+        self.clear_slots(buckets, |_, key, value| spent(key, value))
     }
 
-    fn clear_bucket(&self, bucket: u32, spent: &impl Fn(u64, FlowValue) -> bool) -> u32 {
-        let mut cleared = 0;
-        for (key, value) in self.slots(bucket) {
+    /// The same by slot as well, see [`Self::find`].
+    pub fn clear_slots(
+        &self,
+        buckets: Range<u32>,
+        spent: impl Fn(u32, u64, FlowValue) -> bool,
+    ) -> u32 {
+        let slots = buckets.flat_map(|bucket| (bucket * SLOTS as u32..).zip(self.slots(bucket)));
+        let cleared = slots.filter(|(slot, (key, value))| {
             let owner = key.load(Ordering::Acquire);
-            if owner != 0 && spent(owner, FlowValue(value.load(Ordering::Acquire))) {
-                let swap = key.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
-                cleared += u32::from(swap.is_ok());
-            }
-        }
-        cleared
+            owner != 0
+                && spent(*slot, owner, FlowValue(value.load(Ordering::Acquire)))
+                && key.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        cleared.count() as u32
     }
 
     /// Clears what is expired. Packets treat a slot whose time is up as free,

@@ -10,7 +10,14 @@ mod receiver;
 pub(super) mod replica;
 mod sender;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU64},
+    },
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -59,6 +66,9 @@ struct Common {
     changes: Arc<Changes>,
     names: watch::Receiver<Arc<Names>>,
     serving: watch::Receiver<Vec<Serving>>,
+    /// Groups, by position from bit 0, of which the peer does not know all that this
+    /// node recorded: what it does not tell is not over.
+    owes: Arc<AtomicU16>,
 }
 
 /// How telling the peer goes.
@@ -84,6 +94,8 @@ struct Inward {
     entered: u64,
     /// Of those the ones that a later pass told: a change was missed.
     repaired: u64,
+    /// Entries of flows that the peer does not have any more.
+    removed: u64,
     /// Flows to backends that this node does not have.
     unknown: u64,
     /// Whether there were any since the peer began to tell all.
@@ -109,6 +121,8 @@ pub(super) struct Exchange {
     seed: u64,
     flows: u32,
     listeners: Vec<TcpListener>,
+    /// See [`message::Message::Welcome`].
+    memory: u64,
     thread: Thread,
 }
 
@@ -147,6 +161,7 @@ impl Exchange {
             seed: seed_fingerprint(node),
             flows: node.flows,
             listeners: opened?,
+            memory: super::boot()?,
             thread,
         })
     }
@@ -159,10 +174,12 @@ impl Exchange {
         voice: watch::Receiver<Voice>,
         sharing: Option<Ends>,
     ) -> (Sync, Thread) {
-        let Self { paths, node, seed, flows: rated, listeners, thread } = self;
+        let Self { paths, node, seed, flows: rated, listeners, memory, thread } = self;
         let Flows { changes, names } = flows;
         let marked = Arc::clone(&changes);
-        let common = Common { paths, node, seed, flows: rated, voice, changes, names, serving };
+        let owes = Arc::new(AtomicU16::new(u16::MAX));
+        let flows = rated;
+        let common = Common { paths, node, seed, flows, voice, changes, names, serving, owes };
         let (out, outward) = watch::channel(Outward::default());
         let (hear, inward) = watch::channel(Inward::default());
         let (flushes, waiting) = mpsc::channel(WAITING);
@@ -180,7 +197,8 @@ impl Exchange {
         if let Some(ends) = sharing {
             thread.handle().spawn(Calling { common: common.clone(), ends }.run());
         }
-        let receiver = Receiver { common, inward: hear, resyncs: orders, answering };
+        let memory = Arc::new(AtomicU64::new(memory));
+        let receiver = Receiver { common, inward: hear, memory, resyncs: orders, answering };
         thread.handle().spawn(sender.run());
         thread.handle().spawn(receiver.run(listeners));
         (Sync { outward, inward, flushes, resyncs, changes: marked }, thread)
@@ -235,6 +253,7 @@ impl Sync {
                 records: inward.records,
                 entered: inward.entered,
                 repaired: inward.repaired,
+                removed: inward.removed,
                 unknown: inward.unknown,
                 no_room: inward.no_room,
             },

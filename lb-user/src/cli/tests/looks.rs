@@ -125,7 +125,7 @@ pair        active, peer lb-b
 /// What `lb ha status` shows of a pair with these fields.
 fn pair_shown(fields: &str) -> String {
     let told = r#"{"connected":false,"complete":false,"records":0,"lag_ms":null,"trouble":null}"#;
-    let zeros = r#""records":0,"entered":0,"repaired":0,"unknown":0,"no_room":0"#;
+    let zeros = r#""records":0,"entered":0,"repaired":0,"removed":0,"unknown":0,"no_room":0"#;
     let heard = format!(r#"{{"connected":false,"complete":false,{zeros}}}"#);
     let sync = format!(r#"{{"told":{told},"heard":{heard}}}"#);
     let transition = r#"{"group":"blue","to":"active","cause":"silence","term":7,"ago_ms":61999}"#;

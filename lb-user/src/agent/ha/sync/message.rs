@@ -5,12 +5,12 @@
 //! | kind | from | what follows |
 //! |---|---|---|
 //! | 1 hello | sender | fingerprint of `node.hash_seed` (8), `node.flows` (4), name of the node |
-//! | 2 welcome | receiver | |
+//! | 2 welcome | receiver | number of its memory (8): as long as it is the same, what was confirmed before need not be told again |
 //! | 3 refused | receiver | why, in words |
 //! | 4 names | sender | backends: number (2), identity (40) |
 //! | 5 begin | sender | all flows are going to be told |
 //! | 6 flows | sender | sequence (8), 1 if a pass tells them and 0 if they changed (1), records: key (8), number of the backend (2), state and, at bit 7, whether the key is exact (1), seconds left (2) |
-//! | 7 told | sender | sequence (8): all flows were told since `begin` |
+//! | 7 told | sender | sequence (8): all flows were told since `begin`, or the `told` before; the groups that this node served meanwhile, by position from bit 0 (2): whatever else the receiver has of theirs is over |
 //! | 8 heard | receiver | sequence (8): all up to this one have been looked at; 1 if all flows told since `begin` could be entered, else 0 (1) |
 //! | 9 share | caller | name of the node: this connection is about the configuration |
 //! | 10 part | both | 1 if it is the last and 0 if more follow (1), bytes |
@@ -40,12 +40,12 @@ const EXACT: u8 = 1 << 7;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Hello { seed: u64, flows: u32, node: String },
-    Welcome,
+    Welcome { memory: u64 },
     Refused { reason: String },
     Names(Vec<(BackendId, BackendIdentity)>),
     Begin,
     Flows { sequence: u64, pass: bool, records: Vec<Record> },
-    Told { sequence: u64 },
+    Told { sequence: u64, groups: u16 },
     Heard { sequence: u64, whole: bool },
     Share { node: String },
     Part { last: bool, bytes: Vec<u8> },
@@ -60,7 +60,7 @@ impl Message {
             Self::Hello { seed, flows, node } => {
                 [&number(1, *seed), &flows.to_be_bytes()[..], node.as_bytes()].concat()
             }
-            Self::Welcome => vec![2],
+            Self::Welcome { memory } => number(2, *memory),
             Self::Refused { reason } => text(3, reason),
             Self::Names(names) => {
                 let mut bytes = vec![4];
@@ -83,7 +83,9 @@ impl Message {
                 }
                 bytes
             }
-            Self::Told { sequence } => number(7, *sequence),
+            Self::Told { sequence, groups } => {
+                [&number(7, *sequence)[..], &groups.to_be_bytes()].concat()
+            }
             Self::Heard { sequence, whole } => {
                 [&number(8, *sequence)[..], &[u8::from(*whole)]].concat()
             }
@@ -96,7 +98,6 @@ impl Message {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&kind, body) = bytes.split_first()?;
         let text = |body: &[u8]| Some(str::from_utf8(body).ok()?.to_owned());
-        let number = || Some(u64::from_be_bytes(body.try_into().ok()?));
         Some(match kind {
             1 => {
                 let (seed, body) = body.split_first_chunk()?;
@@ -104,7 +105,7 @@ impl Message {
                 let (seed, flows) = (u64::from_be_bytes(*seed), u32::from_be_bytes(*flows));
                 Self::Hello { seed, flows, node: text(node)? }
             }
-            2 if body.is_empty() => Self::Welcome,
+            2 => Self::Welcome { memory: u64::from_be_bytes(body.try_into().ok()?) },
             3 => Self::Refused { reason: text(body)? },
             4 => {
                 let (names, []) = body.as_chunks() else { return None };
@@ -118,7 +119,11 @@ impl Message {
                 let records = records.iter().map(record).collect::<Option<_>>()?;
                 Self::Flows { sequence: u64::from_be_bytes(*sequence), pass: pass == 1, records }
             }
-            7 => Self::Told { sequence: number()? },
+            7 => {
+                let (sequence, groups) = body.split_first_chunk()?;
+                let groups = u16::from_be_bytes(groups.try_into().ok()?);
+                Self::Told { sequence: u64::from_be_bytes(*sequence), groups }
+            }
             8 => {
                 let (sequence, body) = body.split_first_chunk()?;
                 let &[whole @ 0..=1] = body else { return None };
@@ -186,13 +191,13 @@ mod tests {
                 flows,
                 node
             }),
-            Just(Message::Welcome),
+            any::<u64>().prop_map(|memory| Message::Welcome { memory }),
             name.prop_map(|reason| Message::Refused { reason }),
             prop::collection::vec((any::<u16>(), any_identity()), 0..8).prop_map(Message::Names),
             Just(Message::Begin),
             (any::<u64>(), any::<bool>(), prop::collection::vec(any_record(), 0..8))
                 .prop_map(|(sequence, pass, records)| Message::Flows { sequence, pass, records }),
-            any::<u64>().prop_map(|sequence| Message::Told { sequence }),
+            any::<(u64, u16)>().prop_map(|(sequence, groups)| Message::Told { sequence, groups }),
             any::<(u64, bool)>().prop_map(|(sequence, whole)| Message::Heard { sequence, whole }),
             ".{0,64}".prop_map(|node| Message::Share { node }),
             (any::<bool>(), prop::collection::vec(any::<u8>(), 0..64))

@@ -1,9 +1,19 @@
 //! Hears of the peer's flows, and enters them in this node's affinity table.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::select_all;
-use lb_common::{lease, limits};
+use lb_common::{
+    flow::{FlowValue, SLOTS},
+    lease, limits,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -36,6 +46,8 @@ const ROOM: Duration = Duration::from_secs(15);
 pub(super) struct Receiver {
     pub(super) common: Common,
     pub(super) inward: watch::Sender<Inward>,
+    /// See [`Message::Welcome`].
+    pub(super) memory: Arc<AtomicU64>,
     /// Changes when all is to be told anew.
     pub(super) resyncs: watch::Receiver<u64>,
     /// Answers about the configuration, unless each node has its own.
@@ -58,6 +70,12 @@ struct Caller {
 }
 
 impl Receiver {
+    /// Has the peer tell everything again.
+    fn forget(&self) {
+        self.memory.fetch_add(1, Ordering::Relaxed);
+        self.inward.send_modify(|inward| (inward.lacks, inward.full) = (false, false));
+    }
+
     /// Listens for the peer again and again. The latest connection is the one
     /// that counts: the peer has one only.
     pub(super) async fn run(mut self, listeners: Vec<TcpListener>) {
@@ -73,7 +91,8 @@ impl Receiver {
                         first.abort();
                     }
                     let (common, shares) = (self.common.clone(), self.answering.is_some());
-                    waiting.push_back(callers.spawn(greet(common, shares, stream)));
+                    let memory = Arc::clone(&self.memory);
+                    waiting.push_back(callers.spawn(greet(common, shares, memory, stream)));
                 }
                 Some(greeted) = callers.join_next() => match greeted {
                     Ok(Ok(Caller { node, say, hear, subject: Subject::Configuration })) => {
@@ -94,6 +113,7 @@ impl Receiver {
                 // The peer calls again, and tells everything to who knows nothing.
                 // The same where a key is retired: nobody may go on by it.
                 Ok(()) = self.resyncs.changed() => {
+                    self.forget();
                     session.abort_all();
                     answers.abort_all();
                 }
@@ -104,6 +124,9 @@ impl Receiver {
                         (inward.connected, inward.complete) = (false, false);
                     });
                     if let Ok(error) = ended {
+                        if matches!(error, Error::Anew) {
+                            self.forget();
+                        }
                         complain(&mut told, &error);
                     }
                 }
@@ -137,7 +160,12 @@ async fn accept(listeners: &[TcpListener], common: &Common) -> TcpStream {
 }
 
 /// Finds out who calls.
-async fn greet(common: Common, shares: bool, stream: TcpStream) -> Result<Caller, Error> {
+async fn greet(
+    common: Common,
+    shares: bool,
+    memory: Arc<AtomicU64>,
+    stream: TcpStream,
+) -> Result<Caller, Error> {
     let greeted = async {
         let keys = common.voice.borrow().secrets(PURPOSE);
         let (mut say, mut hear) = channel::answer(stream, &keys).await?;
@@ -170,7 +198,7 @@ async fn greet(common: Common, shares: bool, stream: TcpStream) -> Result<Caller
             say.say(&Message::Refused { reason: reason.clone() }).await?;
             return Err(Error::Refused(reason));
         }
-        say.say(&Message::Welcome).await?;
+        say.say(&Message::Welcome { memory: memory.load(Ordering::Relaxed) }).await?;
         Ok(Caller { node, subject, say, hear })
     };
     timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(Error::late()))
@@ -183,6 +211,25 @@ struct Hearing {
     translation: Translation,
     /// When there was no room for a flow first.
     full: Option<Instant>,
+    /// What was told of late; `None`: not since all of it began.
+    told: Option<Touched>,
+}
+
+/// Slots of the affinity table, a bit each.
+struct Touched(Vec<u64>);
+
+impl Touched {
+    fn new(buckets: u32) -> Self {
+        Self(vec![0; (buckets as usize * SLOTS).div_ceil(64)])
+    }
+
+    fn add(&mut self, slot: u32) {
+        self.0[slot as usize / 64] |= 1 << (slot % 64);
+    }
+
+    fn has(&self, slot: u32) -> bool {
+        self.0[slot as usize / 64] & 1 << (slot % 64) != 0
+    }
 }
 
 impl Hearing {
@@ -193,11 +240,15 @@ impl Hearing {
         });
         tracing::info!(peer = caller.node, "flows of the peer are heard");
         let translation = Translation::default();
-        Self { common: common.clone(), inward: inward.clone(), translation, full: None }
+        Self { common: common.clone(), inward: inward.clone(), translation, full: None, told: None }
     }
 
     async fn run(mut self, mut caller: Caller) -> Error {
         self.common.names.mark_unchanged();
+        if !self.inward.borrow().whole() {
+            // An earlier connection ended before this could be said.
+            return Error::Anew;
+        }
         loop {
             let done = tokio::select! {
                 message = timeout(PATIENCE, caller.hear.hear()) => match message {
@@ -233,6 +284,7 @@ impl Hearing {
             }
             Message::Begin => {
                 self.full = None;
+                self.told = Some(self.nothing());
                 self.inward.send_modify(|inward| {
                     (inward.complete, inward.lacks, inward.full) = (false, false, false);
                 });
@@ -243,13 +295,44 @@ impl Hearing {
                 let whole = self.inward.borrow().whole();
                 say.say(&Message::Heard { sequence, whole }).await
             }
-            Message::Told { sequence } => {
+            Message::Told { sequence, groups } => {
+                if let Some(told) = self.told.take() {
+                    self.remove_others(&told, groups)?;
+                }
+                self.told = Some(self.nothing());
                 let whole = self.inward.borrow().whole();
                 self.inward.send_modify(|inward| inward.complete = whole);
                 say.say(&Message::Heard { sequence, whole }).await
             }
             _ => Err(Error::Malformed),
         }
+    }
+
+    fn nothing(&self) -> Touched {
+        Touched::new(self.common.changes.flows.entries())
+    }
+
+    /// Removes flows of these groups that the peer, which serves them, has not told
+    /// of: it does not have them any more.
+    fn remove_others(&mut self, told: &Touched, groups: u16) -> Result<(), Error> {
+        let own = self.common.serving.borrow().iter().map(|group| group.active).collect::<Vec<_>>();
+        let owes = self.common.owes.load(Ordering::Relaxed);
+        let is_theirs = |index: u32| {
+            let bit = 1_u16.checked_shl(index).unwrap_or_default();
+            groups & !owes & bit != 0 && own.get(index as usize) == Some(&false)
+        };
+        let names = Arc::clone(&self.common.names.borrow());
+        let (changes, now) = (&self.common.changes, self.common.changes.second()?);
+        let is_over = |slot: u32, _, value: FlowValue| {
+            let named = names.get(value.backend());
+            let is_theirs = named.is_some_and(|named| is_theirs(lease::index(named.group)));
+            is_theirs && value.left(now) >= 0 && !told.has(slot)
+        };
+        let removed = changes.flows.clear_slots(0..changes.flows.entries(), is_over);
+        if removed > 0 {
+            self.inward.send_modify(|inward| inward.removed += u64::from(removed));
+        }
+        Ok(())
     }
 
     fn enter(&mut self, records: &[Record], pass: bool) -> Result<(), Error> {
@@ -268,7 +351,11 @@ impl Hearing {
             let yields = !serving.get(group).is_some_and(|group| group.active);
             let Record { state, left, .. } = *record;
             let flow = (ours.backend, state, left);
-            match self.common.changes.enter(ours.key, flow, now, yields) {
+            let entered = self.common.changes.enter(ours.key, flow, now, yields);
+            if let (Some(told), Some(slot)) = (&mut self.told, self.common.changes.find(ours.key)) {
+                told.add(slot);
+            }
+            match entered {
                 Entered::New | Entered::Moved => news.entered += 1,
                 Entered::Known => {}
                 Entered::NoRoom => news.no_room += 1,

@@ -1,5 +1,6 @@
 //! Calls the peer, and tells it the flows of the groups that this node serves.
 
+mod progress;
 mod session;
 
 use std::{io, net::SocketAddr, time::Duration};
@@ -11,8 +12,8 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 
-use self::session::Session;
 pub(super) use self::session::State;
+use self::{progress::Progress, session::Session};
 use super::{
     Common, Outward, PATIENCE, PURPOSE,
     channel::{self, Error, Incoming, Outgoing},
@@ -38,14 +39,17 @@ pub(super) struct Sender {
 impl Sender {
     /// Calls the peer again and again.
     pub(super) async fn run(mut self) {
-        let mut told = None;
+        let (mut told, mut progress) = (None, Progress::new());
         loop {
             let trouble = match self.call().await {
-                Ok((session, hear)) => {
+                Ok((say, hear, memory)) => {
                     told = None;
-                    tracing::info!("flows are told to the peer");
                     self.outward.send_modify(|out| (out.connected, out.trouble) = (true, None));
-                    self.speak(session, hear).await
+                    let mut session = Session::new(self.common.clone(), say, progress, memory);
+                    tracing::info!(resumed = session.resumes(), "flows are told to the peer");
+                    let trouble = self.speak(&mut session, hear).await;
+                    progress = session.into_progress();
+                    trouble
                 }
                 Err(error) => error,
             };
@@ -64,15 +68,14 @@ impl Sender {
         }
     }
 
-    async fn call(&self) -> Result<(Session, Incoming), Error> {
+    async fn call(&self) -> Result<(Outgoing, Incoming, u64), Error> {
         let Common { node, seed, flows, .. } = &self.common;
         let hello = Message::Hello { seed: *seed, flows: *flows, node: node.clone() };
-        let (say, hear) = call(&self.common, &hello).await?;
-        Ok((Session::new(self.common.clone(), say), hear))
+        call(&self.common, &hello).await
     }
 
     /// Speaks until something goes wrong.
-    async fn speak(&mut self, mut session: Session, mut hear: Incoming) -> Error {
+    async fn speak(&mut self, session: &mut Session, mut hear: Incoming) -> Error {
         self.resyncs.mark_unchanged();
         let before = self.outward.borrow().records;
         loop {
@@ -97,7 +100,11 @@ impl Sender {
 }
 
 /// Finds the peer, and agrees with it.
-pub(super) async fn call(common: &Common, hello: &Message) -> Result<(Outgoing, Incoming), Error> {
+/// With what the peer says of its memory, see [`Message::Welcome`].
+pub(super) async fn call(
+    common: &Common,
+    hello: &Message,
+) -> Result<(Outgoing, Incoming, u64), Error> {
     let stream = reach(&common.paths).await?;
     within(greet(common, stream, hello)).await
 }
@@ -106,12 +113,12 @@ async fn greet(
     common: &Common,
     stream: TcpStream,
     hello: &Message,
-) -> Result<(Outgoing, Incoming), Error> {
+) -> Result<(Outgoing, Incoming, u64), Error> {
     let key = common.voice.borrow().secret(PURPOSE);
     let (mut say, mut hear) = channel::call(stream, &key).await?;
     say.say(hello).await?;
     match hear.hear().await? {
-        Message::Welcome => Ok((say, hear)),
+        Message::Welcome { memory } => Ok((say, hear, memory)),
         Message::Refused { reason } => Err(Error::Refused(reason)),
         _ => Err(Error::Malformed),
     }

@@ -77,10 +77,12 @@ fn sync(page: &mut Page<'_>, HaSync { told, heard }: &HaSync, queue: usize) -> f
         page.gauge("sync_lag_seconds", help, seconds(*lag))?;
     }
     page.gauge("sync_queue", "changed buckets that the peer is not told of yet", queue as u64)?;
-    let HaHeard { entered, repaired, unknown, no_room, .. } = *heard;
+    let HaHeard { entered, repaired, removed, unknown, no_room, .. } = *heard;
     page.counter("sync_entered", "records that made or moved an entry here", entered)?;
     let help = "of these, found by comparing all flows, after all were known: divergence";
     page.counter("sync_repaired", help, repaired)?;
+    let help = "entries removed here, of flows that the peer does not have any more";
+    page.counter("sync_removed", help, removed)?;
     let left_out = [("unknown_backend", unknown), ("no_room", no_room)];
     let left_out = left_out.map(|(reason, count)| ([("reason", reason)], count));
     page.counters("sync_left_out", "records without an entry here", left_out)

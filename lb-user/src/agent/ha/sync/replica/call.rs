@@ -53,7 +53,8 @@ impl Calling {
 
     async fn call(&self) -> Result<(Outgoing, Incoming), Error> {
         let hello = Message::Share { node: self.common.node.clone() };
-        sender::call(&self.common, &hello).await
+        let (say, hear, _) = sender::call(&self.common, &hello).await?;
+        Ok((say, hear))
     }
 
     /// Offers until something goes wrong.

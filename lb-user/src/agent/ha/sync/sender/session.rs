@@ -5,11 +5,11 @@
 //! a peer that is slow, or away, costs nothing. Beside that all buckets are told,
 //! pass by pass: by the first a peer that knows nothing learns all, and by the
 //! others flows that just go on do not run out there, and what was missed is
-//! repaired.
+//! repaired: what the peer has besides is over.
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -23,8 +23,9 @@ use super::{
         message::{MOST_NAMES, MOST_RECORDS, Message},
     },
     PATIENCE,
+    progress::{Groups, Kind, Part, Progress},
 };
-use crate::core::sync::{Names, Record};
+use crate::core::sync::Record;
 
 /// A message is sent at least that often.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -44,11 +45,11 @@ const QUIET: Duration = Duration::from_millis(25);
 pub(super) struct Session {
     common: Common,
     say: Outgoing,
-    names: Arc<Names>,
-    /// Which groups this node serves.
-    serving: Vec<bool>,
-    /// Number of the latest message that is to be confirmed.
-    sequence: u64,
+    at: Progress,
+    /// Whether the peer was told names over this connection.
+    named: bool,
+    /// Whether it was told all that had changed when this connection began.
+    caught_up: bool,
     unconfirmed: VecDeque<Unconfirmed>,
     /// Whether the peer could enter all that it was told.
     whole: bool,
@@ -58,7 +59,6 @@ pub(super) struct Session {
     turned: Instant,
     busy: bool,
     marks: Marks,
-    pass: Pass,
     /// Who waits for which message to be confirmed.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
     records: u64,
@@ -82,23 +82,6 @@ struct Marks {
     began: Instant,
 }
 
-/// Where a pass through all buckets is.
-struct Pass {
-    next: u32,
-    kind: Kind,
-}
-
-/// What a pass is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// It is still to be announced.
-    New,
-    /// The peer does not know all before it is over.
-    First,
-    /// It repairs; the message that ended the first one.
-    Later(u64),
-}
-
 /// How telling goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct State {
@@ -111,31 +94,43 @@ pub(in super::super) struct State {
 }
 
 impl Session {
-    pub(super) fn new(common: Common, say: Outgoing) -> Self {
+    /// Goes on with `at`, as far as a peer that has this memory knows of it.
+    pub(super) fn new(common: Common, say: Outgoing, mut at: Progress, memory: u64) -> Self {
         let now = Instant::now();
+        let resumes = at.resume(memory, &common.changes);
         Self {
             common,
             say,
-            names: Arc::default(),
-            serving: Vec::new(),
-            sequence: 0,
+            at,
+            named: false,
+            caught_up: !resumes,
             unconfirmed: VecDeque::new(),
             whole: true,
             said: now,
             turned: now,
             busy: true,
             marks: Marks { next: 0, whole: now, began: now },
-            pass: Pass { next: 0, kind: Kind::New },
             flushes: Vec::new(),
             records: 0,
             lag: None,
         }
     }
 
+    /// Whether it goes on with an earlier one.
+    pub(super) fn resumes(&self) -> bool {
+        !self.caught_up
+    }
+
+    /// What the peer knows, for the next connection.
+    pub(super) fn into_progress(self) -> Progress {
+        self.at
+    }
+
     pub(super) fn state(&self) -> State {
         let Self { records, lag, .. } = *self;
-        let confirmed = self.unconfirmed.front().map_or(self.sequence, |next| next.sequence - 1);
-        let told = matches!(self.pass.kind, Kind::Later(told) if told <= confirmed);
+        let sequence = self.at.sequence;
+        let confirmed = self.unconfirmed.front().map_or(sequence, |next| next.sequence - 1);
+        let told = matches!(self.at.pass.kind, Kind::Later(told) if told <= confirmed);
         let complete = told && self.whole;
         State { complete, records, lag }
     }
@@ -143,21 +138,16 @@ impl Session {
     /// When there is something to tell again, unless roles or names change.
     pub(super) fn due(&self) -> Instant {
         self.turned
-            + match self.pass.kind {
-                _ if !self.serves() => ALIVE,
+            + match self.at.pass.kind {
+                _ if self.at.told() == 0 => ALIVE,
                 Kind::Later(_) if !self.busy => QUIET,
                 _ => TICK,
             }
     }
 
-    /// Whether this node serves any group.
-    fn serves(&self) -> bool {
-        self.serving.contains(&true)
-    }
-
     /// Tells everything again.
     pub(super) fn begin_anew(&mut self) {
-        self.pass = Pass { next: 0, kind: Kind::New };
+        self.at.begin_anew();
     }
 
     /// Takes in what the peer says.
@@ -167,6 +157,8 @@ impl Session {
         while let Some(sent) = self.unconfirmed.pop_front_if(|sent| sent.sequence <= *sequence) {
             self.lag = sent.since.map(|since| since.elapsed()).or(self.lag);
         }
+        self.at.confirm(*sequence);
+        self.common.owes.store(self.at.owes, Ordering::Relaxed);
         self.answer_flushes();
         Ok(())
     }
@@ -192,7 +184,7 @@ impl Session {
     pub(super) async fn flush(&mut self, waits: oneshot::Sender<()>) -> Result<(), Error> {
         self.follow().await?;
         self.tell_all_changes().await?;
-        self.flushes.push((self.sequence, waits));
+        self.flushes.push((self.at.sequence, waits));
         self.answer_flushes();
         Ok(())
     }
@@ -208,32 +200,30 @@ impl Session {
     /// Follows names and roles.
     async fn follow(&mut self) -> Result<(), Error> {
         let names = Arc::clone(&self.common.names.borrow());
-        if !Arc::ptr_eq(&names, &self.names) {
-            if names.renumbers(&self.names) {
+        if !Arc::ptr_eq(&names, &self.at.names) || !self.named {
+            if names.renumbers(&self.at.names) {
                 self.begin_anew();
             }
             let all: Vec<_> = names.iter().map(|(id, named)| (id, named.identity)).collect();
             for some in all.chunks(MOST_NAMES) {
                 self.say.say(&Message::Names(some.to_vec())).await?;
             }
-            self.names = names;
+            (self.at.names, self.named) = (names, true);
         }
-        let serving: Vec<_> =
-            self.common.serving.borrow().iter().map(|group| group.active).collect();
-        let had = |index| self.serving.get(index) == Some(&true);
-        let gained = serving.iter().enumerate().any(|(index, has)| *has && !had(index));
-        let lost = serving.iter().enumerate().any(|(index, has)| !has && had(index));
-        if lost {
+        let serving = self.common.serving.borrow().clone();
+        let (gained, lost) = self.at.follow(&serving);
+        if lost != 0 {
             // What changed just before.
             self.tell_all_changes().await?;
         }
-        if gained {
+        if gained != 0 {
             self.begin_anew();
         }
-        self.serving = serving;
-        if self.pass.kind == Kind::New {
+        self.at.serving = (self.at.serving | gained) & !lost;
+        self.common.owes.store(self.at.owes, Ordering::Relaxed);
+        if self.at.pass.kind == Kind::New {
             self.say.say(&Message::Begin).await?;
-            self.pass.kind = Kind::First;
+            (self.at.pass.kind, self.caught_up) = (Kind::First, true);
         }
         Ok(())
     }
@@ -252,7 +242,8 @@ impl Session {
     /// Tells the flows of marked buckets, those first that the peer's tables
     /// would give another backend.
     async fn tell_changes(&mut self) -> Result<(), Error> {
-        if !self.serves() {
+        if self.at.told() == 0 {
+            self.caught_up = true;
             return Ok(());
         }
         let changes = Arc::clone(&self.common.changes);
@@ -261,56 +252,84 @@ impl Session {
             self.marks.began = Instant::now();
         }
         let (mut exceptions, mut others) = (Vec::new(), Vec::new());
-        let (lines, mut marked) = (changes.marks.entries(), 0);
+        let (lines, mut marked) = (changes.marks.entries(), Vec::new());
         let end = lines.min(self.marks.next.saturating_add(LINES));
-        while self.marks.next < end && marked < BUCKETS {
+        while self.marks.next < end && marked.len() < BUCKETS as usize {
             for (bucket, mark) in changes.marks.take(self.marks.next..self.marks.next + 1) {
                 let exception = mark == Mark::Exception;
                 self.read(bucket, now, if exception { &mut exceptions } else { &mut others });
-                marked += 1;
+                marked.push((bucket, mark));
             }
             self.marks.next += 1;
         }
-        self.busy = marked > 0 || self.marks.next < lines;
+        self.busy = !marked.is_empty() || self.marks.next < lines;
         let since = self.marks.whole;
-        if self.marks.next == lines {
+        let over = self.marks.next == lines;
+        if over {
             (self.marks.next, self.marks.whole) = (0, self.marks.began);
         }
         exceptions.append(&mut others);
-        self.tell_all(&exceptions, false, Some(since)).await
+        if !exceptions.is_empty() {
+            self.at.open(self.after(exceptions.len()), Part::Changes(marked));
+        }
+        self.tell_all(&exceptions, false, Some(since)).await?;
+        self.caught_up |= over;
+        Ok(())
     }
 
     /// Goes on with the pass, which is over at once where there is nothing to
     /// tell.
     async fn go_on(&mut self) -> Result<(), Error> {
-        let buckets = if self.serves() { self.common.changes.flows.entries() } else { 0 };
-        let end = buckets.min(self.pass.next.saturating_add(self.pace(buckets)));
-        if self.pass.next < end {
+        if !self.caught_up {
+            return Ok(());
+        }
+        let buckets = if self.at.told() == 0 { 0 } else { self.common.changes.flows.entries() };
+        let start = self.at.pass.next;
+        let end = buckets.min(start.saturating_add(self.pace(buckets)));
+        if start < end {
             let (now, mut records) = (self.common.changes.second()?, Vec::new());
-            (self.pass.next..end).for_each(|bucket| self.read(bucket, now, &mut records));
+            (start..end).for_each(|bucket| self.read(bucket, now, &mut records));
+            if self.at.pass.kind == Kind::First && !records.is_empty() {
+                self.at.open(self.after(records.len()), Part::Pass(start));
+            }
             self.tell_all(&records, true, None).await?;
         }
-        self.pass.next = end;
+        self.at.pass.next = end;
         if end >= buckets {
-            self.pass.next = 0;
-            if self.pass.kind == Kind::First {
-                self.sequence += 1;
-                self.pass.kind = Kind::Later(self.sequence);
-                self.confirmable(&Message::Told { sequence: self.sequence }, None).await?;
-            }
+            self.end_pass().await?;
         }
         Ok(())
     }
 
+    async fn end_pass(&mut self) -> Result<(), Error> {
+        self.at.pass.next = 0;
+        let (is_later, groups) = (matches!(self.at.pass.kind, Kind::Later(_)), self.at.serving);
+        if is_later && groups == 0 {
+            // There is nothing to compare with.
+            return Ok(());
+        }
+        self.at.sequence += 1;
+        let sequence = self.at.sequence;
+        if !is_later {
+            self.at.pass.kind = Kind::Later(sequence);
+        }
+        self.confirmable(&Message::Told { sequence, groups }, None).await
+    }
+
+    /// Number of the message after which so many records are told.
+    fn after(&self, records: usize) -> u64 {
+        self.at.sequence + records.div_ceil(MOST_RECORDS) as u64
+    }
+
     /// How long a later pass takes.
     fn length(&self) -> Duration {
-        let life = self.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
+        let life = self.at.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
         PASS.min(life.unwrap_or(PASS)).max(QUIET)
     }
 
     /// Buckets of the pass in this turn.
     fn pace(&self, buckets: u32) -> u32 {
-        if self.pass.kind == Kind::First {
+        if self.at.pass.kind == Kind::First {
             return BUCKETS;
         }
         let share = self.turned.elapsed().div_duration_f64(self.length());
@@ -329,9 +348,9 @@ impl Session {
                 continue;
             }
             let left = value.left(now).unsigned_abs().saturating_add(more);
-            let told = self.names.tell(entry.key, value.backend(), value.state(), left);
-            let serves = |group| self.serving.get(lease::index(group) as usize) == Some(&true);
-            records.extend(told.filter(|(_, group)| serves(*group)).map(|(record, _)| record));
+            let told = self.at.names.tell(entry.key, value.backend(), value.state(), left);
+            let is_told = |group| self.at.told() & Groups::from(1_u8) << lease::index(group) != 0;
+            records.extend(told.filter(|(_, group)| is_told(*group)).map(|(record, _)| record));
         }
     }
 
@@ -353,9 +372,9 @@ impl Session {
         pass: bool,
         since: Option<Instant>,
     ) -> Result<(), Error> {
-        self.sequence += 1;
+        self.at.sequence += 1;
         self.records += records.len() as u64;
-        let (sequence, records) = (self.sequence, records.to_vec());
+        let (sequence, records) = (self.at.sequence, records.to_vec());
         self.confirmable(&Message::Flows { sequence, pass, records }, since).await
     }
 
@@ -366,7 +385,7 @@ impl Session {
     ) -> Result<(), Error> {
         let said = Instant::now();
         self.said = said;
-        self.unconfirmed.push_back(Unconfirmed { sequence: self.sequence, said, since });
+        self.unconfirmed.push_back(Unconfirmed { sequence: self.at.sequence, said, since });
         self.say.say(message).await
     }
 }
