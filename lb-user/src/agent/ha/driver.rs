@@ -165,8 +165,8 @@ impl Driver {
             let before: Vec<_> = self.pair.groups().collect();
             let arrived = tokio::select! {
                 biased;
-                arrived = receive(&self.ways, &mut buffer) => Some(arrived),
-                () = answered(self.witness.as_ref()) => None,
+                // What comes from this host comes seldom: a flood of frames does not
+                // keep it waiting.
                 order = orders.recv() => match order {
                     Some(order) => {
                         self.obey(order);
@@ -186,15 +186,20 @@ impl Driver {
                     }
                     None
                 }
+                arrived = receive(&self.ways, &mut buffer) => Some(arrived),
+                () = answered(self.witness.as_ref()) => None,
                 () = sleep_until(wake.into()) => None,
             };
             // Who was held up hears all that was said meanwhile before it speaks.
             let mut answers = Answers::new(self.ways.len());
-            let (mut next, mut left) = (arrived, AT_ONCE);
+            let mut next = arrived.or_else(|| try_receive(&self.ways, 0, &mut buffer));
+            let mut left = AT_ONCE;
             while let Some(arrived) = next {
                 self.take(&arrived, &buffer, &mut answers);
                 left -= 1;
-                next = if left > 0 { try_receive(&self.ways, &mut buffer) } else { None };
+                // Path by path: a flood of one keeps nobody from being heard by another.
+                let path = arrived.path + 1;
+                next = (left > 0).then(|| try_receive(&self.ways, path, &mut buffer)).flatten();
             }
             self.hear_witness();
             self.turn(&before);
@@ -466,13 +471,14 @@ pub(super) fn word(error: FrameError) -> &'static str {
 async fn receive(ways: &[Way], buffer: &mut [u8]) -> Arrived {
     loop {
         select_all(ways.iter().map(|way| Box::pin(way.readable()))).await;
-        if let Some(arrived) = try_receive(ways, buffer) {
+        if let Some(arrived) = try_receive(ways, 0, buffer) {
             return arrived;
         }
     }
 }
 
-fn try_receive(ways: &[Way], buffer: &mut [u8]) -> Option<Arrived> {
-    let mut ways = ways.iter().enumerate();
-    ways.find_map(|(path, way)| Some(Arrived { path, length: way.receive(buffer)? }))
+/// A frame of the first path that has one, from this one on in a circle.
+fn try_receive(ways: &[Way], first: usize, buffer: &mut [u8]) -> Option<Arrived> {
+    let mut paths = (0..ways.len()).map(|path| (first + path) % ways.len());
+    paths.find_map(|path| Some(Arrived { path, length: ways[path].receive(buffer)? }))
 }
