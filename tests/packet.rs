@@ -42,3 +42,4 @@ mod table;
 mod too_big;
 mod tunnel;
 mod untracked;
+mod verifier;

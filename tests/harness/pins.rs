@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
+use aya::{
+    maps::{Array, Map, MapData, MapError, PerCpuArray},
+    programs::ProgramInfo,
+};
 use lb_common::{
     config::Config,
     flow::{Bucket, SLOTS},
@@ -63,6 +66,19 @@ impl Pins {
         let all = Counter::ALL.iter().map(|&counter| Ok((counter.name(), self.counter(counter)?)));
         let all: Result<Vec<_>> = all.collect();
         Ok(all?.into_iter().filter(|&(_, packets)| packets != 0).collect())
+    }
+
+    /// Instructions that the kernel's verifier looked at to admit a program.
+    ///
+    /// # Errors
+    /// The program is not pinned, or the kernel does not tell (before Linux 5.16).
+    pub fn verified(&self, program: &str) -> Result<u32> {
+        let info = ProgramInfo::from_pin(self.dir.join(program));
+        let verified = info.map(|info| info.verified_instruction_count());
+        verified.ok().flatten().ok_or_else(|| Error::Unexpected {
+            what: format!("what the kernel says of `{program}`"),
+            found: "no number of verified instructions".to_owned(),
+        })
     }
 
     /// Traffic of all backends, over all CPUs.

@@ -155,8 +155,13 @@ impl<'a> Subject<'a> {
         self.agent.as_ref().expect("the agent runs")
     }
 
+    /// What the agent has pinned.
+    pub(super) fn pins(&self) -> Pins {
+        Pins::new(pin_dir(self.lab))
+    }
+
     fn generation(&self) -> u64 {
-        Pins::new(pin_dir(self.lab)).generation().expect("the configuration is pinned")
+        self.pins().generation().expect("the configuration is pinned")
     }
 
     fn wait_for_next_hops(&self) {

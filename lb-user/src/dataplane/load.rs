@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread::{self, ScopedJoinHandle},
+    time::Instant,
 };
 
 use aya::{
@@ -344,8 +345,13 @@ fn load_all(ebpf: &mut Ebpf) -> Result<(), LoadError> {
                 continue;
             };
             loading.push(scope.spawn(move || {
+                let begun = Instant::now();
                 let program: Result<&mut Xdp, _> = program.try_into();
-                program.and_then(Xdp::load).map_err(|error| LoadError::Program(name, error))
+                let info = program.and_then(|program| program.load().and_then(|()| program.info()));
+                let info = info.map_err(|error| LoadError::Program(name, error))?;
+                let (verified, took) = (info.verified_instruction_count(), begun.elapsed());
+                tracing::debug!(program = name, verified, ?took, "the kernel has verified it");
+                Ok(())
             }));
         }
         let join = |one: ScopedJoinHandle<'_, _>| {
