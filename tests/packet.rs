@@ -18,6 +18,7 @@ mod explain;
 mod forward;
 mod fragment;
 mod frame;
+mod fullnat;
 mod handshake;
 mod headers;
 mod host;

@@ -7,6 +7,7 @@ mod failover;
 mod firewall;
 mod forward;
 mod fragment;
+mod fullnat;
 mod health;
 mod icmp;
 mod latency;

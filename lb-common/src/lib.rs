@@ -10,6 +10,7 @@ mod pod;
 
 pub mod addr;
 pub mod backend;
+pub mod binding;
 pub mod change;
 pub mod config;
 pub mod csum;

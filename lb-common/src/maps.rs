@@ -48,6 +48,13 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 /// One entry: the program that fragments go on in.
 pub const FRAGMENT_PATH: &str = "FRAGMENT_PATH";
 
+/// [`crate::binding::Binding`] by [`crate::binding::index`].
+pub const BINDINGS: &str = "BINDINGS";
+/// [`crate::binding::Flow`] -> index in [`BINDINGS`].
+pub const BOUND: &str = "BOUND";
+/// One entry: the program that flows in mode `fullnat` go on in.
+pub const FULLNAT_PATH: &str = "FULLNAT_PATH";
+
 /// Ends of leases by position of the group, see [`crate::lease`].
 pub const LEASES: &str = "LEASES";
 
@@ -55,7 +62,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 26] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -75,6 +82,9 @@ pub const PINNED: [&str; 23] = [
     NOTICES,
     FRAGMENTS,
     FRAGMENT_PATH,
+    BINDINGS,
+    BOUND,
+    FULLNAT_PATH,
     REFUSALS,
     HANDSHAKES,
     LEASES,
@@ -87,10 +97,13 @@ pub const PROGRAM: &str = "lb_xdp";
 pub const CLOCK_PROGRAM: &str = "lb_clock";
 /// The program that fragments go on in.
 pub const FRAGMENT_PROGRAM: &str = "lb_fragment";
+/// The program that flows in mode `fullnat` go on in.
+pub const FULLNAT_PROGRAM: &str = "lb_fullnat";
 /// The program that explains what [`PROGRAM`] would do, and its pin.
 pub const EXPLAIN_PROGRAM: &str = "lb_explain";
 /// All programs that are pinned.
-pub const PROGRAMS: [&str; 4] = [PROGRAM, FRAGMENT_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
+pub const PROGRAMS: [&str; 5] =
+    [PROGRAM, FRAGMENT_PROGRAM, FULLNAT_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
 /// The program that sends probes of `dsr` services to the VIP; not pinned.
 pub const PROBE_OUT_PROGRAM: &str = "lb_probe_out";
 /// The program that takes their answers; not pinned.

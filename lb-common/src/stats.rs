@@ -130,6 +130,10 @@ counters! {
     TunnelError = 35 => "tunnel_error",
     /// a fragment that overlaps with the first one of its datagram
     FragmentOverlap = 36 => "fragment_overlap",
+    /// no port of `node.nat_sources` is free for a new flow in mode `fullnat`
+    NatPortsExhausted = 55 => "nat_ports_exhausted",
+    /// a packet to an address of `node.nat_sources` that is of no flow in mode `fullnat`
+    NatUnbound = 56 => "nat_unbound",
 }
 
 /// Entries of `COUNTERS`.

@@ -23,8 +23,8 @@ use super::{
     mistake::Mistake,
     read::{Located, Section, Telling, document},
     value::{
-        PortRule, ha::socket_address, interface, name, number, path, pin_dir, port_rule, prefix,
-        seed, socket, tunnel_source, word,
+        PortRule, ha::socket_address, interface, name, nat_source, number, path, pin_dir,
+        port_rule, prefix, seed, socket, tunnel_source, word,
     },
 };
 use crate::core::model::XdpMode;
@@ -73,6 +73,8 @@ pub struct Node {
     pub hash_seed: Field<Option<[u64; 2]>>,
     /// `tunnel_sources`.
     pub tunnel_sources: Field<Vec<Located<IpNet>>>,
+    /// `nat_sources`.
+    pub nat_sources: Field<Vec<Located<IpNet>>>,
     /// `pin_dir`.
     pub pin_dir: Field<PathBuf>,
     /// `state_dir`.
@@ -144,6 +146,7 @@ fn node(mut table: Section<'_>) -> Node {
             "tunnel_sources = [\"10.255.0.0/24\"]",
             tunnel_source,
         ),
+        nat_sources: table.list("nat_sources", "nat_sources = [\"10.0.0.100\"]", nat_source),
         pin_dir: table.optional("pin_dir", PIN_DIR.into(), pin_dir),
         state_dir: table.optional("state_dir", STATE_DIR.into(), path(STATE_DIR)),
         zone: table.optional("zone", None, |value| name(value).map(Some)),

@@ -8,6 +8,7 @@ use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use humantime::format_duration;
 use ipnet::IpNet;
+use lb_common::limits::NAT_SOURCES;
 use toml::de::DeValue;
 
 use super::read::Wrong;
@@ -283,22 +284,34 @@ pub fn prefix_of(text: &str) -> Result<IpNet, Wrong> {
 /// Where packets that wrap others come from: those of flows differ in the bits behind
 /// the prefix, of IPv6 in its lower half.
 pub fn tunnel_source(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
-    let net = prefix(value)?;
-    let first = match net {
-        IpNet::V4(v4) => v4.addr().octets()[0],
-        IpNet::V6(v6) => v6.addr().octets()[0],
-    };
+    let net = of_hosts(prefix(value)?)?;
     match net {
-        IpNet::V4(_) if matches!(first, 0 | 127 | 224..) => {
-            Err(Wrong::new("must be a prefix of addresses that a host can have"))
-        }
         IpNet::V4(v4) if v4.prefix_len() < 8 => Err(Wrong::new("must be a /8 or longer")),
         IpNet::V6(v6) if v6.prefix_len() < 64 => Err(Wrong::new("must be a /64 or longer")),
-        IpNet::V6(_) if matches!(first, 0xff) => {
-            Err(Wrong::new("must be a prefix of addresses that a host can have"))
-        }
         net => Ok(net),
     }
+}
+
+/// Refuses what no host can have.
+fn of_hosts(net: IpNet) -> Result<IpNet, Wrong> {
+    let possible = match net {
+        IpNet::V4(v4) => !matches!(v4.addr().octets()[0], 0 | 127 | 224..),
+        IpNet::V6(v6) => !v6.addr().is_multicast() && v6.addr().segments()[..4] != [0; 4],
+    };
+    let wrong = || Wrong::new("must be a prefix of addresses that a host can have");
+    possible.then_some(net).ok_or_else(wrong)
+}
+
+/// Where clients' packets come from in mode `fullnat`: few addresses, since each has
+/// ports for many flows.
+pub fn nat_source(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    let net = of_hosts(prefix(value)?)?;
+    let least = net.max_prefix_len() - NAT_SOURCES.trailing_zeros() as u8;
+    if net.prefix_len() < least {
+        let rule = format!("must be an address, or a prefix of {NAT_SOURCES} at most");
+        return Err(Wrong::new(rule).hint(format!("a /{least} or longer")));
+    }
+    Ok(net)
 }
 
 /// How to write ports.

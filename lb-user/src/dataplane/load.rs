@@ -171,13 +171,8 @@ impl DataPlane {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|error| LoadError::Program(name, error))?;
         }
-        let fragments = program(&mut ebpf, maps::FRAGMENT_PROGRAM)?.fd();
-        let fragments = fragments.and_then(|fd| Ok(fd.try_clone()?));
-        let fragments =
-            fragments.map_err(|error| LoadError::Program(maps::FRAGMENT_PROGRAM, error))?;
-        let mut path = typed(&mut ebpf, maps::FRAGMENT_PATH, ProgramArray::try_from)?;
-        path.set(0, &fragments, 0)
-            .map_err(|error| LoadError::Map(maps::FRAGMENT_PATH, io::Error::other(error)))?;
+        lead_to(&mut ebpf, maps::FRAGMENT_PATH, maps::FRAGMENT_PROGRAM)?;
+        lead_to(&mut ebpf, maps::FULLNAT_PATH, maps::FULLNAT_PROGRAM)?;
         let probing = Probing::load(&mut ebpf);
         let tables = tables(&mut ebpf)?;
         initialise(&tables.config, options)?;
@@ -330,6 +325,14 @@ fn random() -> io::Result<[u64; 4]> {
     if got == size_of_val(&words) as isize { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has packets that take `path` go on in the program `name`.
+fn lead_to(ebpf: &mut Ebpf, path: &'static str, name: &'static str) -> Result<(), LoadError> {
+    let fd = program(ebpf, name)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let fd = fd.map_err(|error| LoadError::Program(name, error))?;
+    let mut map = typed(ebpf, path, ProgramArray::try_from)?;
+    map.set(0, &fd, 0).map_err(|error| LoadError::Map(path, io::Error::other(error)))
+}
+
 pub(super) fn program<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
@@ -358,6 +361,7 @@ fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
         backends: mapped(ebpf, maps::BACKENDS)?,
         lines: mapped(ebpf, maps::TABLES)?,
         flows: mapped(ebpf, maps::FLOWS)?.into(),
+        bindings: mapped(ebpf, maps::BINDINGS)?,
         kernel: Box::new(Kernel {
             deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
             deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,

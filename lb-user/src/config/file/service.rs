@@ -111,8 +111,8 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
             Mode::Nat,
             word(&[
                 ("nat", Some(Mode::Nat)),
+                ("fullnat", Some(Mode::FullNat)),
                 ("dsr", Some(Mode::Dsr)),
-                ("fullnat", None),
                 ("ipip", Some(Mode::Ipip)),
                 ("gue", Some(Mode::Gue)),
             ]),
