@@ -36,7 +36,8 @@ pub const DATAGRAMS: u32 = 16_384;
 /// Addresses of `node.nat_sources` of each family at most, a power of two.
 pub const NAT_SOURCES: u32 = 4;
 /// Ports of all addresses of `node.nat_sources`, and flows in mode `fullnat` at most:
-/// 64,512 for each address (32 B: 16 MiB; and about 112 B more for each that is in use).
+/// 64,512 for each address (32 B: 16 MiB, and 8 MiB to find them by; about 96 B more for
+/// each that is in use).
 pub const BINDINGS: u32 = (2 * NAT_SOURCES) << 16;
 /// Groups of addresses of a pair at most (8 B: 128 B).
 pub const GROUPS: u32 = 16;

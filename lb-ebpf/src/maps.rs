@@ -157,14 +157,11 @@ pub(crate) static FRAGMENT_PATH: ProgramArray<1> = ProgramArray::new();
 pub(crate) static BINDINGS: Array<Binding, { limits::BINDINGS as usize }, MMAPABLE> = Array::new();
 
 /// Flows in mode `fullnat` -> index in `BINDINGS`. Written and read by packets only. Each
-/// entry of that has one key here at most, and a CPU another for a moment.
+/// port that may be taken has one key here at most, and a CPU another for a moment; there
+/// is room for both, since the lowest ports are not taken.
 #[btf_map]
-pub(crate) static BOUND: HashMap<
-    binding::Flow,
-    u32,
-    { limits::BINDINGS as usize + 1024 },
-    NO_PREALLOC,
-> = HashMap::new();
+pub(crate) static BOUND: HashMap<binding::Flow, u32, { limits::BINDINGS as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// Where the next port is looked for, IPv6 and IPv4, by CPU; 0: nowhere yet. Written and
 /// read by packets only. Not pinned: any place will do.

@@ -64,7 +64,9 @@ pub fn check(
     };
     let tunnels = sources(&file.node.tunnel_sources);
     between::check(&file.services, &tunnels, report);
-    nat::check(&file.services, &sources(&file.node.nat_sources), &tunnels, report);
+    if file.node.nat_sources.is_some() {
+        nat::check(&file.services, &sources(&file.node.nat_sources), &tunnels, report);
+    }
     file.ha.iter().for_each(|ha| ha::check(ha, &file.node, &file.services, report));
     let claimed = file.ha.as_ref().map(ha::Claimed::from).unwrap_or_default();
     claimed.check_backends(&file.services, report);

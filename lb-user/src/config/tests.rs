@@ -79,6 +79,7 @@ port = "400-300"
   hint: this is a multicast address
 13: column 1: port: duplicate key, must be there once
 14: service[0].mode: "nat46": must be "nat", "fullnat", "dsr", "ipip" or "gue"
+  hint: did you mean "nat"?
 17: service[0].backend[0].address: "2001:db8::1": must be an IPv4 address, as the VIP is
 18: service[0].backend[0].wieght: unknown key
   hint: did you mean `weight`?

@@ -214,7 +214,7 @@ fn without_a_free_port_new_flows_are_refused_and_others_go_on() -> Result<()> {
 }
 
 #[test]
-fn flows_keep_their_ports_over_a_reload_and_a_new_agent() -> Result<()> {
+fn flows_keep_their_ports_over_a_reload() -> Result<()> {
     let setup = Way::setup(&[1]);
     Subject::with(&setup, |subject| {
         let clients = |v4| (0..20).map(move |number: u32| client_number(v4, number));
