@@ -179,7 +179,7 @@ fn request<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict>
     let index = match bind::bind() {
         bind::EXHAUSTED => return Err(Verdict::drop(Counter::NatPortsExhausted)),
         // No backend can know a connection that comes from a new port.
-        bind::UNBOUND => return Err(refuse::answer(env, Counter::Reset)),
+        bind::UNBOUND => return Err(refuse::answer(env, Counter::Rejected)),
         index => index as u32,
     };
     let source = F::nat_source(env.generation, binding::source(index));
