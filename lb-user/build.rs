@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use aya_build::{Package, Toolchain, build_ebpf};
 
 /// Crates of the eBPF program that use unstable compiler features.
-const UNSTABLE: &str = "aya_ebpf,aya_ebpf_bindings,aya_ebpf_cty,aya_log_ebpf";
+const UNSTABLE: &str = "aya_ebpf,aya_ebpf_bindings,aya_ebpf_cty,aya_log_ebpf,lb_xdp";
 
 /// `cargo xtask setup` links this toolchain where it uses the distribution's
 /// compiler, which brings the core library for BPF prebuilt.

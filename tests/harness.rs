@@ -19,6 +19,7 @@ mod http;
 mod keepalived;
 mod lab;
 mod line;
+mod many;
 mod metrics;
 mod mount;
 mod netns;
@@ -49,6 +50,7 @@ pub use lab::{
     source_addresses,
 };
 pub use line::LineServer;
+pub use many::Talks;
 pub use metrics::{METRICS, Metrics, http_get};
 pub use mount::Mount;
 pub use netns::Netns;

@@ -19,6 +19,7 @@ mod flood;
 mod forward;
 mod fragment;
 pub(crate) mod frame;
+mod fullnat;
 mod fuzz;
 mod handshake;
 mod headers;

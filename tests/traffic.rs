@@ -10,6 +10,7 @@ mod firewall;
 mod flood;
 mod forward;
 mod fragment;
+mod fullnat;
 mod health;
 mod icmp;
 mod latency;

@@ -51,8 +51,8 @@ pub mod flags {
     pub const SERVING: u32 = 1;
     /// The Ethernet addresses and the interface are known.
     pub const RESOLVED: u32 = 1 << 1;
-    /// Rewrites addresses (mode `nat`). Without this and [`TUNNEL`]: only the Ethernet
-    /// header (`dsr`).
+    /// Rewrites addresses (mode `nat`). Without this, [`TUNNEL`] and [`FULLNAT`]: only the
+    /// Ethernet header (`dsr`).
     pub const NAT: u32 = 1 << 2;
     /// It is configured. Clear: the id is retired. Only the agent looks at it.
     pub const IN_USE: u32 = 1 << 3;
@@ -60,6 +60,8 @@ pub mod flags {
     pub const IPIP: u32 = 1 << 4;
     /// Wraps packets in UDP (`gue`).
     pub const GUE: u32 = 1 << 5;
-    /// Either of them.
+    /// Rewrites both addresses (`fullnat`).
+    pub const FULLNAT: u32 = 1 << 6;
+    /// Wraps packets, by either header.
     pub const TUNNEL: u32 = IPIP | GUE;
 }

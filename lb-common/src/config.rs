@@ -6,7 +6,7 @@ map_type! {
     /// Global state of the data plane. The agent writes the inactive
     /// [`Generation`] and everything it refers to, then publishes all of it by
     /// storing `active`, one aligned word.
-    pub struct Config: 320 {
+    pub struct Config: 448 {
         /// Index of the generation in force: 0 or 1.
         0 => pub active: u32,
         /// [`crate::limits::ABI_VERSION`] of whoever created the maps.
@@ -30,7 +30,7 @@ map_type! {
 
 map_type! {
     /// What is switched at once with [`Config::active`].
-    pub struct Generation: 128 {
+    pub struct Generation: 192 {
         /// Which features are in use, bits of [`features`].
         0 => pub features: u32,
         /// Mask of the endpoint table: buckets - 1.
@@ -55,6 +55,14 @@ map_type! {
         64 => pub addresses: Filter,
         /// [`Filter`] of the addresses that replies come from.
         96 => pub repliers: Filter,
+        /// Sources of mode `fullnat`, likewise: what is the same of all, and the bits
+        /// that number them.
+        128 => pub nat_v4: u32,
+        132 => pub nat_v4_spread: u32,
+        136 => pub nat_v6: [u64; 2],
+        /// Of the second word.
+        152 => pub nat_v6_spread: u64,
+        160 => pub _pad2: [u64; 4],
     }
 }
 
@@ -84,4 +92,6 @@ pub mod features {
     pub const DENY_V6: u32 = 1 << 3;
     /// `firewall.host = "drop"`.
     pub const GUARD_HOST: u32 = 1 << 4;
+    /// At least one service rewrites both addresses (`fullnat`).
+    pub const FULLNAT: u32 = 1 << 28;
 }

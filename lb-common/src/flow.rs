@@ -119,6 +119,13 @@ impl FlowValue {
         self.left(now) < 0 || self.state() != FlowState::Established as u8
     }
 
+    /// The same with another backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_backend(self, backend: u16) -> Self {
+        Self(self.0 & !0xffff | backend as u64)
+    }
+
     /// The same with another life and state.
     #[inline(always)]
     #[must_use]

@@ -11,6 +11,7 @@ mod pod;
 pub mod addr;
 pub mod aes;
 pub mod backend;
+pub mod binding;
 pub mod change;
 pub mod config;
 pub mod csum;

@@ -40,6 +40,12 @@ pub const QUIC_SETS: u32 = 256;
 /// Server IDs of QUIC, of old and new sets together (kernel hash table, grows with use:
 /// up to 96 B each).
 pub const SERVER_IDS: u32 = 65_536;
+/// Addresses of `node.nat_sources` of each family at most, a power of two.
+pub const NAT_SOURCES: u32 = 4;
+/// Ports of all addresses of `node.nat_sources`, and flows in mode `fullnat` at most:
+/// 64,512 for each address (32 B: 16 MiB, and 8 MiB to find them by; about 96 B more for
+/// each that is in use).
+pub const BINDINGS: u32 = (2 * NAT_SOURCES) << 16;
 /// Groups of addresses of a pair at most (8 B: 128 B).
 pub const GROUPS: u32 = 16;
 /// Bytes of the ring that tells the agent what packets met.

@@ -57,6 +57,12 @@ pub const QUIC_CONFIGS: &str = "QUIC_CONFIGS";
 pub const QUIC_SERVERS: &str = "QUIC_SERVERS";
 /// One entry: the program that packets of QUIC services go on in.
 pub const QUIC_PATH: &str = "QUIC_PATH";
+/// [`crate::binding::Binding`] by [`crate::binding::index`].
+pub const BINDINGS: &str = "BINDINGS";
+/// [`crate::binding::Flow`] -> index in [`BINDINGS`].
+pub const BOUND: &str = "BOUND";
+/// One entry: the program that flows in mode `fullnat` go on in.
+pub const FULLNAT_PATH: &str = "FULLNAT_PATH";
 
 /// Ends of leases by position of the group, see [`crate::lease`].
 pub const LEASES: &str = "LEASES";
@@ -65,7 +71,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 27] = [
+pub const PINNED: [&str; 30] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -88,6 +94,9 @@ pub const PINNED: [&str; 27] = [
     QUIC_CONFIGS,
     QUIC_SERVERS,
     QUIC_PATH,
+    BINDINGS,
+    BOUND,
+    FULLNAT_PATH,
     REFUSALS,
     HANDSHAKES,
     SOURCES,
@@ -103,11 +112,13 @@ pub const CLOCK_PROGRAM: &str = "lb_clock";
 pub const FRAGMENT_PROGRAM: &str = "lb_fragment";
 /// The program that packets of QUIC services go on in.
 pub const QUIC_PROGRAM: &str = "lb_quic";
+/// The program that flows in mode `fullnat` go on in.
+pub const FULLNAT_PROGRAM: &str = "lb_fullnat";
 /// The program that explains what [`PROGRAM`] would do, and its pin.
 pub const EXPLAIN_PROGRAM: &str = "lb_explain";
 /// All programs that are pinned.
-pub const PROGRAMS: [&str; 5] =
-    [PROGRAM, FRAGMENT_PROGRAM, QUIC_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
+pub const PROGRAMS: [&str; 6] =
+    [PROGRAM, FRAGMENT_PROGRAM, FULLNAT_PROGRAM, QUIC_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
 /// The program that sends probes of `dsr` services to the VIP; not pinned.
 pub const PROBE_OUT_PROGRAM: &str = "lb_probe_out";
 /// The program that takes their answers; not pinned.

@@ -143,6 +143,11 @@ counters! {
     QuicRouted = 50 => "quic_routed",
     /// a packet of a QUIC service whose connection ID names no server that may take it, sent by addresses and ports
     QuicUnrouted = 51 => "quic_unrouted",
+
+    /// no port of `node.nat_sources` is free for a new flow in mode `fullnat`
+    NatPortsExhausted = 55 => "nat_ports_exhausted",
+    /// a packet to an address of `node.nat_sources` that is of no flow in mode `fullnat`
+    NatUnbound = 56 => "nat_unbound",
 }
 
 /// Entries of `COUNTERS`.

@@ -49,4 +49,6 @@ pub mod steps {
     pub const RECORDS: u32 = 1 << 4;
     /// A reply of the backend.
     pub const REPLY: u32 = 1 << 5;
+    /// The flow has, or would take, a source address and port (mode `fullnat`).
+    pub const BINDS: u32 = 1 << 6;
 }

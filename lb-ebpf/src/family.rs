@@ -82,6 +82,16 @@ pub(crate) trait Family: Copy {
     fn tunnel_source(generation: &Generation, lot: u64) -> Self::Addr;
     /// Whether an address is one of those.
     fn is_tunnel_source(generation: &Generation, addr: Self::Addr) -> bool;
+    /// How many sources mode `fullnat` has.
+    fn nat_sources(generation: &Generation) -> u32;
+    /// One of them, by its number.
+    fn nat_source(generation: &Generation, number: u32) -> Self::Addr;
+    /// The number of an address that is one of them.
+    fn nat_source_number(generation: &Generation, addr: Self::Addr) -> Option<u32>;
+    /// Writes both addresses.
+    fn set_addresses(l3: usize, source: Self::Addr, destination: Self::Addr);
+    /// What another address adds to a checksum, not folded.
+    fn delta(old: Self::Addr, new: Self::Addr) -> u32;
     /// ICMP type and code of "port unreachable", as one word.
     const PORT_UNREACHABLE: u32;
     /// The same of "fragmentation needed" (RFC 792) or "packet too big" (RFC 4443,
@@ -244,6 +254,28 @@ impl Family for V4 {
         same != 0 && addr & !generation.tunnel_v4_spread == same
     }
     #[inline(always)]
+    fn nat_sources(generation: &Generation) -> u32 {
+        u32::from_be(generation.nat_v4_spread) + 1
+    }
+    #[inline(always)]
+    fn nat_source(generation: &Generation, number: u32) -> u32 {
+        generation.nat_v4 | number.to_be() & generation.nat_v4_spread
+    }
+    #[inline(always)]
+    fn nat_source_number(generation: &Generation, addr: u32) -> Option<u32> {
+        let (same, spread) = (generation.nat_v4, generation.nat_v4_spread);
+        (same != 0 && addr & !spread == same).then(|| u32::from_be(addr & spread))
+    }
+    #[inline(always)]
+    fn set_addresses(l3: usize, source: u32, destination: u32) {
+        store(l3 + 12, source);
+        store(l3 + 16, destination);
+    }
+    #[inline(always)]
+    fn delta(old: u32, new: u32) -> u32 {
+        csum::delta32(old, new)
+    }
+    #[inline(always)]
     fn answer(l3: usize, source: u32, destination: u32) {
         store(l3 + 12, destination);
         store(l3 + 16, source);
@@ -388,6 +420,32 @@ impl Family for V6 {
     fn is_tunnel_source(generation: &Generation, addr: [u64; 2]) -> bool {
         let [high, low] = generation.tunnel_v6;
         high != 0 && addr[0] == high && addr[1] & !generation.tunnel_v6_spread == low
+    }
+    #[inline(always)]
+    fn nat_sources(generation: &Generation) -> u32 {
+        u64::from_be(generation.nat_v6_spread) as u32 + 1
+    }
+    #[inline(always)]
+    fn nat_source(generation: &Generation, number: u32) -> [u64; 2] {
+        let [high, low] = generation.nat_v6;
+        [high, low | u64::from(number).to_be() & generation.nat_v6_spread]
+    }
+    #[inline(always)]
+    fn nat_source_number(generation: &Generation, addr: [u64; 2]) -> Option<u32> {
+        let ([high, low], spread) = (generation.nat_v6, generation.nat_v6_spread);
+        (high != 0 && addr[0] == high && addr[1] & !spread == low)
+            .then(|| u64::from_be(addr[1] & spread) as u32)
+    }
+    #[inline(always)]
+    fn set_addresses(l3: usize, source: [u64; 2], destination: [u64; 2]) {
+        store(l3 + 8, source[0]);
+        store(l3 + 16, source[1]);
+        store(l3 + 24, destination[0]);
+        store(l3 + 32, destination[1]);
+    }
+    #[inline(always)]
+    fn delta(old: [u64; 2], new: [u64; 2]) -> u32 {
+        csum::sum64(!old[0]) + csum::sum64(!old[1]) + csum::sum64(new[0]) + csum::sum64(new[1])
     }
     #[inline(always)]
     fn answer(l3: usize, source: [u64; 2], destination: [u64; 2]) {

@@ -1,5 +1,6 @@
 //! Sends a packet to its backend: rewritten as its mode says, one hop older.
 
+pub(crate) mod fullnat;
 pub(crate) mod nat;
 pub(crate) mod tunnel;
 
@@ -21,6 +22,9 @@ pub(crate) fn to_backend<F: Family>(
     chosen: &Chosen,
 ) -> Verdict {
     let backend = chosen.backend;
+    if backend.flags & flags::FULLNAT != 0 {
+        return fullnat::to_backend(env, packet, chosen);
+    }
     if packet.ip_length() > backend.mtu && backend.mtu != 0 {
         return oversized(env, packet, found, chosen);
     }
@@ -90,7 +94,7 @@ pub(crate) fn leave(env: &Env, frame: Frame, chosen: &Chosen) -> Verdict {
     count(env, frame, chosen);
     if backend.flags & flags::RESOLVED != 0 {
         nexthop::send(env, frame, backend.macs_low, backend.macs_high, backend.ifindex)
-    } else if backend.flags & (flags::NAT | flags::TUNNEL) != 0 {
+    } else if backend.flags & (flags::NAT | flags::TUNNEL | flags::FULLNAT) != 0 {
         // Now an ordinary packet to the backend: the kernel finds the way.
         Verdict::pass(Counter::HandedOver)
     } else {

@@ -20,7 +20,7 @@ use crate::{
     extension,
     family::Family,
     firewall,
-    forward::{self, nat, tunnel},
+    forward::{self, fullnat, nat, tunnel},
     guard, lease,
     maps::{BACKENDS, FRAGMENT_PATH, FRAGMENTS},
     nexthop::{self, Way},
@@ -122,6 +122,10 @@ fn follow<F: Family>(env: &Env, packet: Packet<F>) -> Option<Verdict> {
     if firewall::denied(env, &packet) {
         return Some(Verdict::drop(Counter::SourceDenied));
     }
+    if env.uses(features::FULLNAT) && fullnat::is_source::<F>(env, packet.destination) {
+        let host = service::is_host::<F>(env, packet.destination);
+        return (!host).then_some(Verdict::drop(Counter::Fragment));
+    }
     if piece.offset == 0 {
         return first(env, packet, &piece.datagram);
     }
@@ -171,6 +175,9 @@ fn first<F: Family>(env: &Env, packet: Packet<F>, datagram: &Datagram) -> Option
         return Some(verdict);
     }
     Some(match select::select(env, &packet, &found) {
+        Ok(chosen) if chosen.backend.flags & flags::FULLNAT != 0 => {
+            Verdict::drop(Counter::Fragment)
+        }
         Ok(chosen) => {
             note(env, datagram, &packet, &chosen, direction::REQUEST);
             forward::to_backend(env, &packet, &found, &chosen)

@@ -20,7 +20,7 @@ use crate::{
     env::Env,
     family::Family,
     firewall,
-    forward::{self, nat, tunnel},
+    forward::{self, fullnat, nat, tunnel},
     lease,
     nexthop::{self, Way},
     packet::{Frame, load, store, turn_around},
@@ -85,12 +85,17 @@ pub(crate) fn handle<F: Family>(env: &Env) -> Verdict {
     if answer & TO_WRAP != 0 {
         return tunnel::send(env, answer as u16);
     }
+    if answer == TO_FULLNAT {
+        return fullnat::go_on(env, 0);
+    }
     Verdict::from_raw(answer)
 }
 
 /// An answer of `lb_icmp_v4` and `lb_icmp_v6` that is no verdict, but the backend to which
 /// the packet is to be sent in another one: there the stack has no room to do it.
 const TO_WRAP: u64 = 1 << 63;
+/// Another one: the error is about a flow in mode `fullnat`.
+const TO_FULLNAT: u64 = 1 << 62;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -130,6 +135,12 @@ fn message<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     }
     if firewall::denied(env, packet) {
         return Verdict::drop(Counter::SourceDenied);
+    }
+    if kind == Kind::Error
+        && env.uses(features::FULLNAT)
+        && fullnat::is_source::<F>(env, packet.destination)
+    {
+        return Verdict::from_raw(TO_FULLNAT);
     }
     let address = service::address::<F>(env, packet.destination);
     if address.is_some_and(|address| !lease::permits_address(address)) {
@@ -182,7 +193,7 @@ fn update_icmp_checksum<F: Family>(packet: &Packet<F>, delta: u32) {
 
 /// The quoted packet, as far as it is there: its addresses, ports, protocol.
 #[inline(always)]
-fn quoted<F: Family>(packet: &Packet<F>) -> Option<Packet<F>> {
+pub(crate) fn quoted<F: Family>(packet: &Packet<F>) -> Option<Packet<F>> {
     let frame = packet.frame;
     let l3 = packet.l4 + 8;
     if !frame.holds(l3, F::HEADER) {
@@ -218,6 +229,9 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     }
     let chosen = backend_of(env, &quote)?;
     let backend = chosen.backend;
+    if backend.flags & flags::FULLNAT != 0 {
+        return Some(Verdict::from_raw(TO_FULLNAT));
+    }
     if !F::may_go_on(packet.l3) {
         return Some(Verdict::drop(Counter::TtlExceeded));
     }
@@ -229,7 +243,8 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
             store(quote.l4, backend.port);
         }
         let port = csum::delta16(quote.source_port(), load(quote.l4));
-        let deltas = Deltas { addr: backend.ip_delta, l4: backend.l4_delta, port, outer: true };
+        let deltas =
+            Deltas { addr: backend.ip_delta, l4: backend.l4_delta, port, outer: backend.ip_delta };
         translate_quote(packet, &quote, &deltas);
     } else {
         F::age(packet.l3, csum::AGED);
@@ -316,7 +331,8 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     }
     let port = csum::delta16(quote.destination_port(), load(quote.l4 + 2));
     let (addr, l4) = (!backend.ip_delta, !backend.l4_delta);
-    translate_quote(packet, &quote, &Deltas { addr, l4, port, outer: from_backend });
+    let outer = if from_backend { addr } else { 0 };
+    translate_quote(packet, &quote, &Deltas { addr, l4, port, outer });
     env.note(|record| (record.backend, record.service) = (owner.id, backend.service));
     count::replied(env, owner.id, packet.frame.length());
     match way {
@@ -326,31 +342,31 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
 }
 
 /// What rewriting a quoted packet adds to checksums.
-struct Deltas {
-    /// Of the address.
-    addr: u16,
-    /// Of address and port, to the transport's checksum.
-    l4: u16,
-    /// Of the port, not folded.
-    port: u32,
-    /// The outer address changed by `addr`, too.
-    outer: bool,
+pub(crate) struct Deltas {
+    /// Of the quoted addresses.
+    pub addr: u16,
+    /// Of addresses and ports, to the transport's checksum.
+    pub l4: u16,
+    /// Of the ports, not folded.
+    pub port: u32,
+    /// Of the addresses of the message itself.
+    pub outer: u16,
 }
 
-/// Brings the checksums in line after an address and a port of the quoted
+/// Brings the checksums in line after addresses and ports of the quoted
 /// packet were rewritten: its IP header's, its transport's as far as it is
 /// quoted (a frame may have bytes behind the message), and the message's own,
 /// which covers them all, in IPv6 the outer addresses, too (RFC 8200, section
 /// 8.1).
 #[inline(always)]
-fn translate_quote<F: Family>(packet: &Packet<F>, quote: &Packet<F>, deltas: &Deltas) {
+pub(crate) fn translate_quote<F: Family>(packet: &Packet<F>, quote: &Packet<F>, deltas: &Deltas) {
     let mut delta = u32::from(deltas.addr) + deltas.port;
     if F::EXACT {
         let old: u16 = load(quote.l3 + 10);
         F::update_header_checksum(quote.l3, deltas.addr);
         delta += csum::delta16(old, load(quote.l3 + 10));
-    } else if deltas.outer {
-        delta += u32::from(deltas.addr);
+    } else {
+        delta += u32::from(deltas.outer);
     }
     if quote.proto == UDP {
         let at = quote.l4 + nat::UDP_CHECKSUM;

@@ -6,6 +6,8 @@
 //!
 //! Everything on the way of an established flow is inlined: on processors
 //! with return mitigations every call costs as much as a memory access.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the target has compare-and-swap, `core::sync` not yet")]
 #![no_std]
 #![no_main]
 
@@ -42,7 +44,7 @@ use lb_ebpf::{link, packet};
 use crate::{
     env::Env,
     family::Family,
-    forward::nat,
+    forward::{fullnat, nat},
     packet::Frame,
     parse::Packet,
     service::Found,
@@ -195,6 +197,9 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
 /// service with a range of ports, something for the host, or not ours.
 #[inline(always)]
 fn other<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Found, Verdict> {
+    if env.uses(features::FULLNAT) && fullnat::is_source::<F>(env, packet.destination) {
+        return Err(fullnat::go_on(env, 0));
+    }
     if env.uses(features::NAT)
         && let Some(verdict) = nat::reply(env, packet)
     {

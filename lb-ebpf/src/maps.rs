@@ -13,6 +13,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     backend::Backend,
+    binding::{self, Binding},
     change::ChangeLine,
     config::Config,
     firewall::{ALLOW_WORDS, AllowWord},
@@ -180,6 +181,32 @@ pub(crate) static QUIC_BLOCK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 /// One entry: `lb_quic`. Written by the agent.
 #[btf_map]
 pub(crate) static QUIC_PATH: ProgramArray<1> = ProgramArray::new();
+
+/// Ports of `node.nat_sources` by [`binding::index`], and whose they are. Written by
+/// packets by compare-and-swap, see [`lb_common::binding`]; swept by the agent.
+#[btf_map]
+pub(crate) static BINDINGS: Array<Binding, { limits::BINDINGS as usize }, MMAPABLE> = Array::new();
+
+/// Flows in mode `fullnat` -> index in `BINDINGS`. Written and read by packets only. Each
+/// port that may be taken has one key here at most, and a CPU another for a moment; there
+/// is room for both, since the lowest ports are not taken.
+#[btf_map]
+pub(crate) static BOUND: HashMap<binding::Flow, u32, { limits::BINDINGS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// Where the next port is looked for, IPv6 and IPv4, by CPU; 0: nowhere yet. Written and
+/// read by packets only. Not pinned: any place will do.
+#[btf_map]
+pub(crate) static CURSORS: PerCpuArray<u32, 2> = PerCpuArray::new();
+
+/// One entry: the packet that goes on in `lb_fullnat`. Not pinned: it lives as long as a
+/// packet.
+#[btf_map]
+pub(crate) static TASK: PerCpuArray<binding::Task, 1> = PerCpuArray::new();
+
+/// One entry: `lb_fullnat`. Written by the agent.
+#[btf_map]
+pub(crate) static FULLNAT_PATH: ProgramArray<1> = ProgramArray::new();
 
 /// What the agent should know, or find out. Written by packets.
 #[btf_map]

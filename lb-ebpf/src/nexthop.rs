@@ -85,6 +85,14 @@ pub(crate) fn towards_client<F: Family>(env: &Env, packet: &Packet<F>, vip: &Add
     }
 }
 
+/// Bytes of the longest packet that goes to a client, just found to be
+/// [`Way::TooBig`].
+#[inline(always)]
+pub(crate) fn mtu_towards<F: Family>(addr: F::Addr) -> u32 {
+    let index = cache_index(F::words(addr)) & (limits::NEXT_HOPS - 1);
+    NEXT_HOPS.get(index).map_or(0, |hop| hop.mtu)
+}
+
 /// The entry of runs that only explain.
 const APART: u32 = limits::NEXT_HOPS;
 

@@ -2,6 +2,7 @@
 //! out, decides nothing.
 
 pub mod attach;
+pub mod bindings;
 pub mod changes;
 pub mod clock;
 pub mod decap;

@@ -17,6 +17,8 @@ pub use ha::{Group, Ha};
 pub enum Mode {
     /// Addresses are rewritten.
     Nat,
+    /// The client's address is, too.
+    FullNat,
     /// Backends answer directly.
     Dsr,
     /// The same, packets to them are wrapped in IP.
@@ -159,6 +161,7 @@ impl Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nat => "nat",
+            Self::FullNat => "fullnat",
             Self::Dsr => "dsr",
             Self::Ipip => "ipip",
             Self::Gue => "gue",

@@ -4,11 +4,14 @@ use std::{fs, path::PathBuf};
 
 use aya::{
     maps::{Array, Map, MapData, MapError, PerCpuArray},
-    programs::ProgramInfo,
+    programs::{ProgramError, ProgramInfo, TestRun as _, TestRunOptions, Xdp},
 };
+use aya_obj::programs::XdpAttachType;
 use lb_common::{
+    binding::{self, Binding},
     config::Config,
-    flow::{Bucket, SLOTS},
+    flow::{Bucket, FlowValue, SLOTS},
+    limits::NAT_SOURCES,
     maps,
     stats::{BackendStats, Counter},
 };
@@ -124,6 +127,37 @@ impl Pins {
             map.iter().collect::<Result<Vec<_>, _>>()
         })?;
         Ok(buckets.iter().flat_map(|bucket| bucket.keys).filter(|&key| key != 0).count())
+    }
+
+    /// Ports that flows in mode `fullnat` have, and whether they are of an IPv4 address.
+    ///
+    /// # Errors
+    /// The map, or the program that tells the second, is not pinned.
+    pub fn held_ports(&self) -> Result<Vec<(bool, u16)>> {
+        let entries = self.open(maps::BINDINGS, |data| {
+            let map = Array::<_, Binding>::try_from(Map::Array(data))?;
+            map.iter().collect::<Result<Vec<_>, _>>()
+        })?;
+        let now = self.second()?;
+        let is_held = |value: u64| value != 0 && FlowValue(value).left(now) >= 0;
+        let held = (0_u32..).zip(entries).filter(|(_, entry)| is_held(entry.value));
+        Ok(held.map(|(index, _)| (index >> 16 < NAT_SOURCES, binding::port(index))).collect())
+    }
+
+    /// The data plane's second.
+    fn second(&self) -> Result<u16> {
+        let failed = |error: ProgramError| Error::Unexpected {
+            what: "run the program that tells the time".into(),
+            found: error.to_string(),
+        };
+        let pin = self.dir.join(maps::CLOCK_PROGRAM);
+        let program = Xdp::from_pin(pin, XdpAttachType::Interface).map_err(failed)?;
+        let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::new() };
+        let second = program.test_run(options).map_err(failed)?.return_value;
+        u16::try_from(second).map_err(|_| Error::Unexpected {
+            what: "tell the time".into(),
+            found: second.to_string(),
+        })
     }
 
     /// Empties every other bucket, as nothing of the product does: the number of flows

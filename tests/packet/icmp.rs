@@ -16,7 +16,7 @@ use super::{
 
 /// Bytes of the transport header that every error quotes (RFC 792), and more
 /// than any packet has.
-const QUOTED: [usize; 4] = [8, 19, 20, 2000];
+pub(super) const QUOTED: [usize; 4] = [8, 19, 20, 2000];
 
 fn echo(v4: bool, payload: &[u8]) -> Body {
     let kind = if v4 { 8 } else { 128 };
@@ -103,7 +103,7 @@ fn other_messages_to_a_vip_are_dropped() -> Result<()> {
 
 /// Errors that a backend or a router behind the balancer sends, as type, code
 /// and rest: unreachable port and host, spent time, and a path too narrow.
-fn errors(v4: bool) -> Vec<(u8, u8, [u8; 4])> {
+pub(super) fn errors(v4: bool) -> Vec<(u8, u8, [u8; 4])> {
     if v4 {
         vec![
             (3, 3, [0; 4]),
@@ -167,7 +167,7 @@ pub(super) fn errors_to_client(subject: &Subject<'_>, case: Case, from: IpAddr, 
 }
 
 /// The packet as routers may quote it.
-fn quotable(packet: &Packet) -> Vec<Packet> {
+pub(super) fn quotable(packet: &Packet) -> Vec<Packet> {
     let mut all = vec![packet.clone(), packet.with(|packet| packet.hops = 1)];
     // An odd number of bytes, to be padded in the checksum.
     all.push(packet.with(|packet| packet.body.payload().truncate(2)));

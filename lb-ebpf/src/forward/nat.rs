@@ -61,8 +61,9 @@ fn to_client<F: Family>(packet: &Packet<F>, backend: &Backend, service: &Service
     update_checksum(packet, !backend.l4_delta);
 }
 
+/// Applies a delta to the checksum of TCP or UDP.
 #[inline(always)]
-fn update_checksum<F: Family>(packet: &Packet<F>, delta: u16) {
+pub(crate) fn update_checksum<F: Family>(packet: &Packet<F>, delta: u16) {
     if packet.proto == TCP {
         let at = packet.l4 + TCP_CHECKSUM;
         store(at, csum::apply(load(at), delta));

@@ -7,6 +7,7 @@
 mod backend;
 mod between;
 mod ha;
+mod nat;
 mod quic;
 mod service;
 
@@ -58,12 +59,19 @@ pub fn check(
 ) -> Option<Model> {
     let report = &mut Report(mistakes);
     file.services.iter().for_each(|service| service::check(service, report));
-    let sources = file.node.tunnel_sources.as_ref().map(|sources| sources.value.iter());
-    let sources: Vec<_> = sources.into_iter().flatten().map(|source| source.value).collect();
-    between::check(&file.services, &sources, report);
+    let sources = |list: &file::Field<Vec<Located<IpNet>>>| -> Vec<_> {
+        let list = list.iter().flat_map(|list| &list.value);
+        list.map(|source| source.value).collect()
+    };
+    let tunnels = sources(&file.node.tunnel_sources);
+    between::check(&file.services, &tunnels, report);
+    if file.node.nat_sources.is_some() {
+        nat::check(&file.services, &sources(&file.node.nat_sources), &tunnels, report);
+    }
     file.ha.iter().for_each(|ha| ha::check(ha, &file.node, &file.services, report));
     let claimed = file.ha.as_ref().map(ha::Claimed::from).unwrap_or_default();
     claimed.check_backends(&file.services, report);
+    claimed.check_modes(&file.services, report);
     for Located { place, value } in file.firewall.deny_sources.iter().flat_map(|list| &list.value) {
         claimed.check_denied(*value, || place.clone(), report);
     }
@@ -99,25 +107,27 @@ pub fn check_service(
 
 /// Checks what services, the firewall and the pair, each right by itself, are
 /// together: names, addresses and ports that are for one service only, what would
-/// keep the nodes of a pair apart, and how much the maps have room for. `sources`:
-/// [`Node::tunnel_sources`]. Takes about a millisecond for 10,000 backends.
+/// keep the nodes of a pair apart, and how much the maps have room for. Of `node` the
+/// sources of packets matter. Takes about a millisecond for 10,000 backends.
 ///
 /// # Errors
 /// Every mistake; where two services are in each other's way, of the later one.
 pub fn check_together(
     services: &[model::Service],
     firewall: &Firewall,
-    sources: &[IpNet],
+    node: &Node,
     ha: Option<&Ha>,
 ) -> Result<(), Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let report = &mut Report(&mut mistakes);
-    between::check(services, sources, report);
+    between::check(services, &node.tunnel_sources, report);
+    nat::check(services, &node.nat_sources, &node.tunnel_sources, report);
     let path = "firewall.deny_sources".to_owned();
     let place = Place { line: None, path, written: None };
     denied(firewall.deny_sources.iter(), &place, report);
     let claimed = ha.map(ha::Claimed::from).unwrap_or_default();
     claimed.check_backends(services, report);
+    claimed.check_modes(services, report);
     for net in &firewall.deny_sources {
         let place = || Place { written: Some(format!("\"{net}\"")), ..place.clone() };
         claimed.check_denied(*net, place, report);
@@ -127,7 +137,8 @@ pub fn check_together(
 
 fn node(node: file::Node, surroundings: Surroundings<'_>, report: &mut Report<'_>) -> Option<Node> {
     let interfaces = interfaces(node.interfaces?, surroundings.interfaces, report);
-    let tunnel_sources = tunnel_sources(node.tunnel_sources?.value, report);
+    let tunnel_sources = one_of_each(node.tunnel_sources?.value, report);
+    let nat_sources = one_of_each(node.nat_sources?.value, report);
     Some(Node {
         name: node.name?.value.unwrap_or_else(|| surroundings.host_name.to_owned()),
         interfaces,
@@ -135,14 +146,15 @@ fn node(node: file::Node, surroundings: Surroundings<'_>, report: &mut Report<'_
         flows: node.flows?.value,
         hash_seed: node.hash_seed?.value,
         tunnel_sources,
+        nat_sources,
         pin_dir: node.pin_dir?.value,
         state_dir: node.state_dir?.value,
         zone: node.zone?.value,
     })
 }
 
-/// At most one of each family: all packets of a flow come from one address.
-fn tunnel_sources(listed: Vec<Located<IpNet>>, report: &mut Report<'_>) -> Vec<IpNet> {
+/// At most one prefix of each family: all packets of a flow come from one address.
+fn one_of_each(listed: Vec<Located<IpNet>>, report: &mut Report<'_>) -> Vec<IpNet> {
     let mut sources: Vec<IpNet> = Vec::new();
     for Located { place, value: net } in listed {
         if sources.iter().any(|known| known.addr().is_ipv4() == net.addr().is_ipv4()) {

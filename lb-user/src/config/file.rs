@@ -7,8 +7,6 @@
 //! refuses what nobody asked for (serde's `deny_unknown_fields`).
 //!
 //! Rules about one value hold here, rules between values in [`super::check`].
-//! Keys of features that are planned but not built are known and refused;
-//! where such a key has the one value that changes nothing, it is accepted.
 
 mod ha;
 mod health;
@@ -23,8 +21,8 @@ use super::{
     mistake::Mistake,
     read::{Located, Section, Telling, document},
     value::{
-        PortRule, ha::socket_address, interface, name, number, path, pin_dir, port_rule, prefix,
-        seed, socket, tunnel_source, word,
+        PortRule, ha::socket_address, interface, name, nat_source, number, path, pin_dir,
+        port_rule, prefix, seed, socket, tunnel_source, word,
     },
 };
 use crate::core::model::XdpMode;
@@ -78,6 +76,8 @@ pub struct Node {
     pub hash_seed: Field<Option<[u64; 2]>>,
     /// `tunnel_sources`.
     pub tunnel_sources: Field<Vec<Located<IpNet>>>,
+    /// `nat_sources`.
+    pub nat_sources: Field<Vec<Located<IpNet>>>,
     /// `pin_dir`.
     pub pin_dir: Field<PathBuf>,
     /// `state_dir`.
@@ -148,9 +148,9 @@ fn node(mut table: Section<'_>) -> Node {
             "xdp_mode",
             XdpMode::Auto,
             word(&[
-                ("auto", Some(XdpMode::Auto)),
-                ("native", Some(XdpMode::Native)),
-                ("generic", Some(XdpMode::Generic)),
+                ("auto", XdpMode::Auto),
+                ("native", XdpMode::Native),
+                ("generic", XdpMode::Generic),
             ]),
         ),
         flows: table.optional("flows", FLOWS, number(MIN_FLOWS..=MAX_FLOWS)),
@@ -160,6 +160,7 @@ fn node(mut table: Section<'_>) -> Node {
             "tunnel_sources = [\"10.255.0.0/24\"]",
             tunnel_source,
         ),
+        nat_sources: table.list("nat_sources", "nat_sources = [\"10.0.0.100\"]", nat_source),
         pin_dir: table.optional("pin_dir", PIN_DIR.into(), pin_dir),
         state_dir: table.optional("state_dir", STATE_DIR.into(), path(STATE_DIR)),
         zone: table.optional("zone", None, |value| name(value).map(Some)),
@@ -180,11 +181,7 @@ fn admin(mut table: Section<'_>) -> Admin {
 
 fn firewall(mut table: Section<'_>) -> Firewall {
     let firewall = Firewall {
-        guard_host: table.optional(
-            "host",
-            false,
-            word(&[("pass", Some(false)), ("drop", Some(true))]),
-        ),
+        guard_host: table.optional("host", false, word(&[("pass", false), ("drop", true)])),
         allow: table.list("allow", "allow = [\"tcp/22\"]", port_rule),
         deny_sources: table.list("deny_sources", "deny_sources = [\"192.0.2.0/24\"]", prefix),
         new_flows_per_source: table

@@ -95,8 +95,7 @@ pub fn edited(
                 firewall(&edits.firewall, &file.firewall).map_err(EditError::Invalid)?;
         }
     }
-    let sources = &model.node.tunnel_sources;
-    check_together(&model.services, &model.firewall, sources, model.ha.as_ref())
+    check_together(&model.services, &model.firewall, &model.node, model.ha.as_ref())
         .map_err(EditError::Invalid)?;
     Ok((edits, model))
 }
@@ -126,8 +125,7 @@ impl Edits {
         let firewall = firewall(&self.firewall, &file.firewall);
         match firewall {
             Ok(firewall) if mistakes.is_empty() => {
-                let sources = &file.node.tunnel_sources;
-                check_together(&services, &firewall, sources, file.ha.as_ref())?;
+                check_together(&services, &firewall, &file.node, file.ha.as_ref())?;
                 Ok(Model { services, firewall, ..file.clone() })
             }
             firewall => {

@@ -370,11 +370,6 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Refuses a key of a feature that this version does not have.
-    pub fn unbuilt(&mut self, key: &'static str, hint: &str) {
-        self.refuse(key, Wrong::unbuilt(hint));
-    }
-
     /// Passes over a key that cannot be judged.
     pub fn pass(&mut self, key: &'static str) {
         self.take(key);

@@ -175,11 +175,12 @@ pub fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-/// "nat", "dsr", "ipip" or "gue".
+/// "nat", "fullnat", "dsr", "ipip" or "gue".
 #[must_use]
 pub fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Nat => "nat",
+        Mode::FullNat => "fullnat",
         Mode::Dsr => "dsr",
         Mode::Ipip => "ipip",
         Mode::Gue => "gue",

@@ -41,7 +41,7 @@ pub fn with_base(own: &Model, base: &Base) -> Result<Model, Vec<Mistake>> {
     }
     match firewall_from(base.firewall()) {
         Ok(firewall) if mistakes.is_empty() => {
-            check_together(&services, &firewall, &own.node.tunnel_sources, own.ha.as_ref())?;
+            check_together(&services, &firewall, &own.node, own.ha.as_ref())?;
             Ok(Model { services, firewall, ..own.clone() })
         }
         firewall => {

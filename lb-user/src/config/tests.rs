@@ -56,7 +56,7 @@ name = "web"
 vip = "224.0.0.1"
 port = 443
 port = 80
-mode = "fullnat"
+mode = "nat46"
 [[service.backend]]
 name = "web-1"
 address = "2001:db8::1"
@@ -78,8 +78,8 @@ port = "400-300"
 11: service[0].vip: "224.0.0.1": must be a unicast address that is routed
   hint: this is a multicast address
 13: column 1: port: duplicate key, must be there once
-14: service[0].mode: "fullnat": not built yet in this version
-  hint: this version has "nat", "dsr", "ipip" or "gue"
+14: service[0].mode: "nat46": must be "nat", "fullnat", "dsr", "ipip" or "gue"
+  hint: did you mean "nat"?
 17: service[0].backend[0].address: "2001:db8::1": must be an IPv4 address, as the VIP is
 18: service[0].backend[0].wieght: unknown key
   hint: did you mean `weight`?
@@ -259,16 +259,6 @@ fn single_values_are_held_to_their_rules() {
             mistakes.contains(expected) && mistakes.matches(": must ").count() == 1,
             "{mistakes}"
         );
-    }
-}
-
-#[test]
-fn features_not_built_are_refused() {
-    let refused = [service("mode = \"fullnat\"")];
-    for text in refused {
-        let mistakes = mistakes(&text);
-        assert!(mistakes.contains(": not built yet in this version\n  hint: "), "{mistakes}");
-        assert_eq!(mistakes.lines().count(), 2, "{mistakes}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use humantime::format_duration;
 use ipnet::IpNet;
+use lb_common::limits::NAT_SOURCES;
 use toml::de::DeValue;
 
 use super::read::Wrong;
@@ -59,28 +60,24 @@ fn alternatives(words: &[&str]) -> String {
     }
 }
 
-/// One of a few words; those without a meaning are not built yet.
+/// One of a few words.
 pub fn word<T: Copy>(
-    words: &'static [(&'static str, Option<T>)],
+    words: &'static [(&'static str, T)],
 ) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| {
-        let built = words.iter().filter(|(_, meaning)| meaning.is_some());
-        let names: Vec<&str> = built.map(|&(name, _)| name).collect();
+        let names: Vec<&str> = words.iter().map(|&(name, _)| name).collect();
         let all = alternatives(&names);
         let text = value
             .as_str()
             .ok_or_else(|| Wrong::new(format!("must be {all}")).hint("text in double quotes"))?;
-        match words.iter().find(|(name, _)| *name == text) {
-            Some((_, Some(meaning))) => Ok(*meaning),
-            Some((_, None)) => Err(Wrong::unbuilt(format!("this version has {all}"))),
-            None => {
-                let wrong = Wrong::new(format!("must be {all}"));
-                Err(match similar(text, &names) {
-                    Some(likely) => wrong.hint(format!("did you mean \"{likely}\"?")),
-                    None => wrong,
-                })
+        let found = words.iter().find(|(name, _)| *name == text);
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let wrong = Wrong::new(format!("must be {all}"));
+            match similar(text, &names) {
+                Some(likely) => wrong.hint(format!("did you mean \"{likely}\"?")),
+                None => wrong,
             }
-        }
+        })
     }
 }
 
@@ -295,22 +292,34 @@ pub fn source_prefix(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
 /// Where packets that wrap others come from: those of flows differ in the bits behind
 /// the prefix, of IPv6 in its lower half.
 pub fn tunnel_source(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
-    let net = prefix(value)?;
-    let first = match net {
-        IpNet::V4(v4) => v4.addr().octets()[0],
-        IpNet::V6(v6) => v6.addr().octets()[0],
-    };
+    let net = of_hosts(prefix(value)?)?;
     match net {
-        IpNet::V4(_) if matches!(first, 0 | 127 | 224..) => {
-            Err(Wrong::new("must be a prefix of addresses that a host can have"))
-        }
         IpNet::V4(v4) if v4.prefix_len() < 8 => Err(Wrong::new("must be a /8 or longer")),
         IpNet::V6(v6) if v6.prefix_len() < 64 => Err(Wrong::new("must be a /64 or longer")),
-        IpNet::V6(_) if matches!(first, 0xff) => {
-            Err(Wrong::new("must be a prefix of addresses that a host can have"))
-        }
         net => Ok(net),
     }
+}
+
+/// Refuses what no host can have.
+fn of_hosts(net: IpNet) -> Result<IpNet, Wrong> {
+    let possible = match net {
+        IpNet::V4(v4) => !matches!(v4.addr().octets()[0], 0 | 127 | 224..),
+        IpNet::V6(v6) => !v6.addr().is_multicast() && v6.addr().segments()[..4] != [0; 4],
+    };
+    let wrong = || Wrong::new("must be a prefix of addresses that a host can have");
+    possible.then_some(net).ok_or_else(wrong)
+}
+
+/// Where clients' packets come from in mode `fullnat`: few addresses, since each has
+/// ports for many flows.
+pub fn nat_source(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    let net = of_hosts(prefix(value)?)?;
+    let least = net.max_prefix_len() - NAT_SOURCES.trailing_zeros() as u8;
+    if net.prefix_len() < least {
+        let rule = format!("must be an address, or a prefix of {NAT_SOURCES} at most");
+        return Err(Wrong::new(rule).hint(format!("a /{least} or longer")));
+    }
+    Ok(net)
 }
 
 /// How to write ports.

@@ -82,6 +82,8 @@ pub struct Node {
     pub pin_dir: PathBuf,
     /// Sources of packets that wrap others: at most one prefix of each family.
     pub tunnel_sources: Vec<IpNet>,
+    /// Sources of clients' packets in mode `fullnat`: at most one prefix of each family.
+    pub nat_sources: Vec<IpNet>,
     /// Where edits made through the admin socket are kept.
     pub state_dir: PathBuf,
     /// Where this node is; backends of the same zone may be preferred.
@@ -157,6 +159,8 @@ impl Protocol {
 pub enum Mode {
     /// Destination address and port rewritten, replies rewritten back.
     Nat,
+    /// Source address and port rewritten as well.
+    FullNat,
     /// Only the Ethernet header rewritten.
     Dsr,
     /// Wrapped in an IP packet.
@@ -167,7 +171,13 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Nat, Self::Dsr, Self::Ipip, Self::Gue];
+    pub const ALL: [Self; 5] = [Self::Nat, Self::FullNat, Self::Dsr, Self::Ipip, Self::Gue];
+
+    /// Whether addresses and ports are rewritten, those of replies as well.
+    #[must_use]
+    pub fn is_nat(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
 
     /// Whether packets are wrapped in others.
     #[must_use]
@@ -333,7 +343,7 @@ pub struct Backend {
     pub name: String,
     /// Address, same family as the VIP.
     pub address: IpAddr,
-    /// Port that packets are rewritten to (mode `nat`); `None`: the packet's own.
+    /// Port that packets are rewritten to (modes `nat`, `fullnat`); `None`: the packet's own.
     pub port: Option<u16>,
     /// Weight; 0: existing flows only.
     pub weight: u16,

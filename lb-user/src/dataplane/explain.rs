@@ -32,6 +32,8 @@ pub struct Trace {
     pub lookup: Option<Lookup>,
     /// Whether a packet like this enters its flow into the affinity table.
     pub recorded: bool,
+    /// Whether its flow has, or would take, a source port of ours (mode `fullnat`).
+    pub binds: bool,
     /// What becomes of it.
     pub verdict: Verdict,
     /// The frame as it leaves.
@@ -142,6 +144,7 @@ fn trace(record: &Record, frame: Vec<u8>) -> Trace {
         }),
         lookup: has(steps::LOOKED_UP).then_some(lookup),
         recorded: has(steps::RECORDS),
+        binds: has(steps::BINDS),
         verdict: verdict(record.verdict),
         frame,
     }
@@ -176,7 +179,7 @@ mod tests {
         let entry = FlowValue::new(7, 1, FlowState::Closing, 98);
         let record = Record {
             verdict: 3 << 32 | 5,
-            steps: steps::STALE | steps::LOOKED_UP | steps::FROM_PREVIOUS,
+            steps: steps::STALE | steps::LOOKED_UP | steps::FROM_PREVIOUS | steps::BINDS,
             service: 2,
             backend: 4,
             entry: entry.0,
@@ -192,7 +195,7 @@ mod tests {
         assert_eq!(trace.entry, Some(stale));
         let lookup = trace.lookup.expect("a lookup");
         assert_eq!((lookup.current, lookup.previous), (Some(3), Some(4)));
-        assert!(lookup.from_previous && !trace.recorded);
+        assert!(lookup.from_previous && !trace.recorded && trace.binds);
         assert_eq!(trace.verdict, Verdict::Redirect(5));
     }
 

@@ -176,6 +176,7 @@ impl DataPlane {
         load_all(&mut ebpf)?;
         lead_to(&mut ebpf, maps::FRAGMENT_PATH, maps::FRAGMENT_PROGRAM)?;
         lead_to(&mut ebpf, maps::QUIC_PATH, maps::QUIC_PROGRAM)?;
+        lead_to(&mut ebpf, maps::FULLNAT_PATH, maps::FULLNAT_PROGRAM)?;
         let probing = Probing::load(&mut ebpf);
         let tables = tables(&mut ebpf)?;
         initialise(&tables.config, options)?;
@@ -389,6 +390,7 @@ fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
         backends: mapped(ebpf, maps::BACKENDS)?,
         lines: mapped(ebpf, maps::TABLES)?,
         flows: mapped(ebpf, maps::FLOWS)?.into(),
+        bindings: mapped(ebpf, maps::BINDINGS)?,
         kernel: Box::new(Kernel {
             deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
             deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,

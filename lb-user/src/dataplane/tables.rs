@@ -10,6 +10,7 @@ use std::{
 use ipnet::IpNet;
 use lb_common::{
     backend::{Backend, flags},
+    binding::Binding,
     config::{Config, Generation},
     firewall::{ALLOW_WORDS, AllowWord},
     flow::Bucket,
@@ -116,6 +117,8 @@ pub struct Tables {
     pub lines: Mapped<Line>,
     /// `FLOWS`.
     pub flows: Arc<Mapped<Bucket>>,
+    /// `BINDINGS`.
+    pub bindings: Mapped<Binding>,
     /// The others.
     pub kernel: Box<dyn KernelMaps>,
 }

@@ -6,6 +6,7 @@ mod frame;
 use std::net::IpAddr;
 
 use axum::http::StatusCode;
+use ipnet::IpNet;
 use lb_common::stats::Counter;
 
 use self::frame::{Probe, destination, next_hop};
@@ -85,8 +86,23 @@ impl State {
         {
             step("rewrite", format!("destination {before} -> {after}"));
         }
+        if trace.binds
+            && let Some(id) = trace.backend
+        {
+            step("rewrite", self.rewrites(id));
+        }
         step("egress", self.egress(trace));
         api::Explanation { steps, verdict: verdict.to_owned(), reason }
+    }
+
+    /// Of a packet in mode `fullnat`, which takes its port only when it is sent.
+    fn rewrites(&self, backend: BackendId) -> String {
+        let entry = self.data_plane.tables.backends.read(backend.into());
+        let address = lb_common::addr::from_bytes(entry.addr);
+        let of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
+        let source = self.model.node.nat_sources.iter().find(of_family);
+        let source = source.map_or("nowhere".to_owned(), ToString::to_string);
+        format!("destination {address}, source the flow's port at {source}, or a free one")
     }
 
     fn affinity(&self, service: &Service, trace: &Trace) -> String {

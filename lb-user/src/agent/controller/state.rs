@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{addr, notice::Notice, table::TableRef};
+use lb_common::{addr, limits, notice::Notice, table::TableRef};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
@@ -31,7 +31,7 @@ use crate::{
     agent::{disk::Disk, ha, metrics::Tally, probe::Prober, store::Kept},
     core::{
         fleet::Fleet,
-        model::{Mode, Model, Node, quic::Keys},
+        model::{Model, Node, quic::Keys},
         nexthop::Network,
         plan::{self, Host, ServiceId, identity::ServiceIdentity},
         replica::Version,
@@ -96,6 +96,8 @@ pub(super) struct State {
     /// How interfaces are attached, by name.
     pub(super) modes: BTreeMap<String, AttachMode>,
     swept: u32,
+    /// Up to where bindings were swept.
+    released: u32,
     started: Instant,
     /// What `model` is made of.
     pub(super) origin: Origin,
@@ -186,6 +188,7 @@ impl State {
             missing: BTreeSet::new(),
             modes: BTreeMap::new(),
             swept: 0,
+            released: 0,
             started: Instant::now(),
             origin,
             source,
@@ -333,7 +336,7 @@ impl State {
         }
     }
 
-    /// Sweeps this tick's share of the affinity table.
+    /// Sweeps this tick's share of the affinity table, and of bindings.
     pub(super) fn sweep(&mut self) -> Result<(), Error> {
         let now = self.data_plane.now()?;
         let tables = &self.data_plane.tables;
@@ -341,7 +344,11 @@ impl State {
         let start = if self.swept < end { self.swept } else { 0 };
         let stop = end.min(start + end.div_ceil(SWEEP_TICKS));
         let cleared = tables.flows.sweep(start..stop, now);
-        tracing::trace!(start, stop, cleared, "swept");
+        let first = self.released % limits::BINDINGS;
+        let last = limits::BINDINGS.min(first + limits::BINDINGS.div_ceil(SWEEP_TICKS));
+        let released = tables.bindings.sweep(first..last, now);
+        self.released = last;
+        tracing::trace!(start, stop, cleared, released, "swept");
         self.swept = stop;
         Ok(())
     }
@@ -378,17 +385,17 @@ impl State {
     }
 }
 
-/// Replies of mode `nat` take the kernel's way where the data plane does not
+/// Replies of modes `nat` and `fullnat` take the kernel's way where the data plane does not
 /// know the next hop.
 fn warn_of_forwarding(model: &Model) {
-    let nat = model.services.iter().filter(|service| service.mode == Mode::Nat);
+    let nat = model.services.iter().filter(|service| service.mode.is_nat());
     let settings: BTreeSet<_> = nat.map(|service| forwarding::sysctl(service.vip)).collect();
     for setting in settings {
         // A family that the kernel does not know has no setting.
         if matches!(forwarding::is_on(setting), Ok(false)) {
             tracing::warn!(
-                "`{setting}` is 0, expected 1: replies of services of mode `nat` need it, run \
-                 `sysctl -w {setting}=1`"
+                "`{setting}` is 0, expected 1: replies of services of modes `nat` and `fullnat` need \
+                 it, run `sysctl -w {setting}=1`"
             );
         }
     }

@@ -53,14 +53,16 @@ fn port(service: &Service, backend: &Backend, report: &mut Report<'_>) {
         return;
     };
     let wrong = match (mode.value, is_range(&ports.value)) {
-        (Mode::Nat, false) => return,
+        (Mode::Nat | Mode::FullNat, false) => return,
         (Mode::Dsr | Mode::Ipip | Mode::Gue, false) if port == ports.value.start() => return,
         (mode @ (Mode::Dsr | Mode::Ipip | Mode::Gue), _) => {
             Wrong::new(format!("must be left out in mode \"{}\"", render::mode(mode)))
                 .hint("the packet's port is not rewritten")
         }
-        (Mode::Nat, true) => Wrong::new("must be left out where the service has several ports")
-            .hint("replies from one port could not be told apart; packets keep their port"),
+        (Mode::Nat | Mode::FullNat, true) => {
+            Wrong::new("must be left out where the service has several ports")
+                .hint("packets keep their port")
+        }
     };
     report.add(place, wrong);
 }

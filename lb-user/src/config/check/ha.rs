@@ -18,7 +18,7 @@ use crate::{
         read::{Located, Place, Wrong},
     },
     core::model::{
-        self,
+        self, Mode,
         ha::{ADDRESSES, GROUPS, PATHS, Path},
     },
 };
@@ -67,6 +67,18 @@ impl Claimed {
                     let wrong = wrong.hint(format!("{place} is this address"));
                     report.add(&service.place(Part::Address(index)), wrong);
                 }
+            }
+        }
+    }
+
+    /// Reports services whose flows the other node could not go on with.
+    pub(super) fn check_modes<S: Claims>(&self, services: &[S], report: &mut Report<'_>) {
+        let fullnat = |service: &&S| service.mode() == Some(Mode::FullNat);
+        for service in services.iter().filter(fullnat) {
+            if self.moving.iter().any(|moving| Some(moving.value) == service.vip()) {
+                let rule = "must not be an address of a group in mode \"fullnat\"";
+                let hint = "the other node does not know which source ports flows have";
+                report.add(&service.place(Part::Vip), Wrong::new(rule).hint(hint));
             }
         }
     }

@@ -105,7 +105,7 @@ pub(super) fn read(mut table: Section<'_>) -> Ha {
         replicate: table.optional(
             "config",
             true,
-            word(&[("replicate", Some(true)), ("independent", Some(false))]),
+            word(&[("replicate", true), ("independent", false)]),
         ),
         witness: table.optional("witness", None, |value| witness(value).map(Some)),
         fence: fence(&mut table),

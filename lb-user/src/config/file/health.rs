@@ -37,15 +37,15 @@ enum Kind {
     Agent,
 }
 
-const KINDS: &[(&str, Option<Kind>)] = &[
-    ("none", Some(Kind::None)),
-    ("tcp", Some(Kind::Tcp)),
-    ("http", Some(Kind::Http)),
-    ("https", Some(Kind::Https)),
-    ("udp", Some(Kind::Udp)),
-    ("dns", Some(Kind::Dns)),
-    ("exec", Some(Kind::Exec)),
-    ("agent", Some(Kind::Agent)),
+const KINDS: &[(&str, Kind)] = &[
+    ("none", Kind::None),
+    ("tcp", Kind::Tcp),
+    ("http", Kind::Http),
+    ("https", Kind::Https),
+    ("udp", Kind::Udp),
+    ("dns", Kind::Dns),
+    ("exec", Kind::Exec),
+    ("agent", Kind::Agent),
 ];
 
 /// The keys that not every kind has, and the kinds that have them.
@@ -65,7 +65,7 @@ const OWNERS: &[(&str, &[Kind])] = &[
 impl Kind {
     /// As it is written, in quotes.
     fn quoted(self) -> String {
-        let name = KINDS.iter().find(|(_, kind)| *kind == Some(self)).map_or("", |(name, _)| name);
+        let name = KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name);
         format!("\"{name}\"")
     }
 }

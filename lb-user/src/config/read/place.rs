@@ -65,9 +65,4 @@ impl Wrong {
     pub fn name() -> Self {
         Self::new(format!("must be 1 to {NAME_LENGTH} of the characters a-z A-Z 0-9 . _ -"))
     }
-
-    /// The refusal of what the contract has and this version has not.
-    pub fn unbuilt(hint: impl Into<String>) -> Self {
-        Self::new("not built yet in this version").hint(hint)
-    }
 }

@@ -44,9 +44,10 @@ fn whole_configurations_of_the_readme_are_right() {
     let blocks = README.split("```toml\n").skip(1);
     let blocks = blocks.filter_map(|block| Some(block.split_once("```")?.0));
     let whole: Vec<_> = blocks.filter(|block| block.starts_with("[node]")).map(model).collect();
-    let [alone, tunnels, of_pair] = &whole[..] else { panic!("{}", whole.len()) };
+    let [alone, tunnels, translated, of_pair] = &whole[..] else { panic!("{}", whole.len()) };
     assert_eq!((alone.services.len(), alone.ha.is_some()), (1, false));
     assert_eq!(tunnels.node.tunnel_sources.len(), 2);
+    assert_eq!(translated.node.nat_sources.len(), 2);
     assert_eq!(of_pair.ha.as_ref().map(|ha| ha.groups.len()), Some(1));
 }
 

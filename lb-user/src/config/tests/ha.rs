@@ -196,7 +196,7 @@ fn a_table_that_says_nothing_is_told_what_a_pair_needs() {
 }
 
 #[test]
-fn what_is_not_built_of_pairs_is_refused() {
+fn a_witness_is_an_address_and_a_port() {
     refused(
         &with("witness", "\"10.0.0.1\""),
         "ha.witness: \"10.0.0.1\": must be an address and a port\n  hint: that an address answers",
@@ -436,5 +436,22 @@ fn both_nodes_choose_backends_alike() {
     refused(
         &text.replace("000102", "00"),
         "3: node.hash_seed: \"00030405060708090a0b0c0d0e0f\": must be 32 hexadecimal digits",
+    );
+}
+
+#[test]
+fn a_service_whose_ports_only_one_node_knows_is_in_no_group() {
+    let service = |mode| {
+        let node = node().replace("hash_seed", "nat_sources = [\"10.0.0.100\"]\nhash_seed");
+        let service = format!(
+            "[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 443\nmode = \"{mode}\"\n"
+        );
+        node + "\n" + PAIR + GROUP + &service
+    };
+    assert_eq!(model(&service("nat")).services.len(), 1);
+    let mistakes = mistakes(&service("fullnat"));
+    assert!(
+        mistakes.contains("vip: \"203.0.113.10\": must not be an address of a group in mode"),
+        "{mistakes}"
     );
 }

@@ -111,16 +111,16 @@ pub fn dns_name(value: &DeValue<'_>) -> Result<String, Wrong> {
 
 /// A type of record.
 pub fn record(value: &DeValue<'_>) -> Result<String, Wrong> {
-    const RECORDS: &[(&str, Option<&str>)] = &[
-        ("A", Some("A")),
-        ("AAAA", Some("AAAA")),
-        ("CNAME", Some("CNAME")),
-        ("MX", Some("MX")),
-        ("NS", Some("NS")),
-        ("PTR", Some("PTR")),
-        ("SOA", Some("SOA")),
-        ("SRV", Some("SRV")),
-        ("TXT", Some("TXT")),
+    const RECORDS: &[(&str, &str)] = &[
+        ("A", "A"),
+        ("AAAA", "AAAA"),
+        ("CNAME", "CNAME"),
+        ("MX", "MX"),
+        ("NS", "NS"),
+        ("PTR", "PTR"),
+        ("SOA", "SOA"),
+        ("SRV", "SRV"),
+        ("TXT", "TXT"),
     ];
     word(RECORDS)(value).map(str::to_owned)
 }

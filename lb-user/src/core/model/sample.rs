@@ -75,6 +75,7 @@ pub(crate) fn model(services: Vec<Service>) -> Model {
             flows: 64,
             hash_seed: None,
             tunnel_sources: Vec::new(),
+            nat_sources: Vec::new(),
             pin_dir: "/sys/fs/bpf/test".into(),
             state_dir: "/var/lib/lb".into(),
             zone: None,

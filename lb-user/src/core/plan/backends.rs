@@ -59,6 +59,7 @@ impl Wanted {
             (self.serving, flags::SERVING),
             (resolved, flags::RESOLVED),
             (who.mode == Mode::Nat, flags::NAT),
+            (who.mode == Mode::FullNat, flags::FULLNAT),
             (who.mode == Mode::Ipip, flags::IPIP),
             (who.mode == Mode::Gue, flags::GUE),
         ]

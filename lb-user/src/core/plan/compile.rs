@@ -23,7 +23,7 @@ use super::{
     tables::Places,
 };
 use crate::core::{
-    model::{self, Affinity, Model, OnDown, OnEmpty, Protocol},
+    model::{self, Affinity, Mode, Model, OnDown, OnEmpty, Protocol},
     nexthop::Network,
 };
 
@@ -67,7 +67,7 @@ pub fn bank(
         ephemeral_high: *host.ephemeral.end(),
         addresses: filter(addresses.iter().map(|entry| entry.addr)),
         repliers: filter(repliers(wanted)),
-        ..tunnel_sources(&model.node.tunnel_sources)
+        ..sources(&model.node.tunnel_sources, &model.node.nat_sources)
     };
     Ok(Bank {
         index: (snapshot.config.active & 1) ^ 1,
@@ -80,22 +80,36 @@ pub fn bank(
 }
 
 /// What a generation has of these, and nothing else.
-fn tunnel_sources(sources: &[IpNet]) -> Generation {
-    let mut generation = Generation::ZERO;
-    for source in sources {
-        match source {
-            IpNet::V4(net) => {
-                generation.tunnel_v4 = addr::v4_word(net.network());
-                generation.tunnel_v4_spread = addr::v4_word(net.hostmask());
-            }
+fn sources(tunnel: &[IpNet], nat: &[IpNet]) -> Generation {
+    let ([tunnel_v4, tunnel_v4_spread], (tunnel_v6, tunnel_v6_spread)) = prefixes(tunnel);
+    let ([nat_v4, nat_v4_spread], (nat_v6, nat_v6_spread)) = prefixes(nat);
+    Generation {
+        tunnel_v4,
+        tunnel_v4_spread,
+        tunnel_v6,
+        tunnel_v6_spread,
+        nat_v4,
+        nat_v4_spread,
+        nat_v6,
+        nat_v6_spread,
+        ..Generation::ZERO
+    }
+}
+
+/// What is the same of all addresses, and the bits in which they differ: of the IPv4
+/// prefix, and of the IPv6 one, in its second word.
+fn prefixes(nets: &[IpNet]) -> ([u32; 2], ([u64; 2], u64)) {
+    let (mut v4, mut v6) = ([0; 2], ([0; 2], 0));
+    for net in nets {
+        match net {
+            IpNet::V4(net) => v4 = [net.network(), net.hostmask()].map(addr::v4_word),
             IpNet::V6(net) => {
-                generation.tunnel_v6 = addr::words(addr::to_bytes(net.network().into()));
-                let spread = addr::words(addr::to_bytes(net.hostmask().into()));
-                generation.tunnel_v6_spread = spread[1];
+                let words = |of| addr::words(addr::to_bytes(IpAddr::V6(of)));
+                v6 = (words(net.network()), words(net.hostmask())[1]);
             }
         }
     }
-    generation
+    (v4, v6)
 }
 
 /// Addresses of backends whose replies are rewritten.
@@ -260,6 +274,7 @@ fn features_of(model: &Model, wanted: &BTreeMap<BackendId, Wanted>) -> u32 {
         (denies(|net| matches!(net, IpNet::V4(_))), features::DENY_V4),
         (denies(|net| matches!(net, IpNet::V6(_))), features::DENY_V6),
         (model.firewall.guard_host, features::GUARD_HOST),
+        (model.services.iter().any(|service| service.mode == Mode::FullNat), features::FULLNAT),
     ]
     .into_iter()
     .filter(|(on, _)| *on)

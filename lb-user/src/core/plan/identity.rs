@@ -94,7 +94,7 @@ impl BackendIdentity {
     #[must_use]
     pub fn of(service: &model::Service, backend: &model::Backend) -> Self {
         let mode = service.mode;
-        let nat = mode == Mode::Nat;
+        let nat = mode.is_nat();
         let port = backend.port.filter(|&port| nat && service.single_port() != Some(port));
         Self {
             service: ServiceIdentity::of(service),
@@ -145,8 +145,9 @@ impl BackendIdentity {
 /// The mode of an entry of `BACKENDS`.
 #[must_use]
 pub fn mode_of(entry: &Backend) -> Mode {
-    match entry.flags & (flags::NAT | flags::TUNNEL) {
+    match entry.flags & (flags::NAT | flags::FULLNAT | flags::TUNNEL) {
         flags::NAT => Mode::Nat,
+        flags::FULLNAT => Mode::FullNat,
         flags::IPIP => Mode::Ipip,
         flags::GUE => Mode::Gue,
         _ => Mode::Dsr,
@@ -160,5 +161,6 @@ fn number_of(mode: Mode) -> u8 {
         Mode::Nat => 1,
         Mode::Ipip => 2,
         Mode::Gue => 3,
+        Mode::FullNat => 4,
     }
 }

@@ -64,8 +64,8 @@ pub(super) fn backend(v4: bool, number: u8) -> IpAddr {
 /// VIP of a mode.
 pub(super) fn vip(v4: bool, mode: Mode) -> IpAddr {
     match (v4, mode) {
-        (true, Mode::Nat) => NAT_V4,
-        (false, Mode::Nat) => NAT_V6,
+        (true, Mode::Nat | Mode::FullNat) => NAT_V4,
+        (false, Mode::Nat | Mode::FullNat) => NAT_V6,
         (true, _) => DSR_V4,
         (false, _) => DSR_V6,
     }
@@ -76,7 +76,7 @@ pub(super) fn ports(mode: Mode, protocol: Protocol) -> (u16, u16) {
     // The VIPs of mode `dsr` are those of tunnels as well.
     let service = match mode {
         Mode::Nat | Mode::Dsr => 0,
-        Mode::Ipip => 1,
+        Mode::Ipip | Mode::FullNat => 1,
         Mode::Gue => 2,
     };
     let port = service + if protocol == Protocol::Tcp { 80 } else { 53 };

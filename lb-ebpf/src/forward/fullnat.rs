@@ -1,0 +1,390 @@
+//! Mode `fullnat`: both addresses and ports rewritten. Backends see a client as one of
+//! `node.nat_sources` and a port that is his flow's alone, and answer there; so they need
+//! no route through the balancer. Which flow has which port is in [`bind`].
+//!
+//! A program of its own, called from the end of the packet path, as `lb_fragment` is:
+//! it has the whole stack, and the path of other modes is no longer for it. It is told
+//! the backend that was selected, in `TASK`, and parses the frame anew.
+//!
+//! An ICMP error is of two kinds, as in [`crate::icmp`]. One to a source quotes what a
+//! backend got, and goes to the client. One to a VIP quotes what a client got, and goes
+//! to the backend: from the source, since the backend may have no route to, and expect
+//! nothing from, whoever found the error.
+
+mod bind;
+
+use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
+use lb_common::{
+    backend::{Backend, flags},
+    binding, csum, hash,
+    service::Service,
+    stats::Counter,
+    tcp,
+    trace::steps,
+};
+
+use crate::{
+    control, count,
+    env::Env,
+    family::{Family, V4, V6},
+    forward::{self, nat},
+    icmp::{self, Deltas},
+    maps::{BACKENDS, FULLNAT_PATH, TASK},
+    nexthop::{self, Way},
+    packet::{Frame, store},
+    parse::{self, Packet, TCP, UDP},
+    refuse,
+    select::{self, Chosen},
+    service::{self, Found},
+    verdict::{PASS, Verdict},
+};
+
+/// Sends a client's packet on, with a source address and port of ours.
+#[inline(always)]
+pub(crate) fn to_backend<F: Family>(env: &Env, packet: &Packet<F>, chosen: &Chosen) -> Verdict {
+    if !env.explains {
+        return go_on(env, chosen.id);
+    }
+    env.note(|record| record.steps |= steps::BINDS);
+    if let Err(verdict) = may_go::<F>(env, packet, chosen.backend) {
+        return verdict;
+    }
+    forward::leave(env, packet.frame, chosen)
+}
+
+/// Whether an address is one of `node.nat_sources`.
+#[inline(always)]
+pub(crate) fn is_source<F: Family>(env: &Env, addr: F::Addr) -> bool {
+    F::nat_source_number(env.generation, addr).is_some()
+}
+
+/// Goes on with a packet in [`lb_fullnat`]. `backend`: see [`binding::Task::backend`].
+/// Who only explains is told nothing of what is not on its way to a backend.
+#[inline(always)]
+pub(crate) fn go_on(env: &Env, backend: u16) -> Verdict {
+    if env.explains {
+        return control::decide(env.ctx);
+    }
+    if let Some(task) = TASK.get_ptr_mut(0) {
+        // SAFETY: this CPU's element; nothing here needs dropping.
+        unsafe {
+            (*task).backend = backend;
+            FULLNAT_PATH.tail_call(&XdpContext::new(env.ctx), 0);
+        }
+    }
+    Verdict::drop(Counter::Internal)
+}
+
+/// Entry: one packet of a flow in this mode, or to one of its sources.
+#[xdp]
+fn lb_fullnat(ctx: XdpContext) -> u32 {
+    let answer = match parse::link(Frame::new(&ctx)) {
+        Some((parse::IPV4, _)) => lb_fullnat_v4(ctx.ctx),
+        Some((parse::IPV6, _)) => lb_fullnat_v6(ctx.ctx),
+        _ => Verdict::drop(Counter::Internal).to_raw(),
+    };
+    crate::act(match answer {
+        HOST => control::decide(ctx.ctx),
+        verdict => Verdict::from_raw(verdict),
+    })
+}
+
+/// An answer of `lb_fullnat_v4` and `lb_fullnat_v6` that is no verdict: the packet is for
+/// the host, which holds the source.
+const HOST: u64 = u64::MAX;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_fullnat_v4(ctx: *mut xdp_md) -> u64 {
+    let ctx = XdpContext::new(ctx);
+    let frame = Frame::new(&ctx);
+    if let Some(env) = Env::new(&ctx, false)
+        && let Some((_, l3)) = parse::link(frame)
+        && let Ok(packet) = parse::ipv4(frame, l3)
+    {
+        return either(translate::<V4>(&env, packet));
+    }
+    Verdict::drop(Counter::Internal).to_raw()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_fullnat_v6(ctx: *mut xdp_md) -> u64 {
+    let ctx = XdpContext::new(ctx);
+    let frame = Frame::new(&ctx);
+    if let Some(env) = Env::new(&ctx, false)
+        && let Some((_, l3)) = parse::link(frame)
+        && let Ok(packet) = parse::ipv6(env.ctx, frame, l3)
+    {
+        return either(translate::<V6>(&env, packet));
+    }
+    Verdict::drop(Counter::Internal).to_raw()
+}
+
+#[inline(always)]
+fn either(verdict: Result<Verdict, Verdict>) -> u64 {
+    match verdict {
+        Ok(verdict) | Err(verdict) => verdict.to_raw(),
+    }
+}
+
+#[inline(always)]
+fn translate<F: Family>(env: &Env, packet: Packet<F>) -> Result<Verdict, Verdict> {
+    let number = F::nat_source_number(env.generation, packet.destination);
+    if packet.proto == F::ICMP && parse::icmp(&packet) {
+        return match number {
+            Some(number) => error_to_client(env, &packet, number),
+            None => error_to_backend(env, &packet),
+        };
+    }
+    let ported = match packet.proto {
+        TCP => parse::tcp(packet),
+        UDP => parse::udp(packet),
+        _ => Err(Counter::Internal),
+    };
+    let packet = ported.map_err(Verdict::drop)?;
+    match number {
+        Some(number) => reply(env, &packet, number),
+        None => request(env, &packet),
+    }
+}
+
+/// A client's packet.
+#[inline(always)]
+fn request<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
+    let internal = Verdict::drop(Counter::Internal);
+    let task = TASK.get_ptr_mut(0).ok_or(internal)?;
+    // SAFETY: this CPU's element; nothing else on this CPU runs meanwhile.
+    let task = unsafe { &mut *task };
+    let id = task.backend;
+    let backend = BACKENDS.get(u32::from(id)).ok_or(internal)?;
+    let service = service::entry(env, backend.service).ok_or(internal)?;
+    let too_long = may_go::<F>(env, packet, backend)?;
+    let flow = binding::Flow {
+        client: F::words(packet.source),
+        ports: packet.ports,
+        service: backend.service.into(),
+    };
+    *task = binding::Task {
+        flow,
+        timeouts: select::timeouts(&Found { id: backend.service, service }).to_raw(),
+        sources: F::nat_sources(env.generation),
+        backend: id,
+        now: env.now(),
+        proto: packet.proto,
+        tcp_flags: packet.tcp_flags,
+        v4: F::EXACT.into(),
+        _pad: 0,
+    };
+    let index = match bind::bind() {
+        bind::EXHAUSTED => return Err(Verdict::drop(Counter::NatPortsExhausted)),
+        // No backend can know a connection that comes from a new port.
+        bind::UNBOUND => return Err(refuse::answer(env, Counter::Rejected)),
+        index => index as u32,
+    };
+    let source = F::nat_source(env.generation, binding::source(index));
+    let port = port_of(backend, packet.destination_port());
+    let ports = hash::ports(binding::port(index).to_be(), port);
+    rewrite(packet, source, F::from_bytes(&backend.addr), ports);
+    let chosen = Chosen { id, backend };
+    if too_long {
+        // The kernel cuts it.
+        count::forwarded(env, id, packet.frame.length());
+        return Ok(Verdict::pass(Counter::HandedOver));
+    }
+    Ok(forward::leave(env, packet.frame, &chosen))
+}
+
+/// Whether a packet may go to its backend; if so, whether it has to be cut.
+#[inline(always)]
+fn may_go<F: Family>(env: &Env, packet: &Packet<F>, backend: &Backend) -> Result<bool, Verdict> {
+    let too_long = packet.ip_length() > backend.mtu && backend.mtu != 0;
+    if too_long && F::never_fragmented(packet.l3) {
+        return Err(refuse::too_big(env, backend.mtu));
+    }
+    if F::may_go_on(packet.l3) { Ok(too_long) } else { Err(Verdict::drop(Counter::TtlExceeded)) }
+}
+
+/// The port of a backend for packets to this port of the service's, both in network
+/// byte order.
+#[inline(always)]
+fn port_of(backend: &Backend, port: u16) -> u16 {
+    if backend.port != 0 { backend.port } else { port }
+}
+
+/// A backend's packet to one of the sources.
+#[inline(always)]
+fn reply<F: Family>(env: &Env, packet: &Packet<F>, number: u32) -> Result<Verdict, Verdict> {
+    let peer = (packet.source, packet.source_port());
+    let owner = owner::<F>(env, packet.proto, (number, packet.destination_port()), peer)
+        .ok_or_else(|| unbound(env, packet))?;
+    let Owner { ref bound, backend, service } = owner;
+    let client = F::from_words(bound.flow.client);
+    let to_client = Packet { destination: client, ..*packet };
+    let way = nexthop::towards_client(env, &to_client, &service.vip);
+    match way {
+        Way::None => return Err(Verdict::drop(Counter::NoNextHop)),
+        Way::TooBig if F::never_fragmented(packet.l3) => {
+            return Err(refuse::too_big(env, nexthop::mtu_towards::<F>(client)));
+        }
+        _ => {}
+    }
+    if !F::may_go_on(packet.l3) {
+        return Err(Verdict::drop(Counter::TtlExceeded));
+    }
+    let closes = packet.proto == TCP && tcp::closes(packet.tcp_flags);
+    let timeouts = select::timeouts(&Found { id: backend.service, service });
+    bound.entry.touch(bound.value, env.now(), closes, timeouts);
+    rewrite(packet, F::from_bytes(&service.vip), client, bound.flow.ports.rotate_left(16));
+    count::replied(env, bound.value.backend(), packet.frame.length());
+    Ok(nat::leave(env, packet.frame, way))
+}
+
+/// Whose port one is.
+struct Owner {
+    bound: bind::Bound,
+    backend: &'static Backend,
+    service: &'static Service,
+}
+
+/// Who has a port of a source (its number, and the port in network byte order) towards
+/// a peer, which must be the backend.
+#[inline(always)]
+fn owner<F: Family>(
+    env: &Env,
+    proto: u8,
+    (number, port): (u32, u16),
+    peer: (F::Addr, u16),
+) -> Option<Owner> {
+    let index = binding::index(F::EXACT, number, u16::from_be(port));
+    let bound = bind::at(index, env.now())?;
+    let backend = BACKENDS.get(u32::from(bound.value.backend()))?;
+    let service = service::entry(env, backend.service)?;
+    let is_his = backend.flags & flags::FULLNAT != 0
+        && u32::from(backend.service) == bound.flow.service
+        && service.proto == proto
+        && F::equals(peer.0, &backend.addr)
+        && peer.1 == port_of(backend, (bound.flow.ports >> 16) as u16);
+    is_his.then_some(Owner { bound, backend, service })
+}
+
+/// A packet to a source that is of no flow.
+#[inline(always)]
+fn unbound<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
+    if service::is_host::<F>(env, packet.destination) {
+        Verdict::from_raw(HOST)
+    } else {
+        Verdict::drop(Counter::NatUnbound)
+    }
+}
+
+/// Rewrites a packet, one hop older.
+#[inline(always)]
+fn rewrite<F: Family>(packet: &Packet<F>, source: F::Addr, destination: F::Addr, ports: u32) {
+    let addresses = F::delta(packet.source, source) + F::delta(packet.destination, destination);
+    F::set_addresses(packet.l3, source, destination);
+    F::age(packet.l3, csum::aged(csum::fold(addresses)));
+    store(packet.l4, ports);
+    let ports = csum::delta32(packet.ports, ports);
+    nat::update_checksum(packet, csum::fold(addresses + ports));
+}
+
+/// An error to one of the sources, about what a backend was sent.
+#[inline(always)]
+fn error_to_client<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    number: u32,
+) -> Result<Verdict, Verdict> {
+    let stranger = || match unbound(env, packet).to_raw() {
+        HOST => PASS,
+        verdict => Verdict::from_raw(verdict),
+    };
+    let quote = icmp::quoted(packet).ok_or_else(stranger)?;
+    // An error goes to whoever sent what it quotes.
+    if quote.source != packet.destination {
+        return Err(stranger());
+    }
+    let peer = (quote.destination, quote.destination_port());
+    let owner =
+        owner::<F>(env, quote.proto, (number, quote.source_port()), peer).ok_or_else(stranger)?;
+    let Owner { ref bound, service, .. } = owner;
+    let (client, vip) = (F::from_words(bound.flow.client), F::from_bytes(&service.vip));
+    let to_client = Packet { destination: client, ..*packet };
+    let way = nexthop::towards_client(env, &to_client, &service.vip);
+    if let Way::None = way {
+        return Err(Verdict::drop(Counter::NoNextHop));
+    }
+    // A router on the way speaks for itself, the backend for the VIP.
+    let speaker = if packet.source == quote.destination { vip } else { packet.source };
+    rewrite_error(packet, &quote, (speaker, client), (client, vip), bound.flow.ports)?;
+    count::replied(env, bound.value.backend(), packet.frame.length());
+    Ok(nat::leave(env, packet.frame, way))
+}
+
+/// An error to a VIP, about what a client was sent.
+#[inline(always)]
+fn error_to_backend<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
+    let unmatched = Verdict::drop(Counter::IcmpUnmatched);
+    let quote = icmp::quoted(packet).ok_or(unmatched)?;
+    // The same flow, as the client sends it.
+    let sent = Packet::<F> {
+        source: quote.destination,
+        destination: quote.source,
+        ports: quote.ports.rotate_left(16),
+        ..quote
+    };
+    let found = match service::exact(env, &sent) {
+        Some(found) => found,
+        None => service::address::<F>(env, sent.destination)
+            .and_then(|address| service::ranged(env, address, sent.proto, sent.destination_port()))
+            .ok_or(unmatched)?,
+    };
+    let flow = binding::Flow {
+        client: F::words(sent.source),
+        ports: sent.ports,
+        service: found.id.into(),
+    };
+    let (index, bound) = bind::find(&flow, env.now()).ok_or(unmatched)?;
+    let id = bound.value.backend();
+    let chosen = select::serving(id, found.id).ok_or(unmatched)?;
+    let backend = chosen.backend;
+    let source = F::nat_source(env.generation, binding::source(index));
+    let to = F::from_bytes(&backend.addr);
+    let port = port_of(backend, sent.destination_port());
+    let ports = hash::ports(port, binding::port(index).to_be());
+    rewrite_error(packet, &quote, (source, to), (to, source), ports)?;
+    Ok(forward::leave(env, packet.frame, &chosen))
+}
+
+/// Rewrites an error, one hop older, and what it quotes; addresses are source and
+/// destination, `ports` those of the quoted packet.
+#[inline(always)]
+fn rewrite_error<F: Family>(
+    packet: &Packet<F>,
+    quote: &Packet<F>,
+    outer: (F::Addr, F::Addr),
+    inner: (F::Addr, F::Addr),
+    ports: u32,
+) -> Result<(), Verdict> {
+    if !F::may_go_on(packet.l3) {
+        return Err(Verdict::drop(Counter::TtlExceeded));
+    }
+    let of = |packet: &Packet<F>, to: (F::Addr, F::Addr)| {
+        F::delta(packet.source, to.0) + F::delta(packet.destination, to.1)
+    };
+    let (around, quoted) = (of(packet, outer), of(quote, inner));
+    F::set_addresses(packet.l3, outer.0, outer.1);
+    F::age(packet.l3, csum::aged(csum::fold(around)));
+    F::set_addresses(quote.l3, inner.0, inner.1);
+    store(quote.l4, ports);
+    let port = csum::delta32(quote.ports, ports);
+    let deltas = Deltas {
+        addr: csum::fold(quoted),
+        l4: csum::fold(quoted + port),
+        port,
+        outer: csum::fold(around),
+    };
+    icmp::translate_quote(packet, quote, &deltas);
+    Ok(())
+}
