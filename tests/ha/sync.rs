@@ -1,18 +1,22 @@
 //! What the nodes know of each other's flows, whatever becomes of the connection
 //! between them.
 
-use std::{collections::BTreeMap, thread::sleep, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use lb_tests::harness::{Flows, NAT_V4, Network, Result, eventually, source_addresses};
+use lb_tests::harness::{Flows, NAT_V4, Result, eventually, source_addresses};
 use serde_json::Value;
 
 use super::{
-    FLOWS, PATIENCE, Pair, WEB, assert_kept,
+    ECHO, FLOWS, PATIENCE, Pair, WEB, assert_kept,
     flows::{displace_all, heard, with_short_passes},
 };
 
-/// Longer than the nodes wait for each other's word.
-const LONG: Duration = Duration::from_secs(4);
+/// Longer than a node knows of a flow that it is not told again, with short passes:
+/// `affinity_timeout`, two passes, and a second.
+const LONG: Duration = Duration::from_secs(16);
 
 /// Live flows that a node knows.
 fn count(pair: &Pair, node: usize) -> u64 {
@@ -53,62 +57,76 @@ fn what_is_flushed_at_one_node_is_gone_at_both() -> Result<()> {
     Ok(())
 }
 
+/// Uses all connections for so long that what the standby knows of them would run out.
+fn use_for_long(flows: &mut Flows) {
+    let end = Instant::now() + LONG;
+    while Instant::now() < end {
+        assert_eq!(flows.survey(None).kept, FLOWS);
+    }
+}
+
+/// Says whether a node tells its peer flows.
+fn tells(pair: &Pair, node: usize) -> bool {
+    let status = pair.lab.nodes[node].json(&["ha", "status"]);
+    status.is_ok_and(|status| status["sync"]["told"]["connected"] == true)
+}
+
 #[test]
-fn a_connection_that_breaks_is_gone_on_with() -> Result<()> {
-    let mut pair = Pair::new(3)?;
+fn what_goes_on_while_the_nodes_cannot_tell_each_other_is_told_after_that() -> Result<()> {
+    let pair = with_short_passes()?;
     pair.settles("all", 0);
     pair.is_told(1);
-    let mut flows = pair.open()?;
-    let anew = || pair.log(0).matches("resumed=false").count();
-    let resumed = || pair.log(0).matches("resumed=true").count();
-    let before = anew();
-    assert_eq!(resumed(), 0, "{}", pair.words());
-    pair.lab.cut_sync()?;
-    // What happens meanwhile the peer is told later, and all else it knows.
-    displace_all(&pair)?;
     let sources = source_addresses(true);
+    let mut flows = Flows::open(&pair.lab.client, &sources, (NAT_V4, WEB).into(), FLOWS)?;
+    displace_all(&pair)?;
+    pair.lab.cut_sync()?;
+    use_for_long(&mut flows);
+    assert!(!tells(&pair, 0), "{}", pair.words());
     let mut more = Flows::open(&pair.lab.client, &sources, (NAT_V4, WEB).into(), FLOWS)?;
-    let broken = || {
-        let status = pair.lab.nodes[0].json(&["ha", "status"]);
-        status.is_ok_and(|status| status["sync"]["told"]["connected"] == false)
-    };
-    assert!(eventually(PATIENCE, broken), "{}", pair.words());
-    sleep(LONG);
+    assert_eq!(more.survey(None).kept, FLOWS);
     pair.settles("all", 0);
     pair.lab.heal()?;
-    assert!(eventually(PATIENCE, || resumed() > 0), "{}", pair.words());
-    pair.is_told(1);
-    assert_eq!(anew(), before, "{}", pair.words());
-    pair.agent(0).kill()?;
-    pair.lab.unplug(0)?;
-    pair.serves("all", 1);
-    assert_kept(&mut flows);
-    assert_eq!(more.survey(None).kept, FLOWS);
+    // It is refused until the peer knows all flows.
+    let given = || pair.lab.nodes[0].done(&["ha", "failover"]).is_ok();
+    assert!(eventually(PATIENCE, given), "{}", pair.words());
+    pair.settles("all", 1);
+    for flows in [&mut flows, &mut more] {
+        assert_eq!(flows.survey(None).kept, FLOWS, "{}", pair.words());
+    }
     Ok(())
 }
 
 #[test]
 fn who_loses_after_a_partition_tells_what_it_recorded_alone() -> Result<()> {
-    let pair = Pair::new(3)?;
+    let pair = with_short_passes()?;
     pair.settles("all", 0);
-    for network in [Network::Front, Network::Back] {
-        [0, 1].into_iter().try_for_each(|from| pair.lab.cut(network, from))?;
-    }
+    pair.is_told(1);
+    pair.lab.part()?;
     pair.serves("all", 1);
     pair.serves("all", 0);
     // The first packets find the way.
-    pair.lab.offer(NAT_V4, super::ECHO)?.into_iter().try_for_each(|one| one.stop().map(drop))?;
-    let client = pair.lab.nodes[0].steered();
-    let mut flows = Flows::open(&pair.lab.client, &[client], (NAT_V4, WEB).into(), FLOWS)?;
-    assert_eq!(flows.survey(None).kept, FLOWS);
-    let client = client.to_string();
-    let recorded = backends(&pair, 0, &client)?;
-    assert_eq!(recorded.len(), FLOWS);
-    assert_eq!(backends(&pair, 1, &client)?.len(), 0);
+    pair.lab.offer(NAT_V4, ECHO)?.into_iter().try_for_each(|one| one.stop().map(drop))?;
+    let clients = [0, 1].map(|node| pair.lab.nodes[node].steered());
+    let open = |client| Flows::open(&pair.lab.client, &[client], (NAT_V4, WEB).into(), FLOWS);
+    let [mut by_a, mut by_b] = [open(clients[0])?, open(clients[1])?];
+    // No table leads to those at b2 any more.
+    displace_all(&pair)?;
+    use_for_long(&mut by_a);
+    assert_eq!(by_b.survey(None).kept, FLOWS);
+    assert!(!tells(&pair, 0) && !tells(&pair, 1), "{}", pair.words());
+    let clients = clients.map(|client| client.to_string());
+    let known = |node: usize, of: usize| backends(&pair, node, &clients[of]);
+    let recorded = [known(0, 0)?, known(1, 1)?];
+    for node in [0, 1] {
+        assert_eq!((recorded[node].len(), known(1 - node, node)?.len()), (FLOWS, 0));
+    }
     pair.lab.heal()?;
-    // The higher term wins.
-    pair.settles("all", 1);
-    let told = || backends(&pair, 1, &client).is_ok_and(|known| known == recorded);
+    let one = || pair.is(0, "all", "active") != pair.is(1, "all", "active");
+    assert!(eventually(PATIENCE, one), "{}", pair.words());
+    let winner = usize::from(pair.is(1, "all", "active"));
+    pair.settles("all", winner);
+    let loser = 1 - winner;
+    let told = || known(winner, loser).is_ok_and(|known| known == recorded[loser]);
     assert!(eventually(PATIENCE, told), "{}", pair.words());
     Ok(())
 }

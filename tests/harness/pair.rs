@@ -258,6 +258,20 @@ impl PairLab {
         )
     }
 
+    /// Loses the IPv4 packets between the nodes, in both directions of both networks: of
+    /// the latter at once.
+    ///
+    /// # Errors
+    /// nft fails.
+    pub fn part(&self) -> Result<()> {
+        let [a, b] = [0, 1].map(|node| self.nodes[node].name);
+        let rule = |from, to| {
+            format!("add rule bridge cut forward iifname {from} oifname {to} ether type ip drop")
+        };
+        let both = format!("{}; {}", rule(a, b), rule(b, a));
+        [&self.front, &self.back].into_iter().try_for_each(|switch| nft(switch, &both))
+    }
+
     /// Loses all that the nodes say over connections; heartbeats go on.
     ///
     /// # Errors

@@ -49,6 +49,9 @@ use crate::{
 /// swept, and handshakes and flows are counted.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long a disk that did not answer is given at the end.
+const LAST: Duration = Duration::from_secs(1);
+
 const NOT_ESTABLISHED: &str = "cannot keep that what is served here stays";
 
 /// The agent cannot start, or refuses a change.
@@ -268,7 +271,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
                 weighing.report(state.reweigh(false).await, "cannot change weights");
                 mending.report(state.mend().await, "cannot finish a change yet");
                 state.give_back_memory();
-                state.keep_again().await;
+                state.keep_again(Duration::ZERO).await;
                 establishing.report(state.establish().await, NOT_ESTABLISHED);
                 sweeping.report(state.sweep(), "cannot sweep the affinity table");
                 timing.report(state.take_handshakes(), "cannot tell how long handshakes take");
@@ -287,6 +290,7 @@ pub async fn run(file: Loaded, source: Source, log_level: u8) -> Result<(), Erro
         Some(pair) => tell_of_leave(pair.leave().await),
         None => tracing::info!("the agent ends, forwarding goes on"),
     }
+    state.keep_again(LAST).await;
     Ok(())
 }
 

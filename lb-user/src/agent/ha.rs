@@ -183,7 +183,7 @@ impl Candidate {
         let prefers = |group: &Group| group.prefer.as_ref() == Some(&node.name);
         let seeds = [seed_fingerprint(node), place_fingerprint(&voice)];
         let groups = ha.groups.iter().map(|group| GroupSettings {
-            id: fingerprint([group.name.as_bytes()]),
+            id: group_id(group),
             digest: digest(group, seeds, ha),
             preferred: prefers(group),
         });
@@ -403,6 +403,11 @@ fn fingerprint<'b>(parts: impl IntoIterator<Item = &'b [u8]>) -> u64 {
     let mut hash = digest::Context::new(&digest::SHA256);
     parts.into_iter().for_each(|part| hash.update(part));
     hash.finish().as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+}
+
+/// See [`GroupBeat::id`](crate::core::ha::GroupBeat).
+fn group_id(group: &Group) -> u64 {
+    fingerprint([group.name.as_bytes()])
 }
 
 /// By which nodes compare their `node.hash_seed`.

@@ -37,6 +37,8 @@ const LOCK: &str = "lock";
 const BASE: [&str; 2] = ["base.", ".json"];
 /// What files are written as first ends so.
 const TEMPORARY: &str = ".json.new";
+/// What cannot be done last.
+const SYNCED: &str = "synced";
 /// Layout of the file.
 const VERSION: u32 = 1;
 
@@ -148,6 +150,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether what was to be written may be on the disk all the same, or be there later.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Late { .. } => true,
+            Self::Io { path, action, .. } => *action == SYNCED && path.is_dir(),
+            _ => false,
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -163,8 +174,9 @@ impl StoreError {
                 ))
             }
             Self::Late { .. } => Some(
-                "look after that disk: forwarding and takeover go on without it, and what is in \
-                 force is written as soon as it answers"
+                "look after that disk: forwarding and takeover go on without it; what is in force \
+                 is written as soon as it answers, and until then a restart may bring back what \
+                 was refused"
                     .to_owned(),
             ),
             Self::Io { reason, .. } => match reason.kind() {
@@ -347,14 +359,14 @@ pub(super) fn replace(directory: &Path, name: &str, text: &[u8]) -> Result<(), S
     }
     written?;
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    tried(synced, "synced", directory)
+    tried(synced, SYNCED, directory)
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<(), StoreError> {
     let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
     let mut file = tried(file, "created", path)?;
     tried(file.write_all(text), "written", path)?;
-    tried(file.sync_all(), "synced", path)
+    tried(file.sync_all(), SYNCED, path)
 }
 
 #[cfg(test)]

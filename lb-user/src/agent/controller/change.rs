@@ -254,8 +254,9 @@ impl State {
         self.keep(kept).await?;
         let done = self.put_in_force(model, origin, Direction::Onward, network).await;
         if done.is_err()
-            && let Err(error) = self.keep(before).await
+            && let Err(error) = self.keep(before.clone()).await
         {
+            (self.kept, self.unsaved) = (before, true);
             tracing::error!(error = chain(&error), "what was refused is still on disk");
         }
         Ok(done?)
@@ -275,9 +276,9 @@ impl State {
         kept_now
     }
 
-    /// Puts on disk what could not be put there before.
-    pub(super) async fn keep_again(&mut self) {
-        if self.unsaved && self.disk.save(&self.kept, Duration::ZERO).await.is_ok() {
+    /// Puts on disk what could not be put there before, if that takes no longer than this.
+    pub(super) async fn keep_again(&mut self, patience: Duration) {
+        if self.unsaved && self.disk.save(&self.kept, patience).await.is_ok() {
             self.unsaved = false;
             tracing::info!("what is in force is on disk");
             self.share();
@@ -290,9 +291,8 @@ impl State {
             return Ok(());
         }
         if let Err(error) = self.disk.save(&kept, PATIENCE).await {
-            // It may be there all the same, but for a last sync, or be there later.
             let restored = self.disk.save(&self.kept, PATIENCE).await;
-            self.unsaved |= matches!(restored, Err(StoreError::Late { .. }));
+            self.unsaved |= restored.is_err() && error.is_in_doubt();
             return Err(error);
         }
         (self.kept, self.unsaved) = (kept, false);

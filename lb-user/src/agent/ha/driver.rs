@@ -103,7 +103,8 @@ const TOO_FAR: &str = "frames to the peer and back take longer than 18 heartbeat
 
 /// What is wrong where each node has a witness of its own.
 const RIVAL: &str = "the peer is answered by another witness: the vote of neither counts, so \
-                     no node can go on without the other";
+                     no node can go on without the other; leave one of them (a node whose peer \
+                     is gone has to be restarted after that)";
 
 /// What is wrong where there are neither peer nor witness.
 const NOBODY: &str = "neither the peer nor the witness answers: this node serves nothing, since \

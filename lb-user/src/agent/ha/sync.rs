@@ -5,6 +5,7 @@
 //! of its own: heartbeats do not wait for it.
 
 mod channel;
+mod comparison;
 mod message;
 mod receiver;
 pub(super) mod replica;
@@ -14,7 +15,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU16, AtomicU64},
+        atomic::{AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +31,7 @@ use self::{
     replica::{Answering, Calling, Ends},
     sender::{Sender, State},
 };
-use super::{Error, addresses::Serving, seed_fingerprint, socket, voice::Voice};
+use super::{Error, addresses::Serving, group_id, seed_fingerprint, socket, voice::Voice};
 use crate::{
     agent::thread::Thread,
     api,
@@ -66,9 +67,19 @@ struct Common {
     changes: Arc<Changes>,
     names: watch::Receiver<Arc<Names>>,
     serving: watch::Receiver<Vec<Serving>>,
+    /// Ids of the groups, see [`crate::core::ha::GroupBeat::id`]; nodes may have them in
+    /// different orders.
+    groups: Vec<u64>,
     /// Groups, by position from bit 0, of which the peer does not know all that this
     /// node recorded: what it does not tell is not over.
     owes: Arc<AtomicU16>,
+}
+
+impl Common {
+    /// See the field.
+    fn owes(&self) -> u16 {
+        self.owes.load(Ordering::Relaxed)
+    }
 }
 
 /// How telling the peer goes.
@@ -123,6 +134,7 @@ pub(super) struct Exchange {
     listeners: Vec<TcpListener>,
     /// See [`message::Message::Welcome`].
     memory: u64,
+    groups: Vec<u64>,
     thread: Thread,
 }
 
@@ -162,6 +174,7 @@ impl Exchange {
             flows: node.flows,
             listeners: opened?,
             memory: super::boot()?,
+            groups: ha.groups.iter().map(group_id).collect(),
             thread,
         })
     }
@@ -174,12 +187,13 @@ impl Exchange {
         voice: watch::Receiver<Voice>,
         sharing: Option<Ends>,
     ) -> (Sync, Thread) {
-        let Self { paths, node, seed, flows: rated, listeners, memory, thread } = self;
+        let Self { paths, node, seed, flows: rated, listeners, memory, groups, thread } = self;
         let Flows { changes, names } = flows;
         let marked = Arc::clone(&changes);
         let owes = Arc::new(AtomicU16::new(u16::MAX));
         let flows = rated;
-        let common = Common { paths, node, seed, flows, voice, changes, names, serving, owes };
+        let common =
+            Common { paths, node, seed, flows, voice, changes, names, serving, groups, owes };
         let (out, outward) = watch::channel(Outward::default());
         let (hear, inward) = watch::channel(Inward::default());
         let (flushes, waiting) = mpsc::channel(WAITING);

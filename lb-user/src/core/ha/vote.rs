@@ -126,8 +126,8 @@ impl Pair {
 
     /// Run of the witness that answers this node, 0 if none does.
     pub(super) fn witness_run(&self, now: Duration) -> u64 {
-        let there = self.voter.heard.is_some() && !self.misses_witness(now);
-        self.voter.latest.filter(|_| there).map_or(0, |stamp| stamp.boot)
+        let lately = self.voter.heard.is_some_and(|heard| now <= heard + self.beats(GONE));
+        self.voter.latest.filter(|_| lately).map_or(0, |stamp| stamp.boot)
     }
 
     /// Takes note of which run of the witness the peer names.

@@ -232,11 +232,11 @@ mod tests {
         let (calls, called) = channel(&[[7; 32]; 2]).await;
         let ((mut say_a, mut hear_a), (mut say_b, mut hear_b)) = (calls.unwrap(), called.unwrap());
         for sequence in 0..100 {
-            say_a.say(&Message::Told { sequence, groups: 1 }).await.unwrap();
+            say_a.say(&Message::Told { sequence, groups: vec![1] }).await.unwrap();
             say_b.say(&Message::Heard { sequence, whole: true }).await.unwrap();
         }
         for sequence in 0..100 {
-            assert_eq!(hear_b.hear().await.unwrap(), Message::Told { sequence, groups: 1 });
+            assert_eq!(hear_b.hear().await.unwrap(), Message::Told { sequence, groups: vec![1] });
             assert_eq!(hear_a.hear().await.unwrap(), Message::Heard { sequence, whole: true });
         }
     }
@@ -290,7 +290,7 @@ mod tests {
                 greetings(&mut from, &mut far, 5).await;
                 greetings(&mut far, &mut from, GREETING).await;
                 greetings(&mut from, &mut far, GREETING).await;
-                let mut said = vec![0; 2 + 11 + TAG];
+                let mut said = vec![0; 2 + 17 + TAG];
                 far.read_exact(&mut said).await.unwrap();
                 if repeated {
                     from.write_all(&said).await.unwrap();
@@ -302,7 +302,7 @@ mod tests {
             });
             let (calls, called) = tokio::join!(call(near, &[7; 32]), answer(to, &[[7; 32]]));
             let ((mut say, _), (_, mut hear)) = (calls.unwrap(), called.unwrap());
-            say.say(&Message::Told { sequence: 1, groups: 1 }).await.unwrap();
+            say.say(&Message::Told { sequence: 1, groups: vec![1] }).await.unwrap();
             if repeated {
                 hear.hear().await.unwrap();
             }

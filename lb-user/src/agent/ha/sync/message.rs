@@ -10,7 +10,7 @@
 //! | 4 names | sender | backends: number (2), identity (40) |
 //! | 5 begin | sender | all flows are going to be told |
 //! | 6 flows | sender | sequence (8), 1 if a pass tells them and 0 if they changed (1), records: key (8), number of the backend (2), state and, at bit 7, whether the key is exact (1), seconds left (2) |
-//! | 7 told | sender | sequence (8): all flows were told since `begin`, or the `told` before; the groups that this node served meanwhile, by position from bit 0 (2): whatever else the receiver has of theirs is over |
+//! | 7 told | sender | sequence (8): all flows were told since `begin`, or the `told` before; the groups that this node served meanwhile, by the ids of heartbeats (8 each): whatever else the receiver has of theirs is over |
 //! | 8 heard | receiver | sequence (8): all up to this one have been looked at; 1 if all flows told since `begin` could be entered, else 0 (1) |
 //! | 9 share | caller | name of the node: this connection is about the configuration |
 //! | 10 part | both | 1 if it is the last and 0 if more follow (1), bytes |
@@ -45,7 +45,7 @@ pub(super) enum Message {
     Names(Vec<(BackendId, BackendIdentity)>),
     Begin,
     Flows { sequence: u64, pass: bool, records: Vec<Record> },
-    Told { sequence: u64, groups: u16 },
+    Told { sequence: u64, groups: Vec<u64> },
     Heard { sequence: u64, whole: bool },
     Share { node: String },
     Part { last: bool, bytes: Vec<u8> },
@@ -84,7 +84,8 @@ impl Message {
                 bytes
             }
             Self::Told { sequence, groups } => {
-                [&number(7, *sequence)[..], &groups.to_be_bytes()].concat()
+                let groups = groups.iter().map(|id| id.to_be_bytes()).collect::<Vec<_>>();
+                [&number(7, *sequence)[..], groups.as_flattened()].concat()
             }
             Self::Heard { sequence, whole } => {
                 [&number(8, *sequence)[..], &[u8::from(*whole)]].concat()
@@ -121,7 +122,8 @@ impl Message {
             }
             7 => {
                 let (sequence, groups) = body.split_first_chunk()?;
-                let groups = u16::from_be_bytes(groups.try_into().ok()?);
+                let (groups, []) = groups.as_chunks() else { return None };
+                let groups = groups.iter().map(|id| u64::from_be_bytes(*id)).collect();
                 Self::Told { sequence: u64::from_be_bytes(*sequence), groups }
             }
             8 => {
@@ -161,7 +163,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::{model::Mode, plan::identity::ServiceIdentity};
+    use crate::core::{
+        model::{Mode, ha::GROUPS},
+        plan::identity::ServiceIdentity,
+    };
 
     fn any_identity() -> impl Strategy<Value = BackendIdentity> {
         let mode = prop::sample::select(Mode::ALL.to_vec());
@@ -197,7 +202,8 @@ mod tests {
             Just(Message::Begin),
             (any::<u64>(), any::<bool>(), prop::collection::vec(any_record(), 0..8))
                 .prop_map(|(sequence, pass, records)| Message::Flows { sequence, pass, records }),
-            any::<(u64, u16)>().prop_map(|(sequence, groups)| Message::Told { sequence, groups }),
+            (any::<u64>(), prop::collection::vec(any::<u64>(), 0..GROUPS))
+                .prop_map(|(sequence, groups)| Message::Told { sequence, groups }),
             any::<(u64, bool)>().prop_map(|(sequence, whole)| Message::Heard { sequence, whole }),
             ".{0,64}".prop_map(|node| Message::Share { node }),
             (any::<bool>(), prop::collection::vec(any::<u8>(), 0..64))

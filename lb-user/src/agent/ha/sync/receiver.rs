@@ -9,21 +9,19 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::select_all;
-use lb_common::{
-    flow::{FlowValue, SLOTS},
-    lease, limits,
-};
+use futures_util::future::{ready, select_all};
+use lb_common::{lease, limits};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinSet, yield_now},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     Common, Inward, PATIENCE, PURPOSE,
     channel::{self, Error, Incoming, Outgoing},
+    comparison::Comparison,
     message::Message,
     replica::Answering,
 };
@@ -211,25 +209,7 @@ struct Hearing {
     translation: Translation,
     /// When there was no room for a flow first.
     full: Option<Instant>,
-    /// What was told of late; `None`: not since all of it began.
-    told: Option<Touched>,
-}
-
-/// Slots of the affinity table, a bit each.
-struct Touched(Vec<u64>);
-
-impl Touched {
-    fn new(buckets: u32) -> Self {
-        Self(vec![0; (buckets as usize * SLOTS).div_ceil(64)])
-    }
-
-    fn add(&mut self, slot: u32) {
-        self.0[slot as usize / 64] |= 1 << (slot % 64);
-    }
-
-    fn has(&self, slot: u32) -> bool {
-        self.0[slot as usize / 64] & 1 << (slot % 64) != 0
-    }
+    comparison: Comparison,
 }
 
 impl Hearing {
@@ -240,7 +220,13 @@ impl Hearing {
         });
         tracing::info!(peer = caller.node, "flows of the peer are heard");
         let translation = Translation::default();
-        Self { common: common.clone(), inward: inward.clone(), translation, full: None, told: None }
+        Self {
+            common: common.clone(),
+            inward: inward.clone(),
+            translation,
+            full: None,
+            comparison: Comparison::new(),
+        }
     }
 
     async fn run(mut self, mut caller: Caller) -> Error {
@@ -266,6 +252,15 @@ impl Hearing {
                     self.translation.renew(&names);
                     Ok(())
                 }
+                () = ready(()), if self.comparison.goes_on() => {
+                    let removed = self.comparison.go_on(&self.common);
+                    if let Ok(removed @ 1..) = removed {
+                        self.inward.send_modify(|inward| inward.removed += removed);
+                    }
+                    // Messages come first.
+                    yield_now().await;
+                    removed.map(drop)
+                }
                 () = sleep_until(self.full.unwrap_or_else(Instant::now) + ROOM),
                     if self.full.is_some() => Err(Error::Anew),
             };
@@ -284,7 +279,7 @@ impl Hearing {
             }
             Message::Begin => {
                 self.full = None;
-                self.told = Some(self.nothing());
+                self.comparison.begin(&self.common.changes);
                 self.inward.send_modify(|inward| {
                     (inward.complete, inward.lacks, inward.full) = (false, false, false);
                 });
@@ -296,43 +291,13 @@ impl Hearing {
                 say.say(&Message::Heard { sequence, whole }).await
             }
             Message::Told { sequence, groups } => {
-                if let Some(told) = self.told.take() {
-                    self.remove_others(&told, groups)?;
-                }
-                self.told = Some(self.nothing());
+                self.comparison.end(&self.common, &groups);
                 let whole = self.inward.borrow().whole();
                 self.inward.send_modify(|inward| inward.complete = whole);
                 say.say(&Message::Heard { sequence, whole }).await
             }
             _ => Err(Error::Malformed),
         }
-    }
-
-    fn nothing(&self) -> Touched {
-        Touched::new(self.common.changes.flows.entries())
-    }
-
-    /// Removes flows of these groups that the peer, which serves them, has not told
-    /// of: it does not have them any more.
-    fn remove_others(&mut self, told: &Touched, groups: u16) -> Result<(), Error> {
-        let own = self.common.serving.borrow().iter().map(|group| group.active).collect::<Vec<_>>();
-        let owes = self.common.owes.load(Ordering::Relaxed);
-        let is_theirs = |index: u32| {
-            let bit = 1_u16.checked_shl(index).unwrap_or_default();
-            groups & !owes & bit != 0 && own.get(index as usize) == Some(&false)
-        };
-        let names = Arc::clone(&self.common.names.borrow());
-        let (changes, now) = (&self.common.changes, self.common.changes.second()?);
-        let is_over = |slot: u32, _, value: FlowValue| {
-            let named = names.get(value.backend());
-            let is_theirs = named.is_some_and(|named| is_theirs(lease::index(named.group)));
-            is_theirs && value.left(now) >= 0 && !told.has(slot)
-        };
-        let removed = changes.flows.clear_slots(0..changes.flows.entries(), is_over);
-        if removed > 0 {
-            self.inward.send_modify(|inward| inward.removed += u64::from(removed));
-        }
-        Ok(())
     }
 
     fn enter(&mut self, records: &[Record], pass: bool) -> Result<(), Error> {
@@ -352,9 +317,7 @@ impl Hearing {
             let Record { state, left, .. } = *record;
             let flow = (ours.backend, state, left);
             let entered = self.common.changes.enter(ours.key, flow, now, yields);
-            if let (Some(told), Some(slot)) = (&mut self.told, self.common.changes.find(ours.key)) {
-                told.add(slot);
-            }
+            self.comparison.note(&self.common.changes, ours.key);
             match entered {
                 Entered::New | Entered::Moved => news.entered += 1,
                 Entered::Known => {}

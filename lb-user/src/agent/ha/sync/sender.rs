@@ -3,7 +3,7 @@
 mod progress;
 mod session;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::select_ok;
 use tokio::{
@@ -49,6 +49,8 @@ impl Sender {
                     tracing::info!(resumed = session.resumes(), "flows are told to the peer");
                     let trouble = self.speak(&mut session, hear).await;
                     progress = session.into_progress();
+                    // Until the peer listens again nobody knows what it lacks.
+                    self.common.owes.store(u16::MAX, Ordering::Relaxed);
                     trouble
                 }
                 Err(error) => error,

@@ -1,11 +1,17 @@
-//! What the peer has been told, over however many connections: one that breaks is
-//! gone on with where it broke, as long as the peer remembers what came by it.
+//! What the peer has been told, over however many connections. Nothing is lost with
+//! one that breaks: marks that were taken for it are given back. A first pass goes on
+//! where it broke, as long as the peer remembers what came by it. All else is told anew:
+//! that flows go on is no change, so what the peer knows of them runs out.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use lb_common::change::Mark;
+use lb_common::change::{ChangeLine, Mark};
 
-use crate::{agent::ha::addresses::Serving, core::sync::Names, dataplane::changes::Changes};
+use crate::{agent::ha::addresses::Serving, core::sync::Names, dataplane::mmap::Mapped};
 
 /// Groups by position, from bit 0.
 pub(super) type Groups = u16;
@@ -28,6 +34,8 @@ pub(super) struct Progress {
     pub(super) pass: Pass,
     /// What the peer has not confirmed, the oldest first.
     open: VecDeque<Open>,
+    /// When it confirmed something last.
+    confirmed: Instant,
 }
 
 /// Where a pass through all buckets is.
@@ -80,6 +88,7 @@ impl Progress {
             sequence: 0,
             pass: Pass::NEW,
             open: VecDeque::new(),
+            confirmed: Instant::now(),
         }
     }
 
@@ -88,27 +97,27 @@ impl Progress {
         self.serving | self.owes
     }
 
-    /// Begins a connection with a peer that has this memory: whether that goes on
-    /// with what it knows.
-    pub(super) fn resume(&mut self, memory: u64, changes: &Changes) -> bool {
-        let resumes = self.memory.replace(memory) == Some(memory);
-        let mut lost = None;
-        for Open { what, .. } in self.open.drain(..) {
+    /// Begins a connection with a peer that has this memory: whether a first pass goes
+    /// on. What it was told before lives for `life` at least.
+    pub(super) fn resume(
+        &mut self,
+        memory: u64,
+        marks: &Mapped<ChangeLine>,
+        life: Duration,
+    ) -> bool {
+        let mut start = self.pass.next;
+        for Open { what, .. } in self.open.drain(..).rev() {
             match what {
                 Part::Changes(buckets) => {
-                    buckets
-                        .into_iter()
-                        .for_each(|(bucket, mark)| changes.marks.give_back(bucket, mark));
+                    buckets.into_iter().for_each(|(bucket, mark)| marks.give_back(bucket, mark));
                 }
-                Part::Pass(start) => lost = lost.or(Some(start)),
+                Part::Pass(from) => start = from,
             }
         }
-        self.pass = match (resumes, self.pass.kind) {
-            (false, _) | (true, Kind::New) => Pass::NEW,
-            (true, Kind::First) => Pass { next: lost.unwrap_or(self.pass.next), ..self.pass },
-            // All was told: that is said again, once what changed since is told.
-            (true, Kind::Later(_)) => Pass { next: lost.unwrap_or(u32::MAX), kind: Kind::First },
-        };
+        let remembers = self.memory.replace(memory) == Some(memory);
+        let resumes =
+            remembers && self.pass.kind == Kind::First && self.confirmed.elapsed() <= life;
+        self.pass = if resumes { Pass { next: start, ..self.pass } } else { Pass::NEW };
         // What was recorded while nobody listened.
         self.owes |= self.serving;
         resumes
@@ -130,8 +139,11 @@ impl Progress {
             before(index).is_some_and(|since| since != group.since)
         };
         let served = mask(&mut serving.iter().enumerate().map(again));
-        // It had served meanwhile, and nobody was told.
-        self.owes |= served & !now;
+        if served & !now != 0 {
+            // It had served meanwhile, and nobody was told.
+            self.owes |= served & !now;
+            self.begin_anew();
+        }
         self.since = serving.iter().map(|group| group.since).collect();
         let (gained, lost) = (now & !self.serving, self.serving & !now);
         (gained, lost)
@@ -144,9 +156,86 @@ impl Progress {
 
     /// The peer has confirmed all messages up to this one.
     pub(super) fn confirm(&mut self, sequence: u64) {
+        self.confirmed = Instant::now();
         while self.open.pop_front_if(|open| open.until <= sequence).is_some() {}
         if matches!(self.pass.kind, Kind::Later(told) if told <= sequence) {
             self.owes = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(1000);
+
+    fn marks() -> Mapped<ChangeLine> {
+        Mapped::anonymous(2).expect("memory")
+    }
+
+    fn marked(marks: &Mapped<ChangeLine>) -> Vec<(u32, Mark)> {
+        marks.take(0..2).collect()
+    }
+
+    /// One whose first pass has told buckets up to 300, the latter half unconfirmed.
+    fn amidst(memory: u64) -> Progress {
+        let mut progress = Progress::new();
+        assert!(!progress.resume(memory, &marks(), LIFE));
+        progress.serving = 1;
+        progress.pass = Pass { next: 300, kind: Kind::First };
+        progress.open(1, Part::Pass(0));
+        progress.open(2, Part::Changes(vec![(3, Mark::Changed)]));
+        progress.open(3, Part::Pass(150));
+        progress.open(5, Part::Changes(vec![(3, Mark::Exception), (40, Mark::Changed)]));
+        progress.confirm(2);
+        progress
+    }
+
+    #[test]
+    fn a_first_pass_goes_on_with_what_was_not_confirmed() {
+        let (mut progress, marks) = (amidst(7), marks());
+        assert!(progress.resume(7, &marks, LIFE));
+        assert_eq!(progress.pass.next, 150);
+        assert!(progress.pass.kind == Kind::First);
+        assert_eq!(marked(&marks), [(3, Mark::Exception), (40, Mark::Changed)]);
+    }
+
+    #[test]
+    fn who_has_forgotten_or_may_soon_is_told_everything_and_what_is_owed() {
+        let over: fn(&mut Progress) = |progress| progress.pass.kind = Kind::Later(3);
+        let cases: [(u64, Duration, fn(&mut Progress)); 3] =
+            [(8, LIFE, |_| {}), (7, Duration::ZERO, |_| {}), (7, LIFE, over)];
+        for (memory, life, change) in cases {
+            let (mut progress, marks) = (amidst(7), marks());
+            change(&mut progress);
+            progress.owes = 2;
+            assert!(!progress.resume(memory, &marks, life));
+            assert!(progress.pass.kind == Kind::New && progress.pass.next == 0);
+            assert_eq!(progress.told(), 3);
+            assert_eq!(marked(&marks), [(3, Mark::Exception), (40, Mark::Changed)]);
+            // It is owed until a pass that began after that is confirmed.
+            progress.confirm(9);
+            assert_eq!(progress.owes, 3);
+            progress.pass.kind = Kind::Later(10);
+            progress.confirm(9);
+            assert_eq!(progress.owes, 3);
+            progress.confirm(10);
+            assert_eq!(progress.owes, 0);
+        }
+    }
+
+    #[test]
+    fn a_group_that_was_served_while_nobody_listened_is_owed() {
+        let group = |active, since| Serving { active, since: Duration::from_secs(since) };
+        let mut progress = Progress::new();
+        progress.owes = 0;
+        assert_eq!(progress.follow(&[group(false, 1), group(true, 1)]), (2, 0));
+        progress.serving = 2;
+        progress.pass.kind = Kind::Later(1);
+        assert_eq!(progress.follow(&[group(false, 1), group(true, 1)]), (0, 0));
+        assert!(progress.owes == 0 && progress.pass.kind != Kind::New);
+        assert_eq!(progress.follow(&[group(false, 5), group(false, 1)]), (0, 2));
+        assert!(progress.owes == 1 && progress.pass.kind == Kind::New);
     }
 }

@@ -97,7 +97,7 @@ impl Session {
     /// Goes on with `at`, as far as a peer that has this memory knows of it.
     pub(super) fn new(common: Common, say: Outgoing, mut at: Progress, memory: u64) -> Self {
         let now = Instant::now();
-        let resumes = at.resume(memory, &common.changes);
+        let resumes = at.resume(memory, &common.changes.marks, length(&at) / 2);
         Self {
             common,
             say,
@@ -313,6 +313,9 @@ impl Session {
         if !is_later {
             self.at.pass.kind = Kind::Later(sequence);
         }
+        let ids = (0..).zip(&self.common.groups);
+        let served = ids.filter(|(position, _)| groups >> position & 1 != 0);
+        let groups = served.map(|(_, id)| *id).collect();
         self.confirmable(&Message::Told { sequence, groups }, None).await
     }
 
@@ -321,18 +324,12 @@ impl Session {
         self.at.sequence + records.div_ceil(MOST_RECORDS) as u64
     }
 
-    /// How long a later pass takes.
-    fn length(&self) -> Duration {
-        let life = self.at.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
-        PASS.min(life.unwrap_or(PASS)).max(QUIET)
-    }
-
     /// Buckets of the pass in this turn.
     fn pace(&self, buckets: u32) -> u32 {
         if self.at.pass.kind == Kind::First {
             return BUCKETS;
         }
-        let share = self.turned.elapsed().div_duration_f64(self.length());
+        let share = self.turned.elapsed().div_duration_f64(length(&self.at));
         BUCKETS.min((f64::from(buckets) * share).ceil() as u32)
     }
 
@@ -341,7 +338,7 @@ impl Session {
     /// told. Each is given two passes more than it has left: packets prolong it
     /// meanwhile, and that is told by a pass only.
     fn read(&self, bucket: u32, now: u16, records: &mut Vec<Record>) {
-        let more = 2 * self.length().as_secs() as u16 + 1;
+        let more = 2 * length(&self.at).as_secs() as u16 + 1;
         for entry in self.common.changes.live(bucket, now) {
             let value = entry.value;
             if value.state() == FlowState::Embryonic as u8 {
@@ -388,4 +385,10 @@ impl Session {
         self.unconfirmed.push_back(Unconfirmed { sequence: self.at.sequence, said, since });
         self.say.say(message).await
     }
+}
+
+/// How long a later pass takes.
+fn length(at: &Progress) -> Duration {
+    let life = at.names.shortest().map(|life| Duration::from_secs(life.into()) / 2);
+    PASS.min(life.unwrap_or(PASS)).max(QUIET)
 }

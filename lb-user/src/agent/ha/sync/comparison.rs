@@ -1,0 +1,117 @@
+//! What this node has of flows that the peer does not have any more.
+//!
+//! Between two ends of passes the peer tells all that it has of the groups that it
+//! serves. So an entry of theirs that was not told meanwhile is over. The table is
+//! looked through in small parts, so that neither messages nor hand-overs wait.
+
+use std::sync::Arc;
+
+use lb_common::{
+    flow::{FlowValue, SLOTS},
+    lease,
+};
+
+use super::{Common, channel::Error};
+use crate::dataplane::changes::Changes;
+
+/// Buckets that are looked at without a pause: some hundred microseconds.
+const BUCKETS: u32 = 4096;
+
+/// See the module.
+pub(super) struct Comparison {
+    /// What was told since the latest pass ended; `None`: a pass has not begun yet.
+    told: Option<Touched>,
+    /// The pass before, while the table is looked through.
+    ended: Option<Ended>,
+}
+
+/// A pass that is over.
+struct Ended {
+    told: Touched,
+    /// Groups of the peer's, by our positions.
+    groups: u16,
+    /// The bucket to go on with.
+    next: u32,
+}
+
+/// Slots of the affinity table, a bit each.
+struct Touched(Vec<u64>);
+
+impl Touched {
+    fn new(buckets: u32) -> Self {
+        Self(vec![0; (buckets as usize * SLOTS).div_ceil(64)])
+    }
+
+    fn add(&mut self, slot: u32) {
+        self.0[slot as usize / 64] |= 1 << (slot % 64);
+    }
+
+    fn has(&self, slot: u32) -> bool {
+        self.0[slot as usize / 64] & 1 << (slot % 64) != 0
+    }
+}
+
+impl Comparison {
+    /// Of a connection on which nothing was told yet.
+    pub(super) fn new() -> Self {
+        Self { told: None, ended: None }
+    }
+
+    /// A first pass begins.
+    pub(super) fn begin(&mut self, changes: &Changes) {
+        (self.told, self.ended) = (Some(Touched::new(changes.flows.entries())), None);
+    }
+
+    /// A flow is told, and has an entry, unless there was no room.
+    pub(super) fn note(&mut self, changes: &Changes, key: u64) {
+        if let (Some(told), Some(slot)) = (&mut self.told, changes.find(key)) {
+            told.add(slot);
+        }
+    }
+
+    /// A pass ends: all of these groups was told.
+    pub(super) fn end(&mut self, common: &Common, groups: &[u64]) {
+        let buckets = common.changes.flows.entries();
+        let theirs = (0..).zip(&common.groups).filter(|(_, id)| groups.contains(id));
+        let groups = theirs.fold(0, |mask, (position, _)| mask | 1 << position);
+        // One that is not looked through yet would not be done before the next, either.
+        let told = self.told.replace(Touched::new(buckets));
+        self.ended = told.filter(|_| groups != 0).map(|told| Ended { told, groups, next: 0 });
+    }
+
+    /// Whether the table is being looked through.
+    pub(super) fn goes_on(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Looks at some more of the table, and removes what is over: how much that was.
+    ///
+    /// # Errors
+    /// The kernel does not tell the data plane's time.
+    pub(super) fn go_on(&mut self, common: &Common) -> Result<u64, Error> {
+        let (Some(ended), Some(told)) = (&mut self.ended, &self.told) else { return Ok(0) };
+        let (changes, names) = (&common.changes, Arc::clone(&common.names.borrow()));
+        let now = changes.second()?;
+        // What this node serves, or has recorded alone, it knows better.
+        let serving = common.serving.borrow();
+        let own = (0..).zip(&*serving).filter(|(_, group)| group.active);
+        let own: u16 = own.fold(common.owes(), |mask, (position, _)| mask | 1 << position);
+        drop(serving);
+        let theirs = ended.groups & !own;
+        let is_over = |slot: u32, _, value: FlowValue| {
+            let named = names.get(value.backend());
+            named.is_some_and(|named| theirs >> lease::index(named.group) & 1 != 0)
+                && value.left(now) >= 0
+                && !ended.told.has(slot)
+                && !told.has(slot)
+        };
+        let buckets = changes.flows.entries();
+        let end = buckets.min(ended.next.saturating_add(BUCKETS));
+        let removed = changes.flows.clear_slots(ended.next..end, is_over);
+        ended.next = end;
+        if end == buckets {
+            self.ended = None;
+        }
+        Ok(removed.into())
+    }
+}
