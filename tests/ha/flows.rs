@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use lb_tests::harness::{
@@ -165,6 +166,8 @@ pub(super) fn with_short_passes() -> Result<Pair> {
     Pair::with(3, |config| {
         let short = |service: Service| service.lines("affinity_timeout = \"6s\"");
         config.services = config.services.drain(..).map(short).collect();
+        // Roles are to stay for long, and a busy machine may stand still for a moment.
+        config.ha.as_mut().expect("a pair").heartbeat = Duration::from_millis(250);
     })
 }
 

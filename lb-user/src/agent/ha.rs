@@ -41,7 +41,7 @@ use tokio::{
 use self::{
     addresses::{Keeper, Kept, Serving},
     asking::{FAREWELL, LOOK, Order, is_taken},
-    driver::{Driver, Missing},
+    driver::{Driver, trouble::Trouble},
     key::{Keys, file::KeyError},
     socket::Way,
     sync::{Exchange, Sync},
@@ -273,7 +273,7 @@ impl Candidate {
         let key_file = ha.key_file.clone();
         let driver = Driver {
             heard: vec![None; ha.paths.len()],
-            differing: vec![false; ha.groups.len()],
+            trouble: Trouble::none(ha.groups.len()),
             node,
             ha,
             pair,
@@ -292,9 +292,6 @@ impl Candidate {
             history: Default::default(),
             flushing: None,
             fencing: None,
-            far: false,
-            rival: false,
-            missing: Missing::default(),
             stopped: None,
             stranger: None,
             peer: None,

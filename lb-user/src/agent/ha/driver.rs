@@ -5,6 +5,7 @@
 //! process that stands still in between puts a lease in force that is over.
 
 mod status;
+pub(super) mod trouble;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,7 @@ use tokio::{
     time::sleep_until,
 };
 
+use self::trouble::Trouble;
 use super::{
     Failover, Order,
     addresses::{Kept, Serving},
@@ -77,46 +79,12 @@ pub(super) struct Driver {
     pub(super) stranger: Option<Stranger>,
     /// Name of the latest peer.
     pub(super) peer: Option<String>,
-    /// Which groups the peer knows otherwise.
-    pub(super) differing: Vec<bool>,
+    /// What is wrong, as told last.
+    pub(super) trouble: Trouble,
     /// While the peer is told the latest flows.
     pub(super) flushing: Option<JoinHandle<bool>>,
     /// While the peer is fenced.
     pub(super) fencing: Option<JoinHandle<bool>>,
-    /// Whether the peer is too far.
-    pub(super) far: bool,
-    /// Whether it has another witness.
-    pub(super) rival: bool,
-    /// Who does not answer, as told last.
-    pub(super) missing: Missing,
-}
-
-/// What is wrong with a group that the peer knows otherwise.
-const DIFFERS: &str = "the peer has no such group, other addresses in it, another \
-                       `node.hash_seed`, another line `place` in its key file, another \
-                       `ha.heartbeat`, or another witness or none: it must be configured alike on \
-                       both nodes";
-
-/// What is wrong with a peer whose answers come too late for any lease.
-const TOO_FAR: &str = "frames to the peer and back take longer than 18 heartbeats: no node can \
-                       begin to serve, make `ha.heartbeat` longer on both";
-
-/// What is wrong where each node has a witness of its own.
-const RIVAL: &str = "the peer is answered by another witness: the vote of neither counts, so \
-                     no node can go on without the other; leave one of them (a node whose peer \
-                     is gone has to be restarted after that)";
-
-/// What is wrong where there are neither peer nor witness.
-const NOBODY: &str = "neither the peer nor the witness answers: this node serves nothing, since \
-                      the peer may serve";
-
-/// Who does not answer, of those who would have to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Missing {
-    #[default]
-    Nobody,
-    Witness,
-    Both,
 }
 
 /// Frames of unknown runs that are nothing to be told.
@@ -242,7 +210,7 @@ impl Driver {
         self.run_errands();
         self.publish(before);
         self.meet_peer(now);
-        self.compare(now);
+        self.trouble.follow(&self.pair, &self.ha, now);
         if self.pair.is_due(now) {
             self.pair.begin_round(now);
             for path in 0..self.ways.len() {
@@ -262,50 +230,6 @@ impl Driver {
                 error,
                 "the data plane's clock cannot be read: this node gives up all groups"
             );
-        }
-    }
-
-    /// Says which groups the peer knows otherwise, or not at all.
-    fn compare(&mut self, now: Duration) {
-        for (index, group) in self.ha.groups.iter().enumerate() {
-            let differs = self.pair.differs(index, now);
-            if differs && !self.differing[index] {
-                let group = &group.name;
-                tracing::error!(group, "{DIFFERS}");
-            }
-            self.differing[index] = differs;
-        }
-        let far = self.pair.is_too_far(now);
-        if far && !self.far {
-            tracing::error!("{TOO_FAR}");
-        }
-        self.far = far;
-        let rival = self.pair.has_rival_witness();
-        if rival && !self.rival {
-            tracing::error!("{RIVAL}");
-        }
-        self.rival = rival;
-        self.miss_witness(now);
-    }
-
-    /// Says when the witness is gone: the pair goes on without it as long as it is whole.
-    fn miss_witness(&mut self, now: Duration) {
-        let missing = match (self.pair.misses_witness(now), self.pair.peer(now)) {
-            (false, _) => Missing::Nobody,
-            (true, Some(_)) => Missing::Witness,
-            (true, None) => Missing::Both,
-        };
-        if missing == std::mem::replace(&mut self.missing, missing) {
-            return;
-        }
-        match (missing, self.ha.witness) {
-            (_, None) => {}
-            (Missing::Nobody, Some(witness)) => tracing::info!(%witness, "the witness answers"),
-            (Missing::Witness, Some(witness)) => tracing::warn!(
-                %witness,
-                "the witness does not answer: no node can go on without the other now"
-            ),
-            (Missing::Both, Some(witness)) => tracing::error!(%witness, "{NOBODY}"),
         }
     }
 

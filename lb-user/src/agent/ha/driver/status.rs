@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DIFFERS, Driver, Missing, NOBODY, RIVAL, Stranger, TOO_FAR};
+use super::{Driver, Stranger};
 use crate::{
     agent::ha::{frame::VERSION, history::role},
     api,
@@ -66,10 +66,7 @@ impl Driver {
                     trouble: kept[index]
                         .trouble
                         .clone()
-                        .or_else(|| self.differing[index].then(|| DIFFERS.to_owned()))
-                        .or_else(|| self.far.then(|| TOO_FAR.to_owned()))
-                        .or_else(|| self.rival.then(|| RIVAL.to_owned()))
-                        .or_else(|| (self.missing == Missing::Both).then(|| NOBODY.to_owned())),
+                        .or_else(|| self.trouble.of(index).map(str::to_owned)),
                 })
                 .collect(),
             refused: self
