@@ -9,6 +9,7 @@ mod disk;
 mod fence;
 mod flows;
 mod freeze;
+mod fullnat;
 mod handover;
 mod key;
 mod loss;

@@ -7,6 +7,7 @@
 
 use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
 use lb_common::{
+    backend::flags,
     flow::{FlowState, Timeouts},
     quic::{self, Block},
     stats::Counter,
@@ -213,6 +214,10 @@ fn send<F: Family>(env: &Env, packet: &Packet<F>, named: u64) -> Verdict {
         }
     };
     match chosen {
+        // What is called by way of a map from here would come back.
+        Ok(chosen) if chosen.backend.flags & flags::FULLNAT != 0 => {
+            Verdict::drop(Counter::Internal)
+        }
         Ok(chosen) => forward::to_backend(env, packet, &found, &chosen),
         Err(verdict) => verdict,
     }

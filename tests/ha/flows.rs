@@ -17,7 +17,7 @@ use lb_tests::harness::{
 use super::{ECHO, FLOWS, PATIENCE, Pair, SHARED, VIPS, WEB, assert_kept, web_services};
 
 /// Connections to each of the six VIPs.
-const EACH: usize = 1700;
+pub(super) const EACH: usize = 1700;
 
 /// Opens connections at node 0.
 fn open(pair: &Pair) -> Result<Vec<(IpAddr, Flows)>> {
@@ -30,7 +30,7 @@ fn open(pair: &Pair) -> Result<Vec<(IpAddr, Flows)>> {
 }
 
 /// Has the tables of a node send a third of a service's connections elsewhere.
-fn drain(pair: &Pair, node: usize, service: &Service) -> Result<()> {
+pub(super) fn drain(pair: &Pair, node: usize, service: &Service) -> Result<()> {
     let node = &pair.lab.nodes[node];
     node.done(&["backend", "drain", service.name(), "b2"])?;
     node.done(&["backend", "set", service.name(), "b1", "--weight", "80"]).map(drop)
@@ -56,13 +56,13 @@ fn displace(pair: &Pair, node: usize, flows: &[(IpAddr, Flows)]) -> Result<()> {
 }
 
 /// Ends a node's data plane; its agent does not run.
-fn detach(pair: &Pair, node: usize) -> Result<()> {
+pub(super) fn detach(pair: &Pair, node: usize) -> Result<()> {
     let node = &pair.lab.nodes[node];
     let config = node.path("lb.toml");
     node.done(&["detach", "--config", &config.to_string_lossy()]).map(drop)
 }
 
-fn assert_none_broke(flows: &mut [(IpAddr, Flows)]) {
+pub(super) fn assert_none_broke(flows: &mut [(IpAddr, Flows)]) {
     for (vip, flows) in flows {
         assert_eq!(flows.survey(None), Survey { kept: EACH, moved: 0, broken: 0 }, "{vip}");
     }
@@ -70,7 +70,10 @@ fn assert_none_broke(flows: &mut [(IpAddr, Flows)]) {
 
 /// Asks all connections all the time while something happens: how often each was
 /// asked at least. None may break, nor get another's answer.
-fn ask_while(flows: &mut [(IpAddr, Flows)], happens: impl FnOnce() -> Result<()>) -> Result<usize> {
+pub(super) fn ask_while(
+    flows: &mut [(IpAddr, Flows)],
+    happens: impl FnOnce() -> Result<()>,
+) -> Result<usize> {
     let over = AtomicBool::new(false);
     let ask = |(vip, flows): &mut (IpAddr, Flows)| {
         let mut times = 0;
@@ -95,7 +98,7 @@ fn ask_while(flows: &mut [(IpAddr, Flows)], happens: impl FnOnce() -> Result<()>
 }
 
 /// Waits until a node has entries of all connections.
-fn knows_all(pair: &Pair, node: usize, flows: usize) {
+pub(super) fn knows_all(pair: &Pair, node: usize, flows: usize) {
     let known = || pair.lab.nodes[node].json(&["status"]).ok()?["flows"].as_u64();
     let all = || known().is_some_and(|known| known >= flows as u64);
     assert!(eventually(PATIENCE, all), "{:?} of {flows}: {}", known(), pair.words());

@@ -3,7 +3,7 @@
 
 mod bindings;
 mod error;
-mod way;
+pub(crate) mod way;
 
 use lb_common::stats::Counter;
 use lb_tests::harness::{Protocol, Result};

@@ -5,9 +5,13 @@ use lb_common::stats::Counter;
 use lb_tests::harness::Result;
 
 use super::{
-    case::{Case, client_number, from_client},
+    affinity::flagged,
+    case::{Case, PORT, client, client_number, from_client},
     check::check,
-    frame::{Body, DONT_FRAGMENT, Extension, Frame, Icmp, MORE_FRAGMENTS, Packet, QINQ, VLAN, hex},
+    frame::{
+        Body, DONT_FRAGMENT, Extension, Frame, Icmp, MORE_FRAGMENTS, Packet, QINQ, SYN, VLAN, hex,
+    },
+    fullnat::way,
     subject::{Action, Outcome, Subject},
     tunnel::Way,
 };
@@ -217,6 +221,30 @@ fn no_frame_leaves_a_tunnels_mouth_worse_than_it_came() -> Result<()> {
             let echo = Icmp { kind, code: 0, rest: [1, 2, 3, 4], payload: b"echo".to_vec() };
             let source = client_number(way.v4, 5);
             seeds.push(from_client(Packet::new(source, way.vip(), Body::Icmp(echo))));
+        }
+        fuzz(subject, &seeds);
+    })
+}
+
+#[test]
+fn no_frame_leaves_worse_than_it_came_where_both_ends_are_rewritten() -> Result<()> {
+    Subject::with(&way::Way::setup(&[1]), |subject| {
+        let mut seeds = Vec::new();
+        for way in way::Way::all() {
+            let (bound, number) = way.begin(subject, client(way.v4), PORT);
+            let request = way.request(client(way.v4), PORT);
+            let answer = way.answer(bound, number);
+            // What a router tells of a packet to the backend, and of one to the client.
+            for about in
+                [way.forwarded(&request, bound, 1), way.answered(&answer, (client(way.v4), PORT))]
+            {
+                let (kind, code) = if way.v4 { (3, 4) } else { (2, 0) };
+                let payload = about.packet.quote(8);
+                let icmp = Body::Icmp(Icmp { kind, code, rest: [0, 0, 5, 0], payload });
+                let packet = Packet::new(client_number(way.v4, 5), about.packet.source, icmp);
+                seeds.push(from_client(packet));
+            }
+            seeds.extend([flagged(&request, SYN), request, answer.clone(), answer]);
         }
         fuzz(subject, &seeds);
     })

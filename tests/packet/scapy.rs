@@ -6,8 +6,9 @@ use std::time::Duration;
 use lb_tests::harness::{Mode, Protocol, Result, run, tool};
 
 use super::{
-    case::{Case, client, from_client},
+    case::{Case, PORT, client, from_client},
     frame::{Body, Extension, Frame, Icmp, MORE_FRAGMENTS, Packet, QINQ, UDP, Udp, VLAN, hex},
+    fullnat::way::Way,
     network::backend,
     tunnel::GUE,
 };
@@ -183,6 +184,16 @@ fn frames() -> Vec<Frame> {
             }
             frame.packet.body = Body::Other(UDP, inner);
         }));
+    }
+    for way in Way::all() {
+        let bound = (backend(way.v4, 9), 50_000);
+        let forwarded = way.forwarded(&way.request(client(way.v4), PORT), bound, 1);
+        let answer = way.answer(bound, 1);
+        let quote = forwarded.packet.quote(8);
+        let (kind, code) = if way.v4 { (3, 4) } else { (2, 0) };
+        let icmp = Icmp { kind, code, rest: [0, 0, 5, 0], payload: quote };
+        let error = from_client(Packet::new(client(way.v4), bound.0, Body::Icmp(icmp)));
+        frames.extend([forwarded, way.answered(&answer, (client(way.v4), PORT)), answer, error]);
     }
     frames
 }

@@ -71,7 +71,7 @@ pub fn check(
     file.ha.iter().for_each(|ha| ha::check(ha, &file.node, &file.services, report));
     let claimed = file.ha.as_ref().map(ha::Claimed::from).unwrap_or_default();
     claimed.check_backends(&file.services, report);
-    claimed.check_modes(&file.services, report);
+    claimed.check_sources(&file.services, &sources(&file.node.nat_sources), report);
     for Located { place, value } in file.firewall.deny_sources.iter().flat_map(|list| &list.value) {
         claimed.check_denied(*value, || place.clone(), report);
     }
@@ -127,7 +127,7 @@ pub fn check_together(
     denied(firewall.deny_sources.iter(), &place, report);
     let claimed = ha.map(ha::Claimed::from).unwrap_or_default();
     claimed.check_backends(services, report);
-    claimed.check_modes(services, report);
+    claimed.check_sources(services, &node.nat_sources, report);
     for net in &firewall.deny_sources {
         let place = || Place { written: Some(format!("\"{net}\"")), ..place.clone() };
         claimed.check_denied(*net, place, report);

@@ -5,12 +5,17 @@
 //! a backend is named by its identity, once, and by the sender's number from
 //! then on. A record has the seconds that are left, since clocks differ.
 
+pub mod binding;
+
 use std::collections::BTreeMap;
 
 use lb_common::{flow::FlowState, hash};
 
-use super::plan::{
-    BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::present_backends,
+use self::binding::Sources;
+
+use super::{
+    model::Mode,
+    plan::{BackendId, ServiceId, Snapshot, identity::BackendIdentity, ids::present_backends},
 };
 
 /// A flow, as it is told.
@@ -55,6 +60,8 @@ pub struct Names {
     /// Seconds that an established flow is kept at least, of any service in a
     /// group.
     shortest: Option<u16>,
+    /// See [`Self::sources`].
+    sources: Sources,
 }
 
 impl Names {
@@ -73,6 +80,9 @@ impl Names {
             }
             names.by_id[usize::from(id)] = Some(Named { identity, service, group: entry.group });
             names.ids.insert(identity, id);
+            if identity.mode == Mode::FullNat && names.sources.entries() == 0 {
+                names.sources = Sources::of(snapshot.generation());
+            }
             let timeout = entry.established_timeout;
             names.shortest = Some(names.shortest.map_or(timeout, |least| least.min(timeout)));
         }
@@ -91,13 +101,13 @@ impl Names {
         all.filter_map(|(id, named)| Some((id as BackendId, named.as_ref()?)))
     }
 
-    /// Whether a number is another's than in `before`.
+    /// Whether a number is another's than in `before`, or sources are others.
     #[must_use]
     pub fn renumbers(&self, before: &Self) -> bool {
         let is_other = |(id, named): (BackendId, &Named)| {
             self.get(id).is_some_and(|now| now.identity != named.identity)
         };
-        before.iter().any(is_other)
+        self.sources != before.sources || before.iter().any(is_other)
     }
 
     /// See the field.
@@ -181,7 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::{model::Mode, plan::identity::ServiceIdentity};
+    use crate::core::plan::identity::ServiceIdentity;
 
     /// Services with exact keys, and with others.
     const VIPS: [(&str, u16, u16); 4] = [
@@ -215,7 +225,17 @@ mod tests {
         names
     }
 
-    fn any_names() -> impl Strategy<Value = Names> {
+    /// Backends of all services.
+    pub(super) const fn backends() -> usize {
+        VIPS.len() * BACKENDS
+    }
+
+    /// The same node with these sources.
+    pub(super) fn with_sources(names: Names, sources: Sources) -> Names {
+        Names { sources, ..names }
+    }
+
+    pub(super) fn any_names() -> impl Strategy<Value = Names> {
         let order = |count: usize| Just((0..count).collect::<Vec<_>>()).prop_shuffle();
         (order(VIPS.len()), order(VIPS.len() * BACKENDS))
             .prop_map(|(services, backends)| names(&services, &backends))

@@ -15,6 +15,7 @@ use lb_common::{
 };
 
 use super::{
+    bindings::Bindings,
     clock::Clock,
     explain::into_io,
     flows::{Entered, Entry},
@@ -32,6 +33,8 @@ pub struct Changes {
     pub flows: Arc<Mapped<Bucket>>,
     /// `CHANGES`.
     pub marks: Mapped<ChangeLine>,
+    /// Ports of mode `fullnat`.
+    pub bindings: Bindings,
     clock: Arc<Clock>,
     place_seed: [u64; 2],
     mask: u32,
@@ -48,10 +51,18 @@ impl Changes {
     pub(super) fn new(
         flows: Arc<Mapped<Bucket>>,
         marks: Mapped<ChangeLine>,
+        bindings: Bindings,
         clock: Arc<Clock>,
         config: &Config,
     ) -> Self {
-        Self { flows, marks, clock, place_seed: config.place_seed, mask: config.flow_mask }
+        Self {
+            flows,
+            marks,
+            bindings,
+            clock,
+            place_seed: config.place_seed,
+            mask: config.flow_mask,
+        }
     }
 
     /// The data plane's second, see [`lb_common::flow::second`].

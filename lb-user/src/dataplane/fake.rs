@@ -39,7 +39,7 @@ pub fn tables(buckets: u32) -> io::Result<Tables> {
         backends: Mapped::anonymous(limits::BACKENDS)?,
         lines: Mapped::anonymous(limits::TABLE_LINES)?,
         flows: Mapped::anonymous(buckets)?.into(),
-        bindings: Mapped::anonymous(limits::BINDINGS)?,
+        bindings: Mapped::anonymous(limits::BINDINGS)?.into(),
         kernel: Box::new(FakeKernel::default()),
     };
     let config = Config {

@@ -23,6 +23,7 @@ use bytemuck::Pod;
 use lb_common::{config::Config, limits, maps, trace::Record};
 
 use super::{
+    bindings::{Bindings, KernelBound},
     changes::Changes,
     clock::Clock,
     kernel::Kernel,
@@ -202,7 +203,9 @@ impl DataPlane {
         let ends = mapped(&mut ebpf, maps::LEASES)?;
         let leases = Leases::take_over(ends, Arc::clone(&clock), config.tick_scale);
         let (flows, marks) = (Arc::clone(&tables.flows), mapped(&mut ebpf, maps::CHANGES)?);
-        let changes = Changes::new(flows, marks, Arc::clone(&clock), &config);
+        let bound = KernelBound(typed(&mut ebpf, maps::BOUND, HashMap::try_from)?.into());
+        let bindings = Bindings::new(Arc::clone(&tables.bindings), Box::new(bound));
+        let changes = Changes::new(flows, marks, bindings, Arc::clone(&clock), &config);
         let notices = typed(&mut ebpf, maps::NOTICES, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
@@ -390,7 +393,7 @@ fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
         backends: mapped(ebpf, maps::BACKENDS)?,
         lines: mapped(ebpf, maps::TABLES)?,
         flows: mapped(ebpf, maps::FLOWS)?.into(),
-        bindings: mapped(ebpf, maps::BINDINGS)?,
+        bindings: mapped(ebpf, maps::BINDINGS)?.into(),
         kernel: Box::new(Kernel {
             deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
             deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,

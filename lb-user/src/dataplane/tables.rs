@@ -118,7 +118,7 @@ pub struct Tables {
     /// `FLOWS`.
     pub flows: Arc<Mapped<Bucket>>,
     /// `BINDINGS`.
-    pub bindings: Mapped<Binding>,
+    pub bindings: Arc<Mapped<Binding>>,
     /// The others.
     pub kernel: Box<dyn KernelMaps>,
 }

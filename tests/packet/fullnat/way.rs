@@ -16,30 +16,30 @@ use crate::packet::{
 };
 
 /// `node.nat_sources`.
-pub(super) const SOURCES: [&str; 2] = ["10.2.0.200", "fd00:2::200"];
+pub(crate) const SOURCES: [&str; 2] = ["10.2.0.200", "fd00:2::200"];
 
 /// An address of the balancer's and a port that a flow has.
-pub(super) type Bound = (IpAddr, u16);
+pub(crate) type Bound = (IpAddr, u16);
 
 /// One combination.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    pub(super) v4: bool,
-    pub(super) protocol: Protocol,
+pub(crate) struct Way {
+    pub(crate) v4: bool,
+    pub(crate) protocol: Protocol,
 }
 
 impl Way {
-    pub(super) fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let of = |v4| [Protocol::Tcp, Protocol::Udp].map(|protocol| Self { v4, protocol });
         [of(true), of(false)].concat()
     }
 
     /// A configuration with a service for each, at these backends.
-    pub(super) fn setup(backends: &[u8]) -> Setup {
+    pub(crate) fn setup(backends: &[u8]) -> Setup {
         Self::setup_from(backends, SOURCES)
     }
 
-    pub(super) fn setup_from(backends: &[u8], sources: [&str; 2]) -> Setup {
+    pub(crate) fn setup_from(backends: &[u8], sources: [&str; 2]) -> Setup {
         let services = Self::all().into_iter().map(|way| {
             let service = Service::new(Mode::FullNat, way.vip(), way.protocol, way.port());
             let to = |service: Service, &n| service.to(backend(way.v4, n), Some(way.to_port()));
@@ -48,23 +48,23 @@ impl Way {
         Setup::new(services).node(&format!("nat_sources = {sources:?}"))
     }
 
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("{}, {}", if self.v4 { "IPv4" } else { "IPv6" }, self.protocol)
     }
 
-    pub(super) fn vip(self) -> IpAddr {
+    pub(crate) fn vip(self) -> IpAddr {
         if self.v4 { NAT_V4 } else { NAT_V6 }
     }
 
-    pub(super) fn port(self) -> u16 {
+    pub(crate) fn port(self) -> u16 {
         if self.protocol == Protocol::Tcp { 80 } else { 53 }
     }
 
-    pub(super) fn to_port(self) -> u16 {
+    pub(crate) fn to_port(self) -> u16 {
         self.port() + 8000
     }
 
-    pub(super) fn body(self, source: u16, destination: u16) -> Body {
+    pub(crate) fn body(self, source: u16, destination: u16) -> Body {
         match self.protocol {
             Protocol::Tcp => Tcp::body(source, destination, ACK),
             Protocol::Udp => Udp::body(source, destination),
@@ -72,12 +72,12 @@ impl Way {
     }
 
     /// A packet in the midst of a flow, from its client.
-    pub(super) fn request(self, client: IpAddr, port: u16) -> Frame {
+    pub(crate) fn request(self, client: IpAddr, port: u16) -> Frame {
         from_client(Packet::new(client, self.vip(), self.body(port, self.port())))
     }
 
     /// What backend `number` gets of a request.
-    pub(super) fn forwarded(self, request: &Frame, bound: Bound, number: u8) -> Frame {
+    pub(crate) fn forwarded(self, request: &Frame, bound: Bound, number: u8) -> Frame {
         request.with(|frame| {
             (frame.to, frame.from) = (backend_mac(number), L1);
             frame.packet = self.translated(&frame.packet, bound, number);
@@ -86,7 +86,7 @@ impl Way {
     }
 
     /// A client's packet as backend `number` knows it, but for the hops.
-    pub(super) fn translated(self, packet: &Packet, bound: Bound, number: u8) -> Packet {
+    pub(crate) fn translated(self, packet: &Packet, bound: Bound, number: u8) -> Packet {
         packet.with(|packet| {
             (packet.source, packet.destination) = (bound.0, backend(self.v4, number));
             *packet.body.source_port() = bound.1;
@@ -95,13 +95,13 @@ impl Way {
     }
 
     /// The answer of backend `number`.
-    pub(super) fn answer(self, (source, port): Bound, number: u8) -> Frame {
+    pub(crate) fn answer(self, (source, port): Bound, number: u8) -> Frame {
         let body = self.body(self.to_port(), port);
         from_backend(number, Packet::new(backend(self.v4, number), source, body))
     }
 
     /// What the client gets of an answer.
-    pub(super) fn answered(self, answer: &Frame, (client, port): (IpAddr, u16)) -> Frame {
+    pub(crate) fn answered(self, answer: &Frame, (client, port): (IpAddr, u16)) -> Frame {
         answer.with(|frame| {
             (frame.to, frame.from) = (CLIENT, L0);
             (frame.packet.source, frame.packet.destination) = (self.vip(), client);
@@ -113,14 +113,14 @@ impl Way {
 
     /// Begins a flow: where it comes from now, and the backend it goes to.
     #[track_caller]
-    pub(super) fn begin(self, subject: &Subject<'_>, client: IpAddr, port: u16) -> (Bound, u8) {
+    pub(crate) fn begin(self, subject: &Subject<'_>, client: IpAddr, port: u16) -> (Bound, u8) {
         self.goes(subject, &flagged(&self.request(client, port), SYN))
     }
 
     /// Where a plain request comes from now, and the backend it goes to; the whole frame is
     /// looked at.
     #[track_caller]
-    pub(super) fn goes(self, subject: &Subject<'_>, request: &Frame) -> (Bound, u8) {
+    pub(crate) fn goes(self, subject: &Subject<'_>, request: &Frame) -> (Bound, u8) {
         let (action, frame) = subject.run_uncounted(request);
         assert_eq!(action, Action::Redirect, "{}", self.name());
         let bound = source_of(&frame);

@@ -42,7 +42,7 @@ use crate::{
         },
         sync::Names,
     },
-    dataplane::changes::Changes,
+    dataplane::{changes::Changes, flows::Entered},
 };
 
 /// How long a call, an answer or a sign of life may take.
@@ -286,6 +286,15 @@ impl Outward {
 }
 
 impl Inward {
+    /// Notes what became of one record.
+    fn note(&mut self, entered: Entered) {
+        match entered {
+            Entered::New | Entered::Moved => self.entered += 1,
+            Entered::Known => {}
+            Entered::NoRoom => self.no_room += 1,
+        }
+    }
+
     /// Adds what one message brought, or a later `pass`.
     fn add(&mut self, news: &Self, pass: bool) {
         self.records += news.records;

@@ -49,7 +49,8 @@ pub(super) fn check(ha: &Ha, node: &Node, services: &[Service], report: &mut Rep
 pub(super) struct Claimed {
     /// Both nodes and the witness: what one node refuses, the other would.
     heard: Vec<Located<IpAddr>>,
-    moving: Vec<Located<IpAddr>>,
+    /// With the position of their group.
+    moving: Vec<(usize, Located<IpAddr>)>,
 }
 
 impl Claimed {
@@ -57,7 +58,8 @@ impl Claimed {
     /// have anyway.
     pub(super) fn check_backends<S: Claims>(&self, services: &[S], report: &mut Report<'_>) {
         let vips: HashSet<_> = services.iter().filter_map(Claims::vip).collect();
-        let moving = self.moving.iter().filter(|moving| !vips.contains(&moving.value));
+        let moving = self.moving.iter().map(|(_, moving)| moving);
+        let moving = moving.filter(|moving| !vips.contains(&moving.value));
         let moving: HashMap<_, _> =
             moving.map(|Located { place, value }| (*value, place)).collect();
         for service in services {
@@ -71,16 +73,41 @@ impl Claimed {
         }
     }
 
-    /// Reports services whose flows the other node could not go on with.
-    pub(super) fn check_modes<S: Claims>(&self, services: &[S], report: &mut Report<'_>) {
+    /// Reports services in mode `fullnat` whose backends would answer the node that does
+    /// not serve: `sources`, of `node.nat_sources`, move with the VIP, or neither does.
+    pub(super) fn check_sources<S: Claims>(
+        &self,
+        services: &[S],
+        sources: &[IpNet],
+        report: &mut Report<'_>,
+    ) {
         let fullnat = |service: &&S| service.mode() == Some(Mode::FullNat);
         for service in services.iter().filter(fullnat) {
-            if self.moving.iter().any(|moving| Some(moving.value) == service.vip()) {
-                let rule = "must not be an address of a group in mode \"fullnat\"";
-                let hint = "the other node does not know which source ports flows have";
-                report.add(&service.place(Part::Vip), Wrong::new(rule).hint(hint));
-            }
+            let Some(vip) = service.vip() else { continue };
+            let own = self.group(vip);
+            let sources = sources.iter().filter(|net| net.addr().is_ipv4() == vip.is_ipv4());
+            let strange = |source: &IpAddr| self.group(*source) != own;
+            let Some(source) = sources.flat_map(addresses).find(strange) else { continue };
+            let wrong = if own.is_some() {
+                Wrong::new(format!("needs `{source}` of `node.nat_sources` in its group")).hint(
+                    "the backends' answers come there: add it to the group's `addresses`, with \
+                     the interface towards the backends",
+                )
+            } else {
+                let rule = format!("must be an address of the group that `{source}` is in");
+                Wrong::new(rule).hint(
+                    "packets to backends come from there, and the answers go to the node that \
+                     has it",
+                )
+            };
+            report.add(&service.place(Part::Vip), wrong);
         }
+    }
+
+    /// Position of the group that an address moves with.
+    fn group(&self, address: IpAddr) -> Option<usize> {
+        let (group, _) = self.moving.iter().find(|(_, moving)| moving.value == address)?;
+        Some(*group)
     }
 
     /// Reports a denied prefix that would keep heartbeats or votes out.
@@ -104,7 +131,7 @@ impl From<&Ha> for Claimed {
         let witness = witness(ha);
         let heard = sockets(&ha.peer).chain(sockets(&ha.listen)).chain(&witness);
         let heard = heard.map(|Located { place, value }| (place.clone(), value.ip()));
-        Self { heard: located(heard), moving: moving(ha) }
+        Self { heard: located(heard), moving: moving(ha).collect() }
     }
 }
 
@@ -115,12 +142,15 @@ impl From<&model::ha::Ha> for Claimed {
             let socket = |key, ip| (place(format!("ha.{key}[{at}]")), ip);
             [socket("peer", path.peer.ip()), socket("listen", path.listen.ip())]
         });
-        let moving = ha.groups.iter().flat_map(|group| {
-            let at = place(format!("ha.group.{}.addresses", group.name));
-            group.addresses.iter().map(move |one| (at.clone(), one.address))
+        let moving = ha.groups.iter().enumerate().flat_map(|(index, group)| {
+            let place = place(format!("ha.group.{}.addresses", group.name));
+            group
+                .addresses
+                .iter()
+                .map(move |one| (index, Located { place: place.clone(), value: one.address }))
         });
         let witness = ha.witness.map(|socket| (place("ha.witness".to_owned()), socket.ip()));
-        Self { heard: located(nodes.chain(witness)), moving: located(moving) }
+        Self { heard: located(nodes.chain(witness)), moving: moving.collect() }
     }
 }
 
@@ -128,11 +158,25 @@ fn located(values: impl Iterator<Item = (Place, IpAddr)>) -> Vec<Located<IpAddr>
     values.map(|(place, value)| Located { place, value }).collect()
 }
 
-/// The addresses of all groups.
-fn moving(ha: &Ha) -> Vec<Located<IpAddr>> {
-    let addresses = ha.groups.iter().flat_map(|group| &group.addresses);
-    let addresses = addresses.filter_map(|address| address.address.as_ref());
-    located(addresses.map(|Located { place, value }| (place.clone(), *value)))
+/// The addresses of all groups, with the group's position.
+fn moving(ha: &Ha) -> impl Iterator<Item = (usize, Located<IpAddr>)> {
+    ha.groups.iter().enumerate().flat_map(|(index, group)| {
+        let addresses = group.addresses.iter().filter_map(|address| address.address.as_ref());
+        addresses.map(move |Located { place, value }| {
+            (index, Located { place: place.clone(), value: *value })
+        })
+    })
+}
+
+/// The addresses of a prefix of `node.nat_sources`: a few.
+fn addresses(net: &IpNet) -> Vec<IpAddr> {
+    let first = net.network();
+    let more = 0..1_u32 << (net.max_prefix_len() - net.prefix_len()).min(8);
+    let nth = |number: u32| match first {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + number).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(number)).into()),
+    };
+    more.map(nth).collect()
 }
 
 /// Those that are not wrong by themselves.
@@ -219,7 +263,7 @@ fn groups(ha: &Ha, report: &mut Report<'_>) {
     }
     let names = ha.groups.iter().filter_map(|group| group.name.as_ref());
     report.duplicates(names, "must be unique among groups");
-    let addresses = moving(ha);
+    let addresses: Vec<_> = moving(ha).map(|(_, address)| address).collect();
     if let Some(address) = addresses.get(ADDRESSES) {
         let wrong = Wrong::new(format!("must be {ADDRESSES} addresses at most in all groups"));
         let hint = "a node that takes over announces each several times: more would delay it";

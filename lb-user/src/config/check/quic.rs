@@ -9,7 +9,7 @@ use crate::{
         read::{Located, Wrong},
     },
     core::model::{
-        Protocol,
+        Mode, Protocol,
         quic::{QuicConfig, ServerId},
     },
 };
@@ -20,6 +20,14 @@ pub(super) fn check(service: &Service, report: &mut Report<'_>) {
     {
         let wrong = Wrong::new("must be left out where the protocol is TCP");
         report.add(&first.place, wrong.hint("QUIC is carried by UDP: `protocol = \"udp\"`"));
+    }
+    if let Some(first) = service.quic.first()
+        && let Some(Located { value: Mode::FullNat, .. }) = service.mode
+    {
+        let wrong = Wrong::new("must be left out where `mode` is \"fullnat\"");
+        let hint = "a client's port has one source port at one backend, whatever connections \
+                    share it; use another mode";
+        report.add(&first.place, wrong.hint(hint));
     }
     report.duplicates(
         service.quic.iter().filter_map(|quic| quic.id.as_ref()),

@@ -11,7 +11,7 @@ use crate::{
         file::{Route, Service},
         read::{Located, Place, Wrong},
     },
-    core::model::{self, Affinity, Policy, Protocol, health::Probe},
+    core::model::{self, Affinity, Mode, Policy, Protocol, health::Probe},
 };
 
 /// Seconds a flow is kept after its first packet, unless `affinity_timeout`
@@ -50,6 +50,11 @@ fn untracked(service: &Service, report: &mut Report<'_>) {
     if let Some(Located { place, value: Policy::LeastFlows }) = &service.policy {
         let wrong = Wrong::new("must not be \"least-flows\" where `affinity` is \"none\"");
         report.add(place, wrong.hint("no flow is recorded, so there is none to count"));
+    }
+    if let Some(Located { value: Mode::FullNat, .. }) = service.mode {
+        let wrong = Wrong::new("must be \"flow\" or \"client\" where `mode` is \"fullnat\"");
+        let hint = "a flow has a source port at one backend, and its answers come from there";
+        report.add(place, wrong.hint(hint));
     }
 }
 

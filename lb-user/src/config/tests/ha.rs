@@ -440,18 +440,34 @@ fn both_nodes_choose_backends_alike() {
 }
 
 #[test]
-fn a_service_whose_ports_only_one_node_knows_is_in_no_group() {
-    let service = |mode| {
-        let node = node().replace("hash_seed", "nat_sources = [\"10.0.0.100\"]\nhash_seed");
+fn sources_of_packets_to_backends_move_with_the_vip() {
+    let text = |mode, vip, moves: &str| {
+        let node = node().replace("hash_seed", "nat_sources = [\"10.0.0.100/31\"]\nhash_seed");
         let service = format!(
-            "[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 443\nmode = \"{mode}\"\n"
+            "[[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 443\nmode = \"{mode}\"\n"
         );
-        node + "\n" + PAIR + GROUP + &service
+        let sources: String = moves
+            .split_whitespace()
+            .map(|address| format!(", {{ address = \"{address}\", interface = \"eth0\" }}"))
+            .collect();
+        let group = GROUP.replacen(" }]", &format!(" }}{sources}]"), 1);
+        node + "\n" + PAIR + &group + &service
     };
-    assert_eq!(model(&service("nat")).services.len(), 1);
-    let mistakes = mistakes(&service("fullnat"));
-    assert!(
-        mistakes.contains("vip: \"203.0.113.10\": must not be an address of a group in mode"),
-        "{mistakes}"
-    );
+    const VIP: &str = "203.0.113.10";
+    const OTHER: &str = "203.0.113.99";
+    let both = "10.0.0.100 10.0.0.101";
+    for (mode, vip, moves) in
+        [("nat", VIP, ""), ("fullnat", VIP, both), ("fullnat", OTHER, ""), ("nat", OTHER, both)]
+    {
+        assert_eq!(model(&text(mode, vip, moves)).services.len(), 1);
+    }
+    for (moves, missing) in [("", "10.0.0.100"), ("10.0.0.100", "10.0.0.101")] {
+        let expected = format!(
+            "vip: \"{VIP}\": needs `{missing}` of `node.nat_sources` in its group\n  hint: the \
+             backends' answers come there: add it to the group's `addresses`"
+        );
+        refused(&text("fullnat", VIP, moves), &expected);
+    }
+    let expected = "must be an address of the group that `10.0.0.101` is in\n  hint: packets to";
+    refused(&text("fullnat", OTHER, "10.0.0.101"), expected);
 }

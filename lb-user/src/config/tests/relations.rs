@@ -280,6 +280,19 @@ fn only_datagrams_go_without_affinity_and_nobody_counts_their_flows() {
         "service[0].policy: \"least-flows\": must not be \"least-flows\" where `affinity` is \"none\"\
          \n  hint: no flow is recorded, so there is none to count",
     );
+    let fullnat = node("nat_sources = [\"10.0.0.100\"]")
+        + &service(
+            0,
+            "203.0.113.10",
+            "53",
+            &format!("affinity = \"none\"\n{udp}\nmode = \"fullnat\""),
+            &[A],
+        );
+    refused(
+        &fullnat,
+        "service[0].affinity: \"none\": must be \"flow\" or \"client\" where `mode` is \"fullnat\"\
+         \n  hint: a flow has a source port at one backend, and its answers come from there",
+    );
     assert_eq!(model(&none(udp)).services[0].affinity, Affinity::None);
 }
 
@@ -332,6 +345,16 @@ fn quic_configurations_fit_into_a_connection_id_and_are_told_apart() {
         &quic("tcp", "\"0a0b\"", &[(0, 2, 4)]),
         "service[0].quic[0]: must be left out where the protocol is TCP\
          \n  hint: QUIC is carried by UDP: `protocol = \"udp\"`",
+    );
+    refused(
+        &quic("udp\"\nmode = \"fullnat", "\"0a0b\"", &[(0, 2, 4)]).replacen(
+            "[node]",
+            "[node]\nnat_sources = [\"10.0.0.100\"]",
+            1,
+        ),
+        "service[0].quic[0]: must be left out where `mode` is \"fullnat\"\
+         \n  hint: a client's port has one source port at one backend, whatever connections \
+         share it; use another mode",
     );
     refused(
         &quic("udp", "", &[(0, 2, 4), (0, 3, 5)]),

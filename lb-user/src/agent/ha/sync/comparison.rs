@@ -20,26 +20,43 @@ const BUCKETS: u32 = 4096;
 /// See the module.
 pub(super) struct Comparison {
     /// What was told since the latest pass ended; `None`: a pass has not begun yet.
-    told: Option<Touched>,
+    told: Option<Told>,
     /// The pass before, while the table is looked through.
     ended: Option<Ended>,
 }
 
 /// A pass that is over.
 struct Ended {
-    told: Touched,
+    told: Told,
     /// Groups of the peer's, by our positions.
     groups: u16,
-    /// The bucket to go on with.
+    /// The bucket to go on with; entries of `BINDINGS` come after all buckets.
     next: u32,
 }
 
-/// Slots of the affinity table, a bit each.
+/// What was told.
+struct Told {
+    /// Slots of the affinity table.
+    flows: Touched,
+    /// Entries of `BINDINGS`.
+    bindings: Touched,
+}
+
+impl Told {
+    fn nothing(changes: &Changes) -> Self {
+        Self {
+            flows: Touched::new(changes.flows.entries() as usize * SLOTS),
+            bindings: Touched::new(changes.bindings.entries.entries() as usize),
+        }
+    }
+}
+
+/// Slots or entries, a bit each.
 struct Touched(Vec<u64>);
 
 impl Touched {
-    fn new(buckets: u32) -> Self {
-        Self(vec![0; (buckets as usize * SLOTS).div_ceil(64)])
+    fn new(bits: usize) -> Self {
+        Self(vec![0; bits.div_ceil(64)])
     }
 
     fn add(&mut self, slot: u32) {
@@ -59,23 +76,29 @@ impl Comparison {
 
     /// A first pass begins.
     pub(super) fn begin(&mut self, changes: &Changes) {
-        (self.told, self.ended) = (Some(Touched::new(changes.flows.entries())), None);
+        (self.told, self.ended) = (Some(Told::nothing(changes)), None);
     }
 
     /// A flow is told, and has an entry, unless there was no room.
     pub(super) fn note(&mut self, changes: &Changes, key: u64) {
         if let (Some(told), Some(slot)) = (&mut self.told, changes.find(key)) {
-            told.add(slot);
+            told.flows.add(slot);
+        }
+    }
+
+    /// The same of an entry of `BINDINGS`.
+    pub(super) fn note_binding(&mut self, index: u32) {
+        if let Some(told) = &mut self.told {
+            told.bindings.add(index);
         }
     }
 
     /// A pass ends: all of these groups was told.
     pub(super) fn end(&mut self, common: &Common, groups: &[u64]) {
-        let buckets = common.changes.flows.entries();
         let theirs = (0..).zip(&common.groups).filter(|(_, id)| groups.contains(id));
         let groups = theirs.fold(0, |mask, (position, _)| mask | 1 << position);
         // One that is not looked through yet would not be done before the next, either.
-        let told = self.told.replace(Touched::new(buckets));
+        let told = self.told.replace(Told::nothing(&common.changes));
         self.ended = told.filter(|_| groups != 0).map(|told| Ended { told, groups, next: 0 });
     }
 
@@ -98,18 +121,28 @@ impl Comparison {
         let own: u16 = own.fold(common.owes(), |mask, (position, _)| mask | 1 << position);
         drop(serving);
         let theirs = ended.groups & !own;
-        let is_over = |slot: u32, _, value: FlowValue| {
+        let is_over = |value: FlowValue| {
             let named = names.get(value.backend());
-            named.is_some_and(|named| theirs >> lease::index(named.group) & 1 != 0)
-                && value.left(now) >= 0
-                && !ended.told.has(slot)
-                && !told.has(slot)
+            let is_theirs = named.is_some_and(|named| theirs >> lease::index(named.group) & 1 != 0);
+            is_theirs && value.left(now) >= 0
         };
         let buckets = changes.flows.entries();
-        let end = buckets.min(ended.next.saturating_add(BUCKETS));
-        let removed = changes.flows.clear_slots(ended.next..end, is_over);
-        ended.next = end;
-        if end == buckets {
+        let bindings =
+            if names.sources().entries() == 0 { 0 } else { changes.bindings.entries.entries() };
+        let (start, all) = (ended.next, buckets + bindings);
+        let end = all.min(start.saturating_add(BUCKETS));
+        let removed = if start < buckets {
+            ended.next = end.min(buckets);
+            changes.flows.clear_slots(start..ended.next, |slot, _, value| {
+                is_over(value) && !ended.told.flows.has(slot) && !told.flows.has(slot)
+            })
+        } else {
+            ended.next = end;
+            changes.bindings.entries.release(start - buckets..end - buckets, |index, value| {
+                is_over(value) && !ended.told.bindings.has(index) && !told.bindings.has(index)
+            })
+        };
+        if ended.next == all {
             self.ended = None;
         }
         Ok(removed.into())

@@ -14,12 +14,13 @@
 //! | 8 heard | receiver | sequence (8): all up to this one have been looked at; 1 if all flows told since `begin` could be entered, else 0 (1) |
 //! | 9 share | caller | name of the node: this connection is about the configuration |
 //! | 10 part | both | 1 if it is the last and 0 if more follow (1), bytes |
+//! | 11 bindings | sender | ports of mode `fullnat`: sequence (8), as for flows (1), records: client (16), its ports (4), source (16), port (2), number of the backend (2), state (1), seconds left (2); addresses of IPv4 as `::ffff:a.b.c.d` |
 
-use lb_common::flow::FlowState;
+use lb_common::{addr, flow::FlowState};
 
 use crate::core::{
     plan::{BackendId, identity::BackendIdentity},
-    sync::Record,
+    sync::{Record, binding},
 };
 
 /// Most bytes of a message: what one of Noise's has room for, without its tag.
@@ -28,12 +29,15 @@ pub(super) const MOST_BYTES: usize = 65_535 - 16;
 pub(super) const MOST_PART: usize = MOST_BYTES - 2;
 /// Most records of a message.
 pub(super) const MOST_RECORDS: usize = 2048;
+/// Most bindings of a message.
+pub(super) const MOST_BINDINGS: usize = 1024;
 /// Most names of a message.
 pub(super) const MOST_NAMES: usize = 1024;
 
 /// Bytes of a name and of a record.
 const NAME: usize = 2 + 40;
 const RECORD: usize = 13;
+const BINDING: usize = 43;
 const EXACT: u8 = 1 << 7;
 
 /// See the module.
@@ -45,6 +49,7 @@ pub(super) enum Message {
     Names(Vec<(BackendId, BackendIdentity)>),
     Begin,
     Flows { sequence: u64, pass: bool, records: Vec<Record> },
+    Bindings { sequence: u64, pass: bool, records: Vec<binding::Record> },
     Told { sequence: u64, groups: Vec<u64> },
     Heard { sequence: u64, whole: bool },
     Share { node: String },
@@ -83,6 +88,13 @@ impl Message {
                 }
                 bytes
             }
+            Self::Bindings { sequence, pass, records } => {
+                let mut bytes = number(11, *sequence);
+                bytes.reserve(1 + records.len() * BINDING);
+                bytes.push(u8::from(*pass));
+                records.iter().for_each(|record| put_binding(&mut bytes, record));
+                bytes
+            }
             Self::Told { sequence, groups } => {
                 let groups = groups.iter().map(|id| id.to_be_bytes()).collect::<Vec<_>>();
                 [&number(7, *sequence)[..], groups.as_flattened()].concat()
@@ -113,12 +125,19 @@ impl Message {
                 Self::Names(names.iter().map(name).collect::<Option<_>>()?)
             }
             5 if body.is_empty() => Self::Begin,
-            6 => {
+            6 | 11 => {
                 let (sequence, body) = body.split_first_chunk()?;
                 let (&pass @ 0..=1, body) = body.split_first()? else { return None };
-                let (records, []) = body.as_chunks() else { return None };
-                let records = records.iter().map(record).collect::<Option<_>>()?;
-                Self::Flows { sequence: u64::from_be_bytes(*sequence), pass: pass == 1, records }
+                let (sequence, pass) = (u64::from_be_bytes(*sequence), pass == 1);
+                if kind == 6 {
+                    let (records, []) = body.as_chunks() else { return None };
+                    let records = records.iter().map(record).collect::<Option<_>>()?;
+                    Self::Flows { sequence, pass, records }
+                } else {
+                    let (records, []) = body.as_chunks() else { return None };
+                    let records = records.iter().map(binding).collect::<Option<_>>()?;
+                    Self::Bindings { sequence, pass, records }
+                }
             }
             7 => {
                 let (sequence, groups) = body.split_first_chunk()?;
@@ -157,9 +176,36 @@ fn record(bytes: &[u8; RECORD]) -> Option<Record> {
     })
 }
 
+fn put_binding(bytes: &mut Vec<u8>, record: &binding::Record) {
+    let binding::Record { client, ports, source, port, backend, state, left } = *record;
+    bytes.extend(addr::to_bytes(client));
+    // Loaded from a frame, so they are in network byte order.
+    bytes.extend(ports.to_ne_bytes());
+    bytes.extend(addr::to_bytes(source));
+    bytes.extend(port.to_be_bytes());
+    bytes.extend(backend.to_be_bytes());
+    bytes.push(state as u8);
+    bytes.extend(left.to_be_bytes());
+}
+
+fn binding(bytes: &[u8; BINDING]) -> Option<binding::Record> {
+    let (client, rest) = bytes.split_first_chunk()?;
+    let (ports, rest) = rest.split_first_chunk()?;
+    let (source, rest) = rest.split_first_chunk()?;
+    let &[p0, p1, b0, b1, state, l0, l1] = rest else { return None };
+    Some(binding::Record {
+        client: addr::from_bytes(*client),
+        ports: u32::from_ne_bytes(*ports),
+        source: addr::from_bytes(*source),
+        port: u16::from_be_bytes([p0, p1]),
+        backend: u16::from_be_bytes([b0, b1]),
+        state: FlowState::from_number(state)?,
+        left: u16::from_be_bytes([l0, l1]),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use lb_common::addr;
     use proptest::prelude::*;
 
     use super::*;
@@ -188,6 +234,15 @@ mod tests {
         })
     }
 
+    fn any_binding() -> impl Strategy<Value = binding::Record> {
+        let address = || any::<u128>().prop_map(|bits| addr::from_bytes(bits.to_be_bytes()));
+        (any_record(), address(), address(), any::<(u32, u16)>()).prop_map(
+            |(Record { backend, state, left, .. }, client, source, (ports, port))| {
+                binding::Record { client, ports, source, port, backend, state, left }
+            },
+        )
+    }
+
     fn any_message() -> impl Strategy<Value = Message> {
         let name = ".{0,64}";
         prop_oneof![
@@ -202,6 +257,9 @@ mod tests {
             Just(Message::Begin),
             (any::<u64>(), any::<bool>(), prop::collection::vec(any_record(), 0..8))
                 .prop_map(|(sequence, pass, records)| Message::Flows { sequence, pass, records }),
+            (any::<u64>(), any::<bool>(), prop::collection::vec(any_binding(), 0..8)).prop_map(
+                |(sequence, pass, records)| Message::Bindings { sequence, pass, records }
+            ),
             (any::<u64>(), prop::collection::vec(any::<u64>(), 0..GROUPS))
                 .prop_map(|(sequence, groups)| Message::Told { sequence, groups }),
             any::<(u64, bool)>().prop_map(|(sequence, whole)| Message::Heard { sequence, whole }),
@@ -231,9 +289,14 @@ mod tests {
         let (exact, state) = (true, FlowState::Closing);
         let record = Record { key: 1, exact, backend: 1, state, left: 1 };
         let records = vec![record; MOST_RECORDS];
+        let Record { backend, state, left, .. } = record;
+        let (client, source) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let bound = binding::Record { client, ports: 1, source, port: 1, backend, state, left };
+        let bound = vec![bound; MOST_BINDINGS];
         let full = [
             Message::Names(vec![(1, identity); MOST_NAMES]),
             Message::Flows { sequence: 1, pass: true, records },
+            Message::Bindings { sequence: 1, pass: true, records: bound },
             Message::Part { last: true, bytes: vec![1; MOST_PART] },
         ];
         for message in full {

@@ -1,5 +1,7 @@
 //! Hears of the peer's flows, and enters them in this node's affinity table.
 
+mod bindings;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -25,10 +27,7 @@ use super::{
     message::Message,
     replica::Answering,
 };
-use crate::{
-    core::sync::{Record, Translation},
-    dataplane::flows::Entered,
-};
+use crate::core::sync::{Record, Translation};
 
 /// Callers that may be about to prove who they are, and how long that may take. One
 /// more, and the first of them has to go: whoever calls from the peer's address and
@@ -290,6 +289,11 @@ impl Hearing {
                 let whole = self.inward.borrow().whole();
                 say.say(&Message::Heard { sequence, whole }).await
             }
+            Message::Bindings { sequence, pass, records } => {
+                self.enter_bindings(&records, pass)?;
+                let whole = self.inward.borrow().whole();
+                say.say(&Message::Heard { sequence, whole }).await
+            }
             Message::Told { sequence, groups } => {
                 self.comparison.end(&self.common, &groups);
                 let whole = self.inward.borrow().whole();
@@ -318,17 +322,17 @@ impl Hearing {
             let flow = (ours.backend, state, left);
             let entered = self.common.changes.enter(ours.key, flow, now, yields);
             self.comparison.note(&self.common.changes, ours.key);
-            match entered {
-                Entered::New | Entered::Moved => news.entered += 1,
-                Entered::Known => {}
-                Entered::NoRoom => news.no_room += 1,
-            }
+            news.note(entered);
         }
+        news.records = records.len() as u64;
+        self.publish(&news, pass);
+        Ok(())
+    }
+
+    fn publish(&mut self, news: &Inward, pass: bool) {
         if news.no_room > 0 {
             self.full.get_or_insert_with(Instant::now);
         }
-        news.records = records.len() as u64;
-        self.inward.send_modify(|inward| inward.add(&news, pass));
-        Ok(())
+        self.inward.send_modify(|inward| inward.add(news, pass));
     }
 }

@@ -5,11 +5,15 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use lb_common::change::{ChangeLine, Mark};
+use lb_common::{
+    change::{ChangeLine, Mark},
+    flow::FlowValue,
+};
 
 use crate::{agent::ha::addresses::Serving, core::sync::Names, dataplane::mmap::Mapped};
 
@@ -36,6 +40,8 @@ pub(super) struct Progress {
     open: VecDeque<Open>,
     /// When it confirmed something last.
     confirmed: Instant,
+    /// What the peer was told of entries of `BINDINGS`, by index.
+    pub(super) bindings: Bindings,
 }
 
 /// Where a pass through all buckets is.
@@ -67,8 +73,33 @@ struct Open {
 pub(super) enum Part {
     /// The flows of these buckets, whose marks are taken.
     Changes(Vec<(u32, Mark)>),
-    /// Buckets of the pass, from this one on.
+    /// These entries of `BINDINGS`.
+    Bindings(Vec<u32>),
+    /// Buckets and entries of the pass, from this one on.
     Pass(u32),
+}
+
+/// Which backend, turn and state an entry of `BINDINGS` had when it was looked at last:
+/// another is to be told. Packets mark nothing for that: 64,512 words of each source are
+/// soon looked at.
+#[derive(Default)]
+pub(super) struct Bindings(Vec<u64>);
+
+impl Bindings {
+    /// Whether an entry changed since it was looked at last.
+    pub(super) fn changed(&mut self, index: u32, value: FlowValue) -> bool {
+        let index = index as usize;
+        if self.0.len() <= index {
+            self.0.resize(index + 1, 0);
+        }
+        let what = value.touched(0, value.state()).0;
+        mem::replace(&mut self.0[index], what) != what
+    }
+
+    /// Has an entry look as if it had changed.
+    fn forget(&mut self, index: u32) {
+        self.0[index as usize] = u64::MAX;
+    }
 }
 
 impl Pass {
@@ -89,6 +120,7 @@ impl Progress {
             pass: Pass::NEW,
             open: VecDeque::new(),
             confirmed: Instant::now(),
+            bindings: Bindings::default(),
         }
     }
 
@@ -110,6 +142,9 @@ impl Progress {
             match what {
                 Part::Changes(buckets) => {
                     buckets.into_iter().for_each(|(bucket, mark)| marks.give_back(bucket, mark));
+                }
+                Part::Bindings(entries) => {
+                    entries.into_iter().for_each(|index| self.bindings.forget(index));
                 }
                 Part::Pass(from) => start = from,
             }
@@ -166,6 +201,8 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::flow::FlowState;
+
     use super::*;
 
     const LIFE: Duration = Duration::from_secs(1000);
@@ -237,5 +274,22 @@ mod tests {
         assert!(progress.owes == 0 && progress.pass.kind != Kind::New);
         assert_eq!(progress.follow(&[group(false, 5), group(false, 1)]), (0, 2));
         assert!(progress.owes == 1 && progress.pass.kind == Kind::New);
+    }
+
+    #[test]
+    fn an_entry_changed_if_its_owner_backend_or_state_did() {
+        let mut bindings = Bindings::default();
+        let value = |backend, turn, state, expires| FlowValue::new(backend, turn, state, expires);
+        let first = value(1, 1, FlowState::Embryonic, 5);
+        assert!(!bindings.changed(9, FlowValue(0)));
+        assert!(bindings.changed(9, first));
+        // A longer life is told by a pass.
+        assert!(!bindings.changed(9, value(1, 1, FlowState::Embryonic, 6)));
+        assert!(bindings.changed(9, value(1, 1, FlowState::Established, 6)));
+        assert!(bindings.changed(9, value(2, 1, FlowState::Established, 6)));
+        assert!(bindings.changed(9, value(2, 2, FlowState::Established, 6)));
+        assert!(bindings.changed(3, first));
+        bindings.forget(9);
+        assert!(bindings.changed(9, value(2, 2, FlowState::Established, 6)));
     }
 }

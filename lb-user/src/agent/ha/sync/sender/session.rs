@@ -7,6 +7,8 @@
 //! others flows that just go on do not run out there, and what was missed is
 //! repaired: what the peer has besides is over.
 
+mod bindings;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
@@ -20,7 +22,7 @@ use super::{
     super::{
         Common,
         channel::{Error, Outgoing},
-        message::{MOST_NAMES, MOST_RECORDS, Message},
+        message::{MOST_BINDINGS, MOST_NAMES, MOST_RECORDS, Message},
     },
     PATIENCE,
     progress::{Groups, Kind, Part, Progress},
@@ -250,6 +252,7 @@ impl Session {
         let now = changes.second()?;
         if self.marks.next == 0 {
             self.marks.began = Instant::now();
+            self.tell_changed_bindings(now).await?;
         }
         let (mut exceptions, mut others) = (Vec::new(), Vec::new());
         let (lines, mut marked) = (changes.marks.entries(), Vec::new());
@@ -283,19 +286,32 @@ impl Session {
         if !self.caught_up {
             return Ok(());
         }
-        let buckets = if self.at.told() == 0 { 0 } else { self.common.changes.flows.entries() };
+        let names = Arc::clone(&self.at.names);
+        let buckets = self.common.changes.flows.entries();
+        // Bindings come after all buckets.
+        let all = if self.at.told() == 0 { 0 } else { buckets + names.sources().entries() };
         let start = self.at.pass.next;
-        let end = buckets.min(start.saturating_add(self.pace(buckets)));
+        let end = all.min(start.saturating_add(self.pace(all)));
         if start < end {
-            let (now, mut records) = (self.common.changes.second()?, Vec::new());
-            (start..end).for_each(|bucket| self.read(bucket, now, &mut records));
-            if self.at.pass.kind == Kind::First && !records.is_empty() {
-                self.at.open(self.after(records.len()), Part::Pass(start));
+            let (now, mut records, mut bindings) =
+                (self.common.changes.second()?, Vec::new(), Vec::new());
+            for at in start..end {
+                match at.checked_sub(buckets) {
+                    None => self.read(at, now, &mut records),
+                    Some(position) => {
+                        self.read_binding(names.sources().entry(position), now, &mut bindings);
+                    }
+                }
+            }
+            let until = self.after(records.len()) + bindings.len().div_ceil(MOST_BINDINGS) as u64;
+            if self.at.pass.kind == Kind::First && until > self.at.sequence {
+                self.at.open(until, Part::Pass(start));
             }
             self.tell_all(&records, true, None).await?;
+            self.tell_bindings(&bindings, true, None).await?;
         }
         self.at.pass.next = end;
-        if end >= buckets {
+        if end >= all {
             self.end_pass().await?;
         }
         Ok(())
@@ -324,7 +340,7 @@ impl Session {
         self.at.sequence + records.div_ceil(MOST_RECORDS) as u64
     }
 
-    /// Buckets of the pass in this turn.
+    /// Buckets and bindings of the pass in this turn.
     fn pace(&self, buckets: u32) -> u32 {
         if self.at.pass.kind == Kind::First {
             return BUCKETS;
