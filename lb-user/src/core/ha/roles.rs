@@ -38,7 +38,7 @@ impl Pair {
             let given = self.word(index).max(self.groups[index].vote);
             return given.unwrap_or_default().saturating_sub(margin);
         }
-        let Some(peer) = self.peer(now) else { return now + self.beats(LONE_LEASE) };
+        let Some(peer) = self.peer(now) else { return now + self.beats(LONE_LEASE) - margin };
         let said = !self.is_silent(peer, now) || peer.is_deaf(self.beats(2));
         // A run that has not heard us yet waits for longer than that.
         let granted = peer.granted.filter(|_| said).unwrap_or(now + self.beats(TAKEOVER));

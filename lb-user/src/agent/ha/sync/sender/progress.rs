@@ -240,12 +240,11 @@ mod tests {
 
     #[test]
     fn who_has_forgotten_or_may_soon_is_told_everything_and_what_is_owed() {
-        let over: fn(&mut Progress) = |progress| progress.pass.kind = Kind::Later(3);
-        let cases: [(u64, Duration, fn(&mut Progress)); 3] =
-            [(8, LIFE, |_| {}), (7, Duration::ZERO, |_| {}), (7, LIFE, over)];
-        for (memory, life, change) in cases {
+        let (first, over) = (Kind::First, Kind::Later(3));
+        let cases = [(8, LIFE, first), (7, Duration::ZERO, first), (7, LIFE, over)];
+        for (memory, life, kind) in cases {
             let (mut progress, marks) = (amidst(7), marks());
-            change(&mut progress);
+            progress.pass.kind = kind;
             progress.owes = 2;
             assert!(!progress.resume(memory, &marks, life));
             assert!(progress.pass.kind == Kind::New && progress.pass.next == 0);
