@@ -8,9 +8,9 @@
 //! counts: `BOUND` only says where to look, and who looks compares the whole flow.
 //!
 //! # Protocol
-//! The value of an entry ([`FlowValue`]: backend, turn, state, the second it lives to)
-//! is one word, and every change of it is a compare-and-swap, by packets and agent
-//! alike:
+//! The value of an entry ([`FlowValue`](crate::flow::FlowValue): backend, turn, state, the
+//! second it lives to) is one word, and every change of it is a compare-and-swap, by packets
+//! and agent alike:
 //! - an entry may be **claimed** if its value is 0 or its time is up. Who claims it
 //!   stores a value without a backend and with the next turn, deletes what `BOUND` has of the flow
 //!   that had it, writes the new flow, then stores a value with a backend;
