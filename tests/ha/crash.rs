@@ -1,5 +1,7 @@
 //! A node dies, and returns.
 
+use std::time::Duration;
+
 use lb_tests::harness::{NAT_V4, Result, eventually};
 
 use super::{ECHO, PATIENCE, Pair, VIPS, assert_kept, nodes};
@@ -70,6 +72,8 @@ fn return_of_the_first(preempt: bool, serves: usize) -> Result<()> {
     let mut pair = Pair::with(3, |config| {
         if let Some(ha) = &mut config.ha {
             ha.preempt = preempt;
+            // Who starts takes the processors of the other's host, too, here.
+            ha.heartbeat = Duration::from_millis(100);
         }
     })?;
     pair.settles("all", 0);

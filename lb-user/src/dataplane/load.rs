@@ -40,6 +40,9 @@ use crate::sys::link;
 /// The program, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-xdp"));
 
+/// Niceness of threads that load programs.
+const LOADING: i32 = 10;
+
 /// What the data plane is made for; it cannot change while it is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -350,6 +353,7 @@ fn load_all(ebpf: &mut Ebpf) -> Result<(), LoadError> {
             };
             loading.push(scope.spawn(move || {
                 let begun = Instant::now();
+                step_back();
                 let program: Result<&mut Xdp, _> = program.try_into();
                 let info = program.and_then(|program| program.load().and_then(|()| program.info()));
                 let info = info.map_err(|error| LoadError::Program(name, error))?;
@@ -363,6 +367,14 @@ fn load_all(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         };
         loading.into_iter().try_for_each(join)
     })
+}
+
+/// Has this thread give way to others: the verifier would keep all processors from
+/// them for a second, heartbeats of another agent among them.
+fn step_back() {
+    // SAFETY: takes numbers only; 0 is the calling thread (setpriority(2), "C library/kernel
+    // differences"). That it is refused does no harm.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOADING) };
 }
 
 pub(super) fn program<'a>(
