@@ -1,5 +1,5 @@
-//! Bindings of mode `fullnat` (RFC 4787 and RFC 5382 call them mappings): which client's flow has which source address and port
-//! towards its backend.
+//! Bindings of mode `fullnat` (RFC 4787 and RFC 5382 call them mappings): which client's
+//! flow has which source address and port towards its backend.
 //!
 //! # Two maps
 //! `BINDINGS` is an array with one entry for each port of each source address, so a
@@ -12,8 +12,8 @@
 //! second it lives to) is one word, and every change of it is a compare-and-swap, by packets
 //! and agent alike:
 //! - an entry may be **claimed** if its value is 0 or its time is up. Who claims it
-//!   stores a value without a backend and with the next turn, deletes what `BOUND` has of the flow
-//!   that had it, writes the new flow, then stores a value with a backend;
+//!   stores a value without a backend and with the next turn, deletes what `BOUND` has of
+//!   the flow that had it, writes the new flow, then stores a value with a backend;
 //! - a **reader** that finds no backend has found nobody. After it read the flow it
 //!   reads the value again: another turn means that the entry changed hands.
 //!
