@@ -56,7 +56,7 @@ fn displace(pair: &Pair, node: usize, flows: &[(IpAddr, Flows)]) -> Result<()> {
 }
 
 /// Ends a node's data plane; its agent does not run.
-pub(super) fn detach(pair: &Pair, node: usize) -> Result<()> {
+fn detach(pair: &Pair, node: usize) -> Result<()> {
     let node = &pair.lab.nodes[node];
     let config = node.path("lb.toml");
     node.done(&["detach", "--config", &config.to_string_lossy()]).map(drop)
@@ -70,10 +70,7 @@ pub(super) fn assert_none_broke(flows: &mut [(IpAddr, Flows)]) {
 
 /// Asks all connections all the time while something happens: how often each was
 /// asked at least. None may break, nor get another's answer.
-pub(super) fn ask_while(
-    flows: &mut [(IpAddr, Flows)],
-    happens: impl FnOnce() -> Result<()>,
-) -> Result<usize> {
+fn ask_while(flows: &mut [(IpAddr, Flows)], happens: impl FnOnce() -> Result<()>) -> Result<usize> {
     let over = AtomicBool::new(false);
     let ask = |(vip, flows): &mut (IpAddr, Flows)| {
         let mut times = 0;
@@ -104,6 +101,39 @@ pub(super) fn knows_all(pair: &Pair, node: usize, flows: usize) {
     assert!(eventually(PATIENCE, all), "{:?} of {flows}: {}", known(), pair.words());
 }
 
+/// Node 0, which serves, dies; no connection breaks, nor gets another's answer.
+pub(super) fn dies_under(pair: &mut Pair, flows: &mut [(IpAddr, Flows)]) -> Result<()> {
+    println!("flows: {}", pair.lab.nodes[0].json(&["ha", "status"])?["sync"]["told"]);
+    let times = ask_while(flows, || {
+        pair.agent(0).kill()?;
+        pair.lab.unplug(0)?;
+        pair.serves("all", 1);
+        Ok(())
+    })?;
+    println!("each asked {times} times while its node died");
+    Ok(())
+}
+
+/// Node 0 returns, and knows nothing but what it is told.
+pub(super) fn returns_empty(pair: &mut Pair) -> Result<()> {
+    detach(pair, 0)?;
+    pair.lab.replug(0)?;
+    pair.start(0)?;
+    pair.settles("all", 1);
+    Ok(())
+}
+
+/// Node 0 is failed back to, by command; no connection breaks.
+pub(super) fn fails_back_under(pair: &Pair, flows: &mut [(IpAddr, Flows)]) -> Result<()> {
+    let times = ask_while(flows, || {
+        pair.lab.nodes[1].done(&["ha", "failover"])?;
+        pair.settles("all", 0);
+        Ok(())
+    })?;
+    println!("each asked {times} times while its node returned");
+    Ok(())
+}
+
 #[test]
 fn no_connection_breaks_when_its_node_dies_nor_when_that_returns() -> Result<()> {
     let mut pair = Pair::new(3)?;
@@ -114,29 +144,12 @@ fn no_connection_breaks_when_its_node_dies_nor_when_that_returns() -> Result<()>
     [0, 1].into_iter().try_for_each(|node| displace(&pair, node, &flows))?;
     assert_none_broke(&mut flows);
     knows_all(&pair, 1, all);
-    println!("{all} flows: {}", pair.lab.nodes[0].json(&["ha", "status"])?["sync"]["told"]);
-    let times = ask_while(&mut flows, || {
-        pair.agent(0).kill()?;
-        pair.lab.unplug(0)?;
-        pair.serves("all", 1);
-        Ok(())
-    })?;
-    println!("each asked {times} times while its node died");
-    // What returns knows nothing but what it is told.
-    detach(&pair, 0)?;
-    pair.lab.replug(0)?;
-    pair.start(0)?;
-    pair.settles("all", 1);
+    dies_under(&mut pair, &mut flows)?;
+    returns_empty(&mut pair)?;
     displace(&pair, 0, &flows)?;
     pair.is_told(0);
     knows_all(&pair, 0, all);
-    let times = ask_while(&mut flows, || {
-        pair.lab.nodes[1].done(&["ha", "failover"])?;
-        pair.settles("all", 0);
-        Ok(())
-    })?;
-    println!("each asked {times} times while its node returned");
-    Ok(())
+    fails_back_under(&pair, &mut flows)
 }
 
 #[test]

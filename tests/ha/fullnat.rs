@@ -13,7 +13,9 @@ use lb_tests::harness::{
 
 use super::{
     ECHO, FLOWS, PATIENCE, Pair, WEB,
-    flows::{EACH, ask_while, assert_none_broke, detach, drain, knows_all},
+    flows::{
+        EACH, assert_none_broke, dies_under, drain, fails_back_under, knows_all, returns_empty,
+    },
 };
 
 /// All VIPs: 10,200 connections.
@@ -93,34 +95,18 @@ fn no_connection_breaks_when_its_node_dies_nor_when_that_returns() -> Result<()>
     assert!(held.len() >= all, "{} ports of {all} flows", held.len());
     knows_all(&pair, 1, all);
     has_ports(&pair, 1, &held);
-    println!("{all} flows: {}", pair.lab.nodes[0].json(&["ha", "status"])?["sync"]["told"]);
-    let times = ask_while(&mut flows, || {
-        pair.agent(0).kill()?;
-        pair.lab.unplug(0)?;
-        pair.serves("all", 1);
-        Ok(())
-    })?;
-    println!("each asked {times} times while its node died");
+    dies_under(&mut pair, &mut flows)?;
     probers.iter().for_each(|prober| pair.goes_on(prober));
     // New ones take no port that is another's.
     let more = open(&pair, FLOWS)?;
     assert_none_broke(&mut flows);
     drop(more);
-    // What returns knows nothing but what it is told.
-    detach(&pair, 0)?;
-    pair.lab.replug(0)?;
-    pair.start(0)?;
-    pair.settles("all", 1);
+    returns_empty(&mut pair)?;
     displace(&pair, 0)?;
     pair.is_told(0);
     knows_all(&pair, 0, all);
     has_ports(&pair, 0, &held);
-    let times = ask_while(&mut flows, || {
-        pair.lab.nodes[1].done(&["ha", "failover"])?;
-        pair.settles("all", 0);
-        Ok(())
-    })?;
-    println!("each asked {times} times while its node returned");
+    fails_back_under(&pair, &mut flows)?;
     probers.iter().for_each(|prober| pair.goes_on(prober));
     Ok(())
 }

@@ -1,27 +1,26 @@
 //! Loads the program, or adopts the maps that an earlier agent left pinned.
 
+mod programs;
+
 use std::{
     fs, io,
     mem::offset_of,
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    thread::{self, ScopedJoinHandle},
-    time::Instant,
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{
-        Array, DevMapHash, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, ProgramArray,
-        RingBuf,
-    },
+    maps::{Array, DevMapHash, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf},
     pin::PinError as AyaPinError,
-    programs::{ProgramError, Xdp},
+    programs::ProgramError,
 };
 use bytemuck::Pod;
 use lb_common::{config::Config, limits, maps, trace::Record};
 
+use self::programs::{lead_to, load_all};
+pub(super) use self::programs::{pin, program};
 use super::{
     bindings::{Bindings, KernelBound},
     changes::Changes,
@@ -39,9 +38,6 @@ use crate::sys::link;
 
 /// The program, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-xdp"));
-
-/// Niceness of threads that load programs.
-const LOADING: i32 = 10;
 
 /// What the data plane is made for; it cannot change while it is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -333,66 +329,6 @@ fn random() -> io::Result<[u64; 4]> {
     // answered whole (getrandom(2)).
     let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), size_of_val(&words), 0) };
     if got == size_of_val(&words) as isize { Ok(words) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Has the calls by way of a map go to a program.
-fn lead_to(ebpf: &mut Ebpf, path: &'static str, to: &'static str) -> Result<(), LoadError> {
-    let fd = program(ebpf, to)?.fd().and_then(|fd| Ok(fd.try_clone()?));
-    let fd = fd.map_err(|error| LoadError::Program(to, error))?;
-    let mut path_map = typed(ebpf, path, ProgramArray::try_from)?;
-    path_map.set(0, &fd, 0).map_err(|error| LoadError::Map(path, io::Error::other(error)))
-}
-
-/// Loads all programs at once: the kernel's verifier takes its time over each.
-fn load_all(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    thread::scope(|scope| {
-        let mut loading = Vec::new();
-        for (found, program) in ebpf.programs_mut() {
-            let Some(name) = maps::PROGRAMS.into_iter().find(|name| *name == found) else {
-                continue;
-            };
-            loading.push(scope.spawn(move || {
-                let begun = Instant::now();
-                step_back();
-                let program: Result<&mut Xdp, _> = program.try_into();
-                let info = program.and_then(|program| program.load().and_then(|()| program.info()));
-                let info = info.map_err(|error| LoadError::Program(name, error))?;
-                let (verified, took) = (info.verified_instruction_count(), begun.elapsed());
-                tracing::debug!(program = name, verified, ?took, "the kernel has verified it");
-                Ok(())
-            }));
-        }
-        let join = |one: ScopedJoinHandle<'_, _>| {
-            one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        loading.into_iter().try_for_each(join)
-    })
-}
-
-/// Has this thread give way to others: the verifier would keep all processors from
-/// them for a second, heartbeats of another agent among them.
-fn step_back() {
-    // SAFETY: takes numbers only; 0 is the calling thread (setpriority(2), "C library/kernel
-    // differences"). That it is refused does no harm.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOADING) };
-}
-
-pub(super) fn program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut Xdp, LoadError> {
-    let missing = LoadError::Program(name, ProgramError::NotLoaded);
-    let program = ebpf.program_mut(name).ok_or(missing)?;
-    program.try_into().map_err(|error| LoadError::Program(name, error))
-}
-
-/// Pins under another name first: the pin of an earlier program is replaced
-/// at once.
-pub(super) fn pin(program: &mut Xdp, pins: &PinDir, name: &'static str) -> Result<(), LoadError> {
-    let (pin, new) = (pins.pin(name), pins.pin(&format!("{name}_new")));
-    pins.remove(&new)?;
-    program.pin(&new).map_err(|error| LoadError::Pin(name, error))?;
-    fs::rename(&new, &pin).map_err(|source| PinError::io("replace", &pin, source).into())
 }
 
 fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {

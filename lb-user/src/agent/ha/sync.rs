@@ -75,9 +75,18 @@ struct Common {
     owes: Arc<AtomicU16>,
 }
 
+/// Groups by position, from bit 0.
+type Groups = u16;
+
+/// The groups of which this is so, in their order.
+fn groups(are: impl IntoIterator<Item = bool>) -> Groups {
+    let positions = (0..).zip(are).filter(|(_, is)| *is);
+    positions.fold(0, |groups, (position, _)| groups | 1 << position)
+}
+
 impl Common {
     /// See the field.
-    fn owes(&self) -> u16 {
+    fn owes(&self) -> Groups {
         self.owes.load(Ordering::Relaxed)
     }
 }

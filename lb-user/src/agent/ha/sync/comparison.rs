@@ -11,7 +11,7 @@ use lb_common::{
     lease,
 };
 
-use super::{Common, channel::Error};
+use super::{Common, Groups, channel::Error, groups};
 use crate::dataplane::changes::Changes;
 
 /// Buckets that are looked at without a pause: some hundred microseconds.
@@ -29,7 +29,7 @@ pub(super) struct Comparison {
 struct Ended {
     told: Told,
     /// Groups of the peer's, by our positions.
-    groups: u16,
+    groups: Groups,
     /// The bucket to go on with; entries of `BINDINGS` come after all buckets.
     next: u32,
 }
@@ -95,11 +95,11 @@ impl Comparison {
 
     /// A pass ends: all of these groups was told.
     pub(super) fn end(&mut self, common: &Common, groups: &[u64]) {
-        let theirs = (0..).zip(&common.groups).filter(|(_, id)| groups.contains(id));
-        let groups = theirs.fold(0, |mask, (position, _)| mask | 1 << position);
+        let theirs = self::groups(common.groups.iter().map(|id| groups.contains(id)));
         // One that is not looked through yet would not be done before the next, either.
         let told = self.told.replace(Told::nothing(&common.changes));
-        self.ended = told.filter(|_| groups != 0).map(|told| Ended { told, groups, next: 0 });
+        let ended = |told| Ended { told, groups: theirs, next: 0 };
+        self.ended = told.filter(|_| theirs != 0).map(ended);
     }
 
     /// Whether the table is being looked through.
@@ -116,11 +116,8 @@ impl Comparison {
         let (changes, names) = (&common.changes, Arc::clone(&common.names.borrow()));
         let now = changes.second()?;
         // What this node serves, or has recorded alone, it knows better.
-        let serving = common.serving.borrow();
-        let own = (0..).zip(&*serving).filter(|(_, group)| group.active);
-        let own: u16 = own.fold(common.owes(), |mask, (position, _)| mask | 1 << position);
-        drop(serving);
-        let theirs = ended.groups & !own;
+        let serving = groups(common.serving.borrow().iter().map(|group| group.active));
+        let theirs = ended.groups & !serving & !common.owes();
         let is_over = |value: FlowValue| {
             let named = names.get(value.backend());
             let is_theirs = named.is_some_and(|named| theirs >> lease::index(named.group) & 1 != 0);

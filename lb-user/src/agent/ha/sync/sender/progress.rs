@@ -15,10 +15,8 @@ use lb_common::{
     flow::FlowValue,
 };
 
+use super::super::{Groups, groups};
 use crate::{agent::ha::addresses::Serving, core::sync::Names, dataplane::mmap::Mapped};
-
-/// Groups by position, from bit 0.
-pub(super) type Groups = u16;
 
 /// See the module.
 pub(super) struct Progress {
@@ -165,23 +163,17 @@ impl Progress {
 
     /// Takes note of the roles: groups that were gained, and lost.
     pub(super) fn follow(&mut self, serving: &[Serving]) -> (Groups, Groups) {
-        let mask = |groups: &mut dyn Iterator<Item = bool>| {
-            (0..).zip(groups).filter(|(_, has)| *has).fold(0, |mask, (bit, _)| mask | 1 << bit)
-        };
-        let now: Groups = mask(&mut serving.iter().map(|group| group.active));
-        let before = |index: usize| self.since.get(index).copied();
-        let again = |(index, group): (usize, &Serving)| {
-            before(index).is_some_and(|since| since != group.since)
-        };
-        let served = mask(&mut serving.iter().enumerate().map(again));
+        let now = groups(serving.iter().map(|group| group.active));
+        // None are known before the first look.
+        let began = serving.iter().zip(&self.since).map(|(group, before)| group.since != *before);
+        let served = groups(began);
         if served & !now != 0 {
             // It had served meanwhile, and nobody was told.
             self.owes |= served & !now;
             self.begin_anew();
         }
         self.since = serving.iter().map(|group| group.since).collect();
-        let (gained, lost) = (now & !self.serving, self.serving & !now);
-        (gained, lost)
+        (now & !self.serving, self.serving & !now)
     }
 
     /// The peer is being told this, by the messages up to one.

@@ -20,12 +20,12 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{
-        Common,
+        Common, Groups,
         channel::{Error, Outgoing},
         message::{MOST_BINDINGS, MOST_NAMES, MOST_RECORDS, Message},
     },
     PATIENCE,
-    progress::{Groups, Kind, Part, Progress},
+    progress::{Kind, Part, Progress},
 };
 use crate::core::sync::Record;
 
@@ -324,8 +324,7 @@ impl Session {
             // There is nothing to compare with.
             return Ok(());
         }
-        self.at.sequence += 1;
-        let sequence = self.at.sequence;
+        let sequence = self.number(0);
         if !is_later {
             self.at.pass.kind = Kind::Later(sequence);
         }
@@ -333,6 +332,13 @@ impl Session {
         let served = ids.filter(|(position, _)| groups >> position & 1 != 0);
         let groups = served.map(|(_, id)| *id).collect();
         self.confirmable(&Message::Told { sequence, groups }, None).await
+    }
+
+    /// Number of the next message, which has so many records.
+    fn number(&mut self, records: usize) -> u64 {
+        self.records += records as u64;
+        self.at.sequence += 1;
+        self.at.sequence
     }
 
     /// Number of the message after which so many records are told.
@@ -385,9 +391,7 @@ impl Session {
         pass: bool,
         since: Option<Instant>,
     ) -> Result<(), Error> {
-        self.at.sequence += 1;
-        self.records += records.len() as u64;
-        let (sequence, records) = (self.at.sequence, records.to_vec());
+        let (sequence, records) = (self.number(records.len()), records.to_vec());
         self.confirmable(&Message::Flows { sequence, pass, records }, since).await
     }
 

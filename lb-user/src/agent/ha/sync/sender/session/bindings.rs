@@ -58,9 +58,7 @@ impl Session {
         since: Option<Instant>,
     ) -> Result<(), Error> {
         for some in records.chunks(MOST_BINDINGS) {
-            self.at.sequence += 1;
-            self.records += some.len() as u64;
-            let (sequence, records) = (self.at.sequence, some.to_vec());
+            let (sequence, records) = (self.number(some.len()), some.to_vec());
             self.confirmable(&Message::Bindings { sequence, pass, records }, since).await?;
         }
         Ok(())
