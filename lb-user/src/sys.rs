@@ -1,5 +1,5 @@
 //! The kernel's other interfaces: links, addresses, routes, neighbours,
-//! capabilities, limits, memory, peers.
+//! capabilities, limits, memory, peers, priorities.
 
 pub mod address;
 pub mod announce;
@@ -9,4 +9,5 @@ pub mod forwarding;
 pub mod link;
 pub mod memory;
 pub mod peer;
+pub mod priority;
 pub mod route;

@@ -66,6 +66,7 @@ use crate::{
         },
     },
     dataplane::leases::Leases,
+    sys::priority,
 };
 
 /// Orders that wait for the thread.
@@ -201,6 +202,13 @@ impl Candidate {
         let ours = ha.clone();
         // Sockets belong to the runtime that they are opened in.
         let opened = thread.handle().spawn(async move {
+            if let Err(error) = priority::come_first() {
+                tracing::warn!(
+                    %error,
+                    "heartbeats compete with all other processes, which may keep them from the \
+                     peer: CAP_SYS_NICE would put them first"
+                );
+            }
             let open = |&path: &Path| {
                 let failed = |source| Error::Listen { address: path.listen, source };
                 Way::open(path).map_err(failed)

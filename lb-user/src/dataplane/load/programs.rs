@@ -16,9 +16,6 @@ use lb_common::maps;
 use super::{LoadError, typed};
 use crate::dataplane::pins::{PinDir, PinError};
 
-/// Niceness of threads that load programs.
-const LOADING: i32 = 10;
-
 /// Has the calls by way of a map go to a program.
 pub(super) fn lead_to(
     ebpf: &mut Ebpf,
@@ -41,7 +38,6 @@ pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<(), LoadError> {
             };
             loading.push(scope.spawn(move || {
                 let begun = Instant::now();
-                step_back();
                 let program: Result<&mut Xdp, _> = program.try_into();
                 let info = program.and_then(|program| program.load().and_then(|()| program.info()));
                 let info = info.map_err(|error| LoadError::Program(name, error))?;
@@ -55,14 +51,6 @@ pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         };
         loading.into_iter().try_for_each(join)
     })
-}
-
-/// Has this thread give way to others: the verifier would keep all processors from
-/// them for a second, heartbeats of another agent among them.
-fn step_back() {
-    // SAFETY: takes numbers only; 0 is the calling thread (setpriority(2), "C library/kernel
-    // differences"). That it is refused does no harm.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOADING) };
 }
 
 pub(in crate::dataplane) fn program<'a>(
