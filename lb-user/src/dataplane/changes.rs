@@ -80,18 +80,29 @@ impl Changes {
     }
 
     /// Enters a flow that the peer has, see [`Mapped::enter`]: one with `left`
-    /// seconds to live. A live entry of this node's stays unless it `yields`.
+    /// seconds to live. A live entry of this node's stays unless it `yields`. Another
+    /// one may make room, and has another slot then: its key is the second result.
     pub fn enter(
         &self,
         key: u64,
         (backend, state, left): (BackendId, FlowState, u16),
         now: u16,
         yields: bool,
-    ) -> Entered {
+    ) -> (Entered, Option<u64>) {
         let place = self.place(key);
         let expires = now.wrapping_add(left.min(MAX_TIMEOUT));
         let new = FlowValue::new(backend, place.tag, state, expires);
-        self.flows.enter(key, new, &place, now, yields)
+        let enter = || self.flows.enter(key, new, &place, now, yields);
+        let entered = enter();
+        if entered != Entered::NoRoom {
+            return (entered, None);
+        }
+        let Some(moved) = self.flows.make_room(&place, now, |key| self.place(key)) else {
+            return (entered, None);
+        };
+        // If it had a mark, that was its former bucket's.
+        self.marks.give_back(moved.bucket, Mark::Changed);
+        (enter(), Some(moved.key))
     }
 
     /// The slot that has a key, see [`Mapped::find`].

@@ -1,5 +1,7 @@
 //! Reads and clears the affinity table, beside the packets that use it.
 
+mod room;
+
 use std::{
     mem::offset_of,
     ops::Range,
@@ -12,6 +14,7 @@ use lb_common::{
     limits,
 };
 
+pub use self::room::Moved;
 use super::mmap::Mapped;
 use crate::core::plan::{BackendId, ServiceId, Snapshot, ids::present_backends};
 
@@ -156,17 +159,30 @@ impl Mapped<Bucket> {
             return Some(Entered::NoRoom);
         };
         let (bucket, slot) = (slot as usize / SLOTS, slot as usize % SLOTS);
-        let (owner, value) = self.slot(buckets[bucket], slot);
-        let former = seen[bucket].keys[slot];
+        self.claim((buckets[bucket], slot), &seen[bucket], key, new)?;
+        Some(Entered::New)
+    }
+
+    /// Has a slot be this key's, in a bucket that was `seen` with a slot to take. `None`:
+    /// it is another by now, or a packet was faster.
+    fn claim(
+        &self,
+        (bucket, slot): (u32, usize),
+        seen: &Bucket,
+        key: u64,
+        new: FlowValue,
+    ) -> Option<()> {
+        let (owner, value) = self.slot(bucket, slot);
+        let former = seen.keys[slot];
         // The value first: it tells whether the slot still is for the taking.
-        replace(value, seen[bucket].values[slot], new.0)?;
+        replace(value, seen.values[slot], new.0)?;
         replace(owner, former, key)?;
-        if FlowValue(value.load(Ordering::Acquire)).tag() != place.tag {
+        if FlowValue(value.load(Ordering::Acquire)).tag() != new.tag() {
             // A packet of the former owner's wrote meanwhile: it keeps the slot.
             let _ = replace(owner, key, former);
             return None;
         }
-        Some(Entered::New)
+        Some(())
     }
 
     /// Key and value of the slots of a bucket.

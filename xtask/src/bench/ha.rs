@@ -58,7 +58,9 @@ fn settle(active: &Node, standby: &Node) -> Result<()> {
         let status = standby.json(&["ha", "status"]);
         status.is_ok_and(|status| status["sync"]["heard"]["complete"] == true)
     };
-    ensure!(eventually(PATIENCE, knows), "{} is not told all flows", standby.name);
+    let told = eventually(PATIENCE, knows);
+    let sync = |node: &Node| node.json(&["ha", "status"]).map(|status| status["sync"].clone());
+    ensure!(told, "{} is not told all flows: {}, {}", standby.name, sync(active)?, sync(standby)?);
     Ok(())
 }
 

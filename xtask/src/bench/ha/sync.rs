@@ -51,9 +51,6 @@ const SHARE: Option<f64> = Some(25.0);
 const JOIN: Option<f64> = Some(5000.0);
 /// Of what is lost.
 const NONE: Option<f64> = Some(0.0);
-/// Of a table with as many flows as it is rated for some have no room, see
-/// `lb_common::flow::Room::settled`: others than on the node that told them.
-const NO_ROOM: Option<f64> = Some(3.0);
 
 /// The VIP in the pair's group.
 pub(super) const OF_PAIR: IpAddr = DSR_V4;
@@ -171,7 +168,7 @@ impl Bench<'_> {
         }
         let all = "1,000,000 flows told to who joins";
         report.add(format!("{all}, from its start"), Milliseconds, times, JOIN);
-        report.add(format!("{all}, unlike there at the end"), Number, lost, NO_ROOM);
+        report.add(format!("{all}, unlike there at the end"), Number, lost, NONE);
         Ok(())
     }
 

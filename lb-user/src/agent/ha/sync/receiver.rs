@@ -4,6 +4,7 @@ mod bindings;
 
 use std::{
     collections::VecDeque,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -320,8 +321,10 @@ impl Hearing {
             let yields = !serving.get(group).is_some_and(|group| group.active);
             let Record { state, left, .. } = *record;
             let flow = (ours.backend, state, left);
-            let entered = self.common.changes.enter(ours.key, flow, now, yields);
-            self.comparison.note(&self.common.changes, ours.key);
+            let (entered, moved) = self.common.changes.enter(ours.key, flow, now, yields);
+            for key in iter::once(ours.key).chain(moved) {
+                self.comparison.note(&self.common.changes, key);
+            }
             news.note(entered);
         }
         news.records = records.len() as u64;
