@@ -1,49 +1,113 @@
-//! A node dies while it takes over.
+//! A node dies while it takes over, before each call by which its takeover shows.
 
-use std::{thread::sleep, time::Duration};
+use std::{collections::BTreeMap, fs};
 
-use lb_tests::harness::{NAT_V4, Result, eventually};
+use lb_tests::harness::{DSR_V4, Error, PairLab, Process, Result, eventually, tool};
 
 use super::{ECHO, PATIENCE, Pair};
 
-/// After the death of its peer: before, during and after the takeover, which
-/// begins three heartbeats later.
-const INSTANTS: [u64; 14] = [0, 100, 130, 140, 145, 150, 155, 160, 165, 170, 180, 200, 250, 400];
+/// Heartbeats, requests to the kernel about addresses, and announcements are sent.
+const CALL: &str = "sendto";
+/// The calls after the death of the peer at which the node dies, one each time. Two
+/// heartbeats by two paths are sent before it takes over, or three; from the tenth on it
+/// announces for a while, then it takes the addresses.
+const CALLS: [usize; 20] =
+    [4, 5, 6, 7, 8, 9, 10, 11, 14, 18, 22, 24, 25, 26, 27, 28, 29, 30, 31, 32];
+
+/// What a node was about to do when it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Last {
+    Heartbeat,
+    /// Looks at the addresses that there are.
+    Look,
+    /// Takes one.
+    Address,
+    Announcement,
+}
+
+impl Last {
+    /// Of a call as strace prints it.
+    fn of(call: &str) -> Self {
+        // RTM_NEWADDR is 20.
+        if call.contains("\"lbHA") {
+            Self::Heartbeat
+        } else if call.contains("nlmsg_type=0x14") || call.contains("RTM_NEWADDR") {
+            Self::Address
+        } else if call.contains("nlmsg_type") {
+            Self::Look
+        } else {
+            Self::Announcement
+        }
+    }
+}
+
+/// The thread of an agent's heartbeats.
+fn heartbeats(agent: u32) -> Result<String> {
+    let failed = Error::io("look for the thread of heartbeats");
+    let tasks = fs::read_dir(format!("/proc/{agent}/task")).map_err(failed)?;
+    let mut tasks = tasks.flatten().map(|task| task.path());
+    let task = tasks
+        .find(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ha"));
+    let name = task.and_then(|task| Some(task.file_name()?.to_str()?.to_owned()));
+    Ok(name.expect("an agent of a pair has such a thread"))
+}
+
+/// Has an agent die at this call of its heartbeats' thread, counted from now on.
+fn die_at(call: usize, agent: u32) -> Result<Process> {
+    let mut strace = tool("strace");
+    strace.args(["-p", &heartbeats(agent)?, "-e", &format!("trace={CALL}")]);
+    strace.args(["-e", &format!("inject={CALL}:signal=SIGKILL:when={call}")]);
+    let mut strace = Process::start(&mut strace)?;
+    strace.wait_for("attached", PATIENCE, |log| log.contains("attached"))?;
+    Ok(strace)
+}
 
 #[test]
 fn whenever_a_node_dies_that_takes_over_one_serves_then_in_a_term_of_its_own() -> Result<()> {
-    let mut pair = Pair::new(1)?;
+    // Two addresses at one interface, so that there are not too many calls.
+    let mut pair = Pair::with(1, |config| {
+        if let Some(ha) = &mut config.ha {
+            ha.groups[0].addresses = PairLab::dsr_addresses();
+        }
+    })?;
     pair.settles("all", 0);
     let watch = pair.lab.watch()?;
-    let offered = pair.lab.offer(NAT_V4, ECHO)?;
-    let mut active = 0;
-    for instant in INSTANTS {
+    let offered = pair.lab.offer(DSR_V4, ECHO)?;
+    let (mut active, mut died) = (0, BTreeMap::new());
+    for call in CALLS {
         pair.goes_on(&offered[active]);
         let term = pair.lab.nodes[active].groups_by("term")?["all"].as_u64();
+        let next = pair.agent(1 - active);
+        let mut strace = die_at(call, next.id())?;
         pair.agent(active).kill()?;
-        sleep(Duration::from_millis(instant));
-        let died = pair.agent(1 - active);
-        let served = died.log().matches("this node serves ").count();
-        died.kill()?;
+        strace.wait_for("death", PATIENCE, |log| log.contains("killed by SIGKILL"))?;
+        let log = strace.log();
+        let calls = log.lines().filter(|line| line.contains(CALL));
+        let last = Last::of(calls.last().expect("it died at one"));
+        let served = next.log().contains("this node serves ");
+        *died.entry((served, last)).or_insert(0) += 1;
+        drop(next);
         pair.start(0)?;
         pair.start(1)?;
-        let roles = || [0, 1].map(|node| pair.role(node, "all").unwrap_or_default());
         let one = || {
-            let mut roles = roles();
+            let mut roles = [0, 1].map(|node| pair.role(node, "all").unwrap_or_default());
             roles.sort();
             roles == ["active", "standby"]
         };
-        assert!(eventually(PATIENCE, one), "after {instant} ms: {}", pair.words());
+        assert!(eventually(PATIENCE, one), "at call {call}, {last:?}: {}", pair.words());
         active = usize::from(pair.is(1, "all", "active"));
         let next = pair.lab.nodes[active].groups_by("term")?["all"].as_u64();
         // That of the node that died in between was higher by one, if it had any.
         assert!(next > term.map(|term| term + 1), "{term:?}, {next:?}: {}", pair.words());
-        println!("killed after {instant} ms, having served {served} times");
+    }
+    println!("{died:?}");
+    for when in [(false, Last::Heartbeat), (true, Last::Announcement), (true, Last::Address)] {
+        assert!(died.contains_key(&when), "{when:?} is not in {died:?}");
     }
     pair.goes_on(&offered[active]);
     drop(offered);
     // Two that served at a time would take hundreds.
     let turns = watch.turns()?;
-    assert!(turns.len() <= 1 + 2 * INSTANTS.len(), "{turns:?}");
+    assert!(turns.len() <= 1 + 2 * CALLS.len(), "{turns:?}");
     Ok(())
 }

@@ -36,6 +36,7 @@ const TEST_PACKAGES: &[&str] = &[
     "openssl",
     "python3-maxminddb",
     "python3-scapy",
+    "strace",
     "tcpdump",
     "tshark",
 ];
