@@ -82,8 +82,8 @@ fn whenever_a_node_dies_that_takes_over_one_serves_then_in_a_term_of_its_own() -
         pair.agent(active).kill()?;
         strace.wait_for("death", PATIENCE, |log| log.contains("killed by SIGKILL"))?;
         let log = strace.log();
-        let calls = log.lines().filter(|line| line.contains(CALL));
-        let last = Last::of(calls.last().expect("it died at one"));
+        let last = log.lines().rfind(|line| line.contains(CALL));
+        let last = Last::of(last.expect("it died at a call"));
         let served = next.log().contains("this node serves ");
         *died.entry((served, last)).or_insert(0) += 1;
         drop(next);

@@ -23,9 +23,9 @@ use super::{
 
 /// A configuration: rotation, octets of a server ID, octets of a nonce.
 #[derive(Clone, Copy, Debug)]
-struct Config(u8, usize, usize);
+pub(super) struct Config(u8, usize, usize);
 
-const PLAIN: Config = Config(0, 2, 4);
+pub(super) const PLAIN: Config = Config(0, 2, 4);
 const LONGER: Config = Config(5, 3, 16);
 /// Of the same server IDs as [`PLAIN`].
 const LATER: Config = Config(6, 2, 7);
@@ -72,7 +72,7 @@ fn named(mut setup: Setup, configs: &[Config]) -> Setup {
     setup
 }
 
-fn quic(backends: &[u8], configs: &[Config]) -> Setup {
+pub(super) fn quic(backends: &[u8], configs: &[Config]) -> Setup {
     named(spread(backends), configs)
 }
 

@@ -11,7 +11,10 @@ use std::{
     net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -83,7 +86,8 @@ pub(crate) struct Subject<'a> {
     path: PathBuf,
     program: Xdp,
     clock: Xdp,
-    explain: Xdp,
+    /// See [`Self::explaining`].
+    explain: OnceLock<Xdp>,
     ingress: [u32; 2],
     /// One more than the highest id of a backend that serves.
     ids: AtomicU32,
@@ -126,7 +130,7 @@ impl<'a> Subject<'a> {
             path,
             program: program(&pins, maps::PROGRAM),
             clock: program(&pins, maps::CLOCK_PROGRAM),
-            explain: program(&pins, maps::EXPLAIN_PROGRAM),
+            explain: OnceLock::new(),
             ingress,
             ids: AtomicU32::new(1),
             counters: per_cpu(&pins, maps::COUNTERS),
@@ -224,8 +228,15 @@ impl<'a> Subject<'a> {
         let mut trace: Array<MapData, Record> = array(&pin_dir(self.lab), maps::TRACE);
         trace.set(0, Record::ZERO, 0).expect("the entry of TRACE");
         let frame = frame.into();
-        let (verdict, out) = self.test_run(&self.explain, &frame);
+        let (verdict, out) = self.test_run(self.explain.get_or_init(|| self.explaining()), &frame);
         (action(verdict, &frame), out, trace.get(&0, 0).expect("the entry of TRACE"))
+    }
+
+    /// The program that explains, which an agent loads when it is asked to explain first.
+    fn explaining(&self) -> Xdp {
+        let question = ["explain", "10.1.0.2:5555", "203.0.113.10:80"];
+        self.lab.json(&question).expect("the agent answers");
+        program(&pin_dir(self.lab), maps::EXPLAIN_PROGRAM)
     }
 
     fn test_run(&self, program: &Xdp, frame: &[u8]) -> (u32, Vec<u8>) {

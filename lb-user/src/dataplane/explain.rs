@@ -2,10 +2,7 @@
 
 use std::io;
 
-use aya::{
-    TestRun as _, TestRunOptions,
-    programs::{ProgramError, Xdp},
-};
+use aya::{TestRun as _, TestRunOptions, programs::ProgramError};
 use lb_common::{
     flow::{FlowState, FlowValue},
     maps,
@@ -14,7 +11,7 @@ use lb_common::{
     trace::{Record, steps},
 };
 
-use super::load::DataPlane;
+use super::load::{DataPlane, program};
 use crate::core::plan::{BackendId, ServiceId};
 
 /// The way of a frame through the packet path.
@@ -93,9 +90,9 @@ impl DataPlane {
     /// # Errors
     /// The kernel's answer: `ENODEV` where there is no such interface, `EINVAL`
     /// for a frame shorter than an Ethernet header.
-    pub fn explain(&self, frame: &[u8], ifindex: u32) -> io::Result<Trace> {
-        let program = self.ebpf.program(maps::EXPLAIN_PROGRAM).ok_or(io::ErrorKind::NotFound)?;
-        let program: &Xdp = program.try_into().map_err(|error: ProgramError| into_io(error))?;
+    pub fn explain(&mut self, frame: &[u8], ifindex: u32) -> io::Result<Trace> {
+        self.load_once(maps::EXPLAIN_PROGRAM).map_err(io::Error::other)?;
+        let program = program(&mut self.ebpf, maps::EXPLAIN_PROGRAM).map_err(io::Error::other)?;
         self.trace.write(0, &Record::ZERO);
         // `struct xdp_md` of `linux/bpf.h`: data, data_end, data_meta,
         // ingress_ifindex, rx_queue_index, egress_ifindex.

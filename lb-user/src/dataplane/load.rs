@@ -19,7 +19,6 @@ use aya::{
 use bytemuck::Pod;
 use lb_common::{config::Config, limits, maps, trace::Record};
 
-use self::programs::{lead_to, load_all};
 pub(super) use self::programs::{pin, program};
 use super::{
     bindings::{Bindings, KernelBound},
@@ -140,7 +139,8 @@ pub struct DataPlane {
 type Loaded = (Tables, Probing, Ebpf);
 
 impl DataPlane {
-    /// Adopts what is pinned, or loads anew; nothing is attached yet.
+    /// Adopts what is pinned, or loads anew; nothing is attached yet, and what only some
+    /// services need is not loaded, see [`Self::load_for`].
     ///
     /// # Errors
     /// What is pinned does not fit `options`, or the kernel refuses.
@@ -172,19 +172,12 @@ impl DataPlane {
             loader.map_pin_path(name, pins.pin(name));
         }
         let mut ebpf = loader.load(OBJECT)?;
-        // Loading refers to the maps by descriptors, so they are taken after.
-        load_all(&mut ebpf)?;
-        lead_to(&mut ebpf, maps::FRAGMENT_PATH, maps::FRAGMENT_PROGRAM)?;
-        lead_to(&mut ebpf, maps::QUIC_PATH, maps::QUIC_PROGRAM)?;
-        lead_to(&mut ebpf, maps::FULLNAT_PATH, maps::FULLNAT_PROGRAM)?;
+        programs::load(&mut ebpf, pins)?;
         let probing = Probing::load(&mut ebpf);
-        let tables = tables(&mut ebpf)?;
+        let tables = tables(pins)?;
         initialise(&tables.config, options)?;
         if let Some(seed) = options.place_seed {
             place_anew(&tables, seed);
-        }
-        for name in maps::PROGRAMS {
-            pin(program(&mut ebpf, name)?, pins, name)?;
         }
         Ok((tables, probing, ebpf))
     }
@@ -194,18 +187,18 @@ impl DataPlane {
         pins: PinDir,
         created: bool,
     ) -> Result<Self, LoadError> {
-        let ports = typed(&mut ebpf, maps::PORTS, DevMapHash::try_from)?;
-        let trace = mapped(&mut ebpf, maps::TRACE)?;
+        let ports = typed(&pins, maps::PORTS, DevMapHash::try_from)?;
+        let trace = mapped(&pins, maps::TRACE)?;
         let config = tables.config.read(0);
         let clock = Clock::open(&pins);
         let clock = Arc::new(clock.map_err(clock_failed)?);
-        let ends = mapped(&mut ebpf, maps::LEASES)?;
+        let ends = mapped(&pins, maps::LEASES)?;
         let leases = Leases::take_over(ends, Arc::clone(&clock), config.tick_scale);
-        let (flows, marks) = (Arc::clone(&tables.flows), mapped(&mut ebpf, maps::CHANGES)?);
-        let bound = KernelBound(typed(&mut ebpf, maps::BOUND, HashMap::try_from)?.into());
+        let (flows, marks) = (Arc::clone(&tables.flows), mapped(&pins, maps::CHANGES)?);
+        let bound = KernelBound(typed(&pins, maps::BOUND, HashMap::try_from)?.into());
         let bindings = Bindings::new(Arc::clone(&tables.bindings), Box::new(bound));
         let changes = Changes::new(flows, marks, bindings, Arc::clone(&clock), &config);
-        let notices = typed(&mut ebpf, maps::NOTICES, RingBuf::try_from)?;
+        let notices = typed(&pins, maps::NOTICES, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
         Ok(Self {
@@ -331,48 +324,50 @@ fn random() -> io::Result<[u64; 4]> {
     if got == size_of_val(&words) as isize { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
-fn tables(ebpf: &mut Ebpf) -> Result<Tables, LoadError> {
+fn tables(pins: &PinDir) -> Result<Tables, LoadError> {
     Ok(Tables {
-        config: mapped(ebpf, maps::CONFIG)?,
-        endpoints: mapped(ebpf, maps::ENDPOINTS)?,
-        services: mapped(ebpf, maps::SERVICES)?,
-        addresses: mapped(ebpf, maps::ADDRESSES)?,
-        allow: mapped(ebpf, maps::ALLOW)?,
-        backends: mapped(ebpf, maps::BACKENDS)?,
-        lines: mapped(ebpf, maps::TABLES)?,
-        flows: mapped(ebpf, maps::FLOWS)?.into(),
-        bindings: mapped(ebpf, maps::BINDINGS)?.into(),
+        config: mapped(pins, maps::CONFIG)?,
+        endpoints: mapped(pins, maps::ENDPOINTS)?,
+        services: mapped(pins, maps::SERVICES)?,
+        addresses: mapped(pins, maps::ADDRESSES)?,
+        allow: mapped(pins, maps::ALLOW)?,
+        backends: mapped(pins, maps::BACKENDS)?,
+        lines: mapped(pins, maps::TABLES)?,
+        flows: mapped(pins, maps::FLOWS)?.into(),
+        bindings: mapped(pins, maps::BINDINGS)?.into(),
         kernel: Box::new(Kernel {
-            deny_v4: typed(ebpf, maps::DENY_V4, LpmTrie::try_from)?,
-            deny_v6: typed(ebpf, maps::DENY_V6, LpmTrie::try_from)?,
-            routes: RouteMap::read(typed(ebpf, maps::ROUTES, LpmTrie::try_from)?)
+            deny_v4: typed(pins, maps::DENY_V4, LpmTrie::try_from)?,
+            deny_v6: typed(pins, maps::DENY_V6, LpmTrie::try_from)?,
+            routes: RouteMap::read(typed(pins, maps::ROUTES, LpmTrie::try_from)?)
                 .map_err(|error| LoadError::Map(maps::ROUTES, error))?,
             quic: QuicMaps::read(
-                typed(ebpf, maps::QUIC_CONFIGS, Array::try_from)?,
-                typed(ebpf, maps::QUIC_SERVERS, HashMap::try_from)?,
+                typed(pins, maps::QUIC_CONFIGS, Array::try_from)?,
+                typed(pins, maps::QUIC_SERVERS, HashMap::try_from)?,
             )
             .map_err(|error| LoadError::Map(maps::QUIC_SERVERS, error))?,
-            stats: typed(ebpf, maps::BACKEND_STATS, PerCpuArray::try_from)?,
-            counters: typed(ebpf, maps::COUNTERS, PerCpuArray::try_from)?,
+            stats: typed(pins, maps::BACKEND_STATS, PerCpuArray::try_from)?,
+            counters: typed(pins, maps::COUNTERS, PerCpuArray::try_from)?,
         }),
     })
 }
 
+/// A pinned map. The object keeps its own: programs that are loaded later refer to them by
+/// descriptors.
 fn typed<T>(
-    ebpf: &mut Ebpf,
+    pins: &PinDir,
     name: &'static str,
     convert: impl FnOnce(Map) -> Result<T, MapError>,
 ) -> Result<T, LoadError> {
-    let map = ebpf.take_map(name).ok_or(MapError::KeyNotFound);
+    let map = MapData::from_pin(pins.pin(name)).and_then(Map::from_map_data);
     map.and_then(convert).map_err(|error| LoadError::Map(name, io::Error::other(error)))
 }
 
-fn mapped<T: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, LoadError> {
+fn mapped<T: Pod>(pins: &PinDir, name: &'static str) -> Result<Mapped<T>, LoadError> {
     let array = |map| match map {
         Map::Array(data) => Ok(data),
         _ => Err(MapError::InvalidMapType { map_type: 0 }),
     };
-    let data = typed(ebpf, name, array)?;
+    let data = typed(pins, name, array)?;
     mapped_data(&data, name)
 }
 

@@ -53,7 +53,7 @@ pub(super) struct Probing {
 }
 
 impl Probing {
-    /// Loads the programs, which is possible only while the object has its maps.
+    /// Loads the programs.
     pub(super) fn load(ebpf: &mut Ebpf) -> Self {
         let loaded = PROGRAMS.into_iter().try_for_each(|(name, _)| {
             let refused = |error| Arc::new(LoadError::Program(name, error));

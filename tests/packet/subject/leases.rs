@@ -12,6 +12,8 @@ const NEVER: u64 = u64::MAX;
 impl Subject<'_> {
     /// Ends the agent, which would give other leases.
     pub(crate) fn kill_agent(&mut self) {
+        // Nobody would load it after that.
+        self.explain.get_or_init(|| self.explaining());
         self.agent.take().expect("the agent runs").kill().expect("the agent lives");
     }
 

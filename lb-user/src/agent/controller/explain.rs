@@ -30,7 +30,7 @@ use crate::{
 impl State {
     /// Answers `lb explain`. Nothing is sent, recorded or counted.
     pub(super) async fn explain(
-        &self,
+        &mut self,
         question: &api::Question,
     ) -> Result<api::Explanation, Refused> {
         let probe = Probe::new(question)?;

@@ -183,6 +183,7 @@ impl State {
     }
 
     pub(super) fn carry_out(&mut self, plan: &Plan) -> Result<(), Error> {
+        self.data_plane.load_for(&plan.operations)?;
         let tables = &mut self.data_plane.tables;
         let before = tables.services_of(tables.config.read(0).active & 1);
         if let Err(error) = tables.carry_out(&plan.operations) {
