@@ -18,7 +18,7 @@ use super::{
     bindings::Bindings,
     clock::Clock,
     explain::into_io,
-    flows::{Entered, Entry},
+    flows::{Entered, Entry, wait_for_packets},
     mmap::Mapped,
 };
 use crate::core::plan::BackendId;
@@ -80,29 +80,31 @@ impl Changes {
     }
 
     /// Enters a flow that the peer has, see [`Mapped::enter`]: one with `left`
-    /// seconds to live. A live entry of this node's stays unless it `yields`. Another
-    /// one may make room, and has another slot then: its key is the second result.
+    /// seconds to live. A live entry of this node's stays unless it `yields`.
     pub fn enter(
         &self,
         key: u64,
         (backend, state, left): (BackendId, FlowState, u16),
         now: u16,
         yields: bool,
-    ) -> (Entered, Option<u64>) {
+    ) -> Entered {
         let place = self.place(key);
         let expires = now.wrapping_add(left.min(MAX_TIMEOUT));
         let new = FlowValue::new(backend, place.tag, state, expires);
-        let enter = || self.flows.enter(key, new, &place, now, yields);
-        let entered = enter();
-        if entered != Entered::NoRoom {
-            return (entered, None);
-        }
-        let Some(moved) = self.flows.make_room(&place, now, |key| self.place(key)) else {
-            return (entered, None);
-        };
-        // If it had a mark, that was its former bucket's.
-        self.marks.give_back(moved.bucket, Mark::Changed);
-        (enter(), Some(moved.key))
+        self.flows.enter(key, new, &place, now, yields)
+    }
+
+    /// Makes room for flows that found none, where other flows can have other slots: the
+    /// keys of these. That takes some ten milliseconds, for however many flows.
+    ///
+    /// # Errors
+    /// The kernel does not wait for packets that are being handled; nothing has changed.
+    pub fn make_room(&self, keys: impl Iterator<Item = u64>, now: u16) -> io::Result<Vec<u64>> {
+        let places = keys.map(|key| self.place(key));
+        let moved = self.flows.make_room(places, now, |key| self.place(key), wait_for_packets)?;
+        // If they had marks, these were their former buckets'.
+        moved.iter().for_each(|moved| self.marks.give_back(moved.bucket, Mark::Changed));
+        Ok(moved.into_iter().map(|moved| moved.key).collect())
     }
 
     /// The slot that has a key, see [`Mapped::find`].

@@ -14,7 +14,7 @@ use lb_common::{
     limits,
 };
 
-pub use self::room::Moved;
+pub use self::room::{Moved, wait_for_packets};
 use super::mmap::Mapped;
 use crate::core::plan::{BackendId, ServiceId, Snapshot, ids::present_backends};
 

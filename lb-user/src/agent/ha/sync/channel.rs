@@ -62,6 +62,13 @@ impl Error {
     pub(super) fn late() -> Self {
         Self::Io(io::ErrorKind::TimedOut.into())
     }
+
+    /// Whether the other end went: who calls by two paths hangs up on one of them.
+    pub(super) fn is_hang_up(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let Self::Io(error) = self else { return false };
+        matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+    }
 }
 
 /// What can be said.

@@ -4,7 +4,6 @@ mod bindings;
 
 use std::{
     collections::VecDeque,
-    iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +12,7 @@ use std::{
 };
 
 use futures_util::future::{ready, select_all};
-use lb_common::{lease, limits};
+use lb_common::{flow::FlowState, lease, limits};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -28,7 +27,13 @@ use super::{
     message::Message,
     replica::Answering,
 };
-use crate::core::sync::{Record, Translation};
+use crate::{
+    core::{
+        plan::BackendId,
+        sync::{Record, Translation},
+    },
+    dataplane::flows::Entered,
+};
 
 /// Callers that may be about to prove who they are, and how long that may take. One
 /// more, and the first of them has to go: whoever calls from the peer's address and
@@ -93,20 +98,20 @@ impl Receiver {
                     waiting.push_back(callers.spawn(greet(common, shares, memory, stream)));
                 }
                 Some(greeted) = callers.join_next() => match greeted {
-                    Ok(Ok(Caller { node, say, hear, subject: Subject::Configuration })) => {
+                    Ok(Ok(Some(Caller { node, say, hear, subject: Subject::Configuration }))) => {
                         answers.shutdown().await;
                         let answering = self.answering.clone();
                         answers.extend(answering.map(|answering| answering.run(node, say, hear)));
                     }
-                    Ok(Ok(caller)) => {
+                    Ok(Ok(Some(caller))) => {
                         told = None;
                         session.shutdown().await;
                         let hearing = Hearing::new(&self, &caller);
                         session.spawn(hearing.run(caller));
                     }
-                    Ok(Err(error)) => complain(&mut told, &error),
-                    // It had to go.
-                    Err(_) => {}
+                    Ok(Err(error)) if !error.is_hang_up() => complain(&mut told, &error),
+                    // It went, or had to go, or was told why it is not answered.
+                    _ => {}
                 },
                 // The peer calls again, and tells everything to who knows nothing.
                 // The same where a key is retired: nobody may go on by it.
@@ -135,7 +140,10 @@ impl Receiver {
 
 /// Says what is wrong, once.
 fn complain(told: &mut Option<String>, error: &Error) {
-    let error = error.to_string();
+    let error = match error {
+        Error::Refused(reason) => reason.clone(),
+        other => other.to_string(),
+    };
     if told.as_ref() != Some(&error) {
         tracing::warn!(error, "flows of the peer are not heard");
         *told = Some(error);
@@ -157,13 +165,14 @@ async fn accept(listeners: &[TcpListener], common: &Common) -> TcpStream {
     }
 }
 
-/// Finds out who calls.
+/// Finds out who calls; `None`: it is not answered about the configuration, and knows
+/// why.
 async fn greet(
     common: Common,
     shares: bool,
     memory: Arc<AtomicU64>,
     stream: TcpStream,
-) -> Result<Caller, Error> {
+) -> Result<Option<Caller>, Error> {
     let greeted = async {
         let keys = common.voice.borrow().secrets(PURPOSE);
         let (mut say, mut hear) = channel::answer(stream, &keys).await?;
@@ -194,13 +203,20 @@ async fn greet(
         };
         if let Some(reason) = reason {
             say.say(&Message::Refused { reason: reason.clone() }).await?;
-            return Err(Error::Refused(reason));
+            return match subject {
+                Subject::Flows => Err(Error::Refused(reason)),
+                Subject::Configuration => Ok(None),
+            };
         }
         say.say(&Message::Welcome { memory: memory.load(Ordering::Relaxed) }).await?;
-        Ok(Caller { node, subject, say, hear })
+        Ok(Some(Caller { node, subject, say, hear }))
     };
     timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(Error::late()))
 }
+
+/// A flow of the peer's: its key, backend, state and seconds to live, and whether a live
+/// entry of this node's yields to it.
+type Heard = (u64, (BackendId, FlowState, u16), bool);
 
 /// A connection that is listened to.
 struct Hearing {
@@ -308,7 +324,7 @@ impl Hearing {
     fn enter(&mut self, records: &[Record], pass: bool) -> Result<(), Error> {
         let now = self.common.changes.second()?;
         let serving = self.common.serving.borrow().clone();
-        let mut news = Inward::default();
+        let (mut news, mut crowded) = (Inward::default(), Vec::new());
         for record in records {
             // No flow has key 0: it is that of an empty slot.
             let ours = self.translation.of(record).filter(|ours| ours.key != 0);
@@ -320,16 +336,35 @@ impl Hearing {
             let group = lease::index(ours.group) as usize;
             let yields = !serving.get(group).is_some_and(|group| group.active);
             let Record { state, left, .. } = *record;
-            let flow = (ours.backend, state, left);
-            let (entered, moved) = self.common.changes.enter(ours.key, flow, now, yields);
-            for key in iter::once(ours.key).chain(moved) {
-                self.comparison.note(&self.common.changes, key);
+            let flow = (ours.key, (ours.backend, state, left), yields);
+            match self.enter_one(flow, now) {
+                Entered::NoRoom => crowded.push(flow),
+                entered => news.note(entered),
             }
-            news.note(entered);
+        }
+        if !crowded.is_empty() {
+            self.make_room(&crowded, now);
+            crowded.into_iter().for_each(|flow| news.note(self.enter_one(flow, now)));
         }
         news.records = records.len() as u64;
         self.publish(&news, pass);
         Ok(())
+    }
+
+    fn enter_one(&mut self, (key, flow, yields): Heard, now: u16) -> Entered {
+        let entered = self.common.changes.enter(key, flow, now, yields);
+        self.comparison.note(&self.common.changes, key);
+        entered
+    }
+
+    /// Has other flows make room for these, as far as they can.
+    fn make_room(&mut self, crowded: &[Heard], now: u16) {
+        let changes = &self.common.changes;
+        match changes.make_room(crowded.iter().map(|(key, ..)| *key), now) {
+            // Where they are now they were not told.
+            Ok(moved) => moved.into_iter().for_each(|key| self.comparison.note(changes, key)),
+            Err(error) => tracing::debug!(%error, "no flow makes room for another"),
+        }
     }
 
     fn publish(&mut self, news: &Inward, pass: bool) {
