@@ -272,13 +272,18 @@ impl Pair {
         self.peer(now)?.group(self.groups[index].settings.id)
     }
 
-    /// Whether the peer's configuration of a group is another, or it has no such
-    /// group; `false` while the peer is not there.
+    /// Whether the peer's configuration of a group is another; `false` while the peer is
+    /// not there.
     #[must_use]
     pub fn differs(&self, index: usize, now: Duration) -> bool {
         let ours = self.groups[index].settings.digest;
-        let there = self.peer(now).is_some();
-        there && self.said_of(index, now).is_none_or(|theirs| theirs.digest != ours)
+        self.said_of(index, now).is_some_and(|theirs| theirs.digest != ours)
+    }
+
+    /// Whether the peer has no such group; `false` while the peer is not there.
+    #[must_use]
+    pub fn is_lacked(&self, index: usize, now: Duration) -> bool {
+        self.peer(now).is_some() && self.said_of(index, now).is_none()
     }
 
     /// Tells it whether a group could be served here: if not, it is left to a

@@ -164,11 +164,12 @@ impl Pair {
                     let is_ours = group.resigned.is_none() && self.outranks(&group, peer);
                     is_ours.then_some(Cause::Unserved)
                 }
-                theirs => {
-                    let is_fit = group.fit || theirs.is_none_or(|theirs| !theirs.fit);
-                    let is_ours = group.resigned.is_none() && is_fit;
-                    is_ours.then_some(theirs.map_or(Cause::Unserved, |_| Cause::HandedOver))
+                Some(theirs) => {
+                    let is_ours = group.resigned.is_none() && (group.fit || !theirs.fit);
+                    is_ours.then_some(Cause::HandedOver)
                 }
+                // It may serve the addresses by another name.
+                None => None,
             },
         };
         let lately = self.beats(TAKEOVER);

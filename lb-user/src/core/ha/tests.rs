@@ -75,6 +75,35 @@ fn a_node_that_cannot_serve_leaves_its_groups_to_the_peer() {
 }
 
 #[test]
+fn what_the_peer_may_serve_by_another_name_is_not_begun_beside_it() {
+    let mut nodes = [node("a", 150), node("b", 100)];
+    nodes[1] = {
+        let settings = Settings {
+            groups: vec![GroupSettings { id: 2, digest: 0, preferred: false }],
+            ..nodes[1].settings.clone()
+        };
+        Pair::new(settings, 100, 0, Duration::ZERO)
+    };
+    let mut now = Duration::ZERO;
+    // Whoever has stopped is not heard.
+    let mut run = |nodes: &mut [Pair; 2], alone: bool| {
+        let end = now + SETTLED;
+        while now < end {
+            now += STEP;
+            if alone {
+                nodes[0].tick(now);
+            } else {
+                step(nodes, [false, false], now);
+            }
+        }
+        [0, 1].map(|index| (serves(&nodes[index]), nodes[index].is_lacked(0, now)))
+    };
+    assert_eq!(run(&mut nodes, false), [(false, true), (false, true)]);
+    assert_eq!(run(&mut nodes, true)[0], (true, false));
+    assert_eq!(run(&mut nodes, false), [(true, true), (false, true)]);
+}
+
+#[test]
 fn a_node_without_a_peer_serves_again_once_it_can() {
     let mut node = node("a", 150);
     let mut now = Duration::ZERO;

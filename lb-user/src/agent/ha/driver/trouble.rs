@@ -5,10 +5,14 @@ use std::time::Duration;
 use crate::core::{ha::Pair, model::ha::Ha};
 
 /// What is wrong with a group that the peer knows otherwise.
-const DIFFERS: &str = "the peer has no such group, other addresses in it, another \
-                       `node.hash_seed`, another line `place` in its key file, another \
-                       `ha.heartbeat`, or another witness or none: it must be configured alike on \
-                       both nodes";
+const DIFFERS: &str = "the peer has other addresses in it, another `node.hash_seed`, another line \
+                       `place` in its key file, another `ha.heartbeat`, or another witness or \
+                       none: it must be configured alike on both nodes";
+
+/// What is wrong with a group that the peer does not have.
+const LACKS: &str = "the peer has no group of this name: a node that serves it goes on, but none \
+                     begins to beside a peer that may serve its addresses by another name; it must \
+                     be configured alike on both nodes";
 
 /// What is wrong with a peer whose answers come too late for any lease.
 const TOO_FAR: &str = "frames to the peer and back take longer than 18 heartbeats: no node can \
@@ -26,8 +30,8 @@ const NOBODY: &str = "neither the peer nor the witness answers: this node serves
 /// What is wrong, as told last.
 #[derive(Debug)]
 pub(in crate::agent::ha) struct Trouble {
-    /// Which groups the peer knows otherwise.
-    differing: Vec<bool>,
+    /// What is wrong with each group at the peer.
+    groups: Vec<Option<&'static str>>,
     /// The peer is too far.
     far: bool,
     /// It has another witness.
@@ -46,19 +50,23 @@ enum Missing {
 impl Trouble {
     /// There is none.
     pub(in crate::agent::ha) fn none(groups: usize) -> Self {
-        let differing = vec![false; groups];
-        Self { differing, far: false, rival: false, missing: Missing::Nobody }
+        let groups = vec![None; groups];
+        Self { groups, far: false, rival: false, missing: Missing::Nobody }
     }
 
     /// Tells what is wrong since the last look.
     pub(super) fn follow(&mut self, pair: &Pair, ha: &Ha, now: Duration) {
         for (index, group) in ha.groups.iter().enumerate() {
-            let differs = pair.differs(index, now);
-            if differs && !self.differing[index] {
+            let wrong = if pair.is_lacked(index, now) {
+                Some(LACKS)
+            } else {
+                pair.differs(index, now).then_some(DIFFERS)
+            };
+            let before = std::mem::replace(&mut self.groups[index], wrong);
+            if let Some(wrong) = wrong.filter(|_| wrong != before) {
                 let group = &group.name;
-                tracing::error!(group, "{DIFFERS}");
+                tracing::error!(group, "{wrong}");
             }
-            self.differing[index] = differs;
         }
         let began = |told: &mut bool, is: bool| !std::mem::replace(told, is) && is;
         if began(&mut self.far, pair.is_too_far(now)) {
@@ -72,14 +80,10 @@ impl Trouble {
 
     /// What is wrong with a group.
     pub(super) fn of(&self, group: usize) -> Option<&'static str> {
-        [
-            (self.differing[group], DIFFERS),
-            (self.far, TOO_FAR),
-            (self.rival, RIVAL),
-            (self.missing == Missing::Both, NOBODY),
-        ]
-        .into_iter()
-        .find_map(|(is, what)| is.then_some(what))
+        let others =
+            [(self.far, TOO_FAR), (self.rival, RIVAL), (self.missing == Missing::Both, NOBODY)];
+        let of_all = || others.into_iter().find_map(|(is, what)| is.then_some(what));
+        self.groups[group].or_else(of_all)
     }
 
     /// Says when the witness is gone: the pair goes on without it as long as it is whole.
