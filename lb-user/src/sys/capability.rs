@@ -115,6 +115,16 @@ mod tests {
     }
 
     #[test]
+    fn the_units_agent_has_what_it_needs() {
+        let unit = include_str!("../../lb.service");
+        let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        let set: Vec<_> = set.unwrap().split(' ').collect();
+        // The last is for `sys::priority`.
+        let needed = ALL.map(|one| one.to_string()).into_iter().chain(["CAP_SYS_NICE".into()]);
+        assert!(needed.into_iter().all(|one| set.contains(&one.as_str())), "{set:?}");
+    }
+
+    #[test]
     fn sys_admin_stands_for_bpf_and_perfmon_only() {
         assert_eq!(missing(&ALL, 1 << 21), [Capability::NetAdmin, Capability::NetRaw]);
     }

@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{agent::probe::Group, core::model::ha::Fence};
+use crate::{agent::probe::Group, core::model::ha::Fence, sys::priority};
 
 /// How long to wait before a program that failed is run again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -40,7 +40,10 @@ async fn finish(command: &[String], pair: &str) -> std::io::Result<ExitStatus> {
     let [program, arguments @ ..] = command else {
         return Err(std::io::ErrorKind::NotFound.into());
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // SAFETY: a system call, which is all that is allowed there.
+    unsafe { command.pre_exec(priority::come_in_turn) };
+    let mut child = command
         .args(arguments)
         .env_clear()
         .envs(env::var_os("PATH").map(|path| ("PATH", path)))
@@ -75,6 +78,13 @@ mod tests {
         assert!(!run(fence("kill -9 $$", long), "edge".into()).await);
         let missing = Fence { command: vec!["/no/such/program".into()], timeout: long };
         assert!(!run(missing, "edge".into()).await);
+    }
+
+    #[tokio::test]
+    async fn the_program_does_not_come_before_others_as_its_thread_does() {
+        // Where that is not allowed it does not, either.
+        let _ = priority::come_first();
+        assert!(run(fence("test $(nice) = 0", Duration::from_secs(3600)), "edge".into()).await);
     }
 
     #[tokio::test]
