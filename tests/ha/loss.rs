@@ -26,6 +26,7 @@ fn loss_by_chance_never_has_both_serve_and_ends_no_service() -> Result<()> {
         let enough = answers() + ENOUGH;
         assert!(eventually(PATIENCE, || answers() >= enough), "{}", pair.words());
     }
+    let lost = pair.lab.lost()?;
     pair.lab.heal()?;
     let alone = || pair.is(0, "all", "active") != pair.is(1, "all", "active");
     assert!(eventually(PATIENCE, alone), "{}", pair.words());
@@ -33,7 +34,9 @@ fn loss_by_chance_never_has_both_serve_and_ends_no_service() -> Result<()> {
     // Nodes that serve at the same time would take turns with every frame.
     let changes = pair.term(0, "all")?.max(pair.term(1, "all")?) - before;
     let turns = watch.turns()?.len();
-    println!("{LOSS} % lost: {changes} changes, {turns} turns");
+    println!("{LOSS} %, {lost:?} packets lost: {changes} changes, {turns} turns");
+    // Of two heartbeats and as many answers for each of some hundred rounds.
+    assert!(lost.iter().all(|lost| *lost > 20), "{lost:?}");
     assert!(turns <= 1 + changes as usize, "{turns} turns by {changes} changes");
     assert_kept(&mut flows);
     Ok(())

@@ -31,6 +31,9 @@ fn roles_terms_and_transitions_are_told_with_their_cause() -> Result<()> {
     for metrics in [&before, &standby] {
         assert_eq!(metrics.all("lb_ha_heartbeat_age_seconds").count(), 2);
         assert_eq!(metrics.get("lb_ha_peer_present", &[]), Some(1.0));
+        // The first frame of a run is not believed.
+        let unproven = [("reason", "unproven")];
+        assert!(metrics.get("lb_ha_frames_refused_total", &unproven) > Some(0.0));
         for direction in ["told", "heard"] {
             assert_eq!(metrics.get("lb_sync_connected", &[("direction", direction)]), Some(1.0));
         }
@@ -38,6 +41,13 @@ fn roles_terms_and_transitions_are_told_with_their_cause() -> Result<()> {
     assert!(before.get("lb_sync_records_total", &[("direction", "told")]) > Some(0.0));
     assert_eq!(standby.get("lb_sync_complete", &[("direction", "heard")]), Some(1.0));
     assert!(before.get("lb_sync_lag_seconds", &[]).is_some());
+    assert!(before.get("lb_ha_lease_seconds", &group) > Some(0.0));
+    for name in ["lb_sync_repaired_total", "lb_sync_removed_total"] {
+        assert!(standby.get(name, &[]).is_some(), "{name}");
+    }
+    for reason in ["unknown_backend", "no_room"] {
+        assert_eq!(standby.get("lb_sync_left_out_total", &[("reason", reason)]), Some(0.0));
+    }
     let told = || pair.metrics(0).unwrap().get("lb_sync_queue", &[]) == Some(0.0);
     assert!(eventually(PATIENCE, told), "{}", pair.words());
     let agreed = |node: usize| pair.metrics(node).unwrap().get("lb_ha_config_agreed", &[]);

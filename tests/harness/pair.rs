@@ -298,12 +298,27 @@ impl PairLab {
         let [a, b] = [0, 1].map(|node| self.nodes[node].name);
         for (from, to) in [(a, b), (b, a)] {
             let way = format!("iifname {from} oifname {to} ether type ip");
-            let rule = format!("{way} numgen random mod 100 < {percent} drop");
+            let rule = format!("{way} numgen random mod 100 < {percent} counter drop");
             for switch in [&self.front, &self.back] {
                 nft(switch, &format!("add rule bridge cut forward {rule}"))?;
             }
         }
         Ok(())
+    }
+
+    /// Packets that [`Self::lose`] has lost, by network.
+    ///
+    /// # Errors
+    /// nft fails.
+    pub fn lost(&self) -> Result<[u64; 2]> {
+        let of = |switch: &Netns| -> Result<u64> {
+            let mut list = switch.command("nft");
+            let text =
+                run(list.args(["list", "chain", "bridge", "cut", "forward"]), PATIENCE)?.stdout;
+            let counts = text.split("counter packets ").skip(1);
+            Ok(counts.filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok()).sum())
+        };
+        Ok([of(&self.front)?, of(&self.back)?])
     }
 
     /// Ends every [`Self::cut`] and [`Self::lose`].

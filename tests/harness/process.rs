@@ -81,6 +81,9 @@ impl Process {
                 // Its last words may still be in the pipe.
                 self.reader.take().map(thread::JoinHandle::join);
                 let output = self.log();
+                if ready(&output) {
+                    return Ok(());
+                }
                 Err(Error::Failed { command: self.name.clone(), status, output })
             }
             (false, None) => {

@@ -19,46 +19,56 @@ pub struct LocalFile {
     /// What names it.
     key: String,
     path: PathBuf,
-    /// Whether it is run.
-    program: bool,
+    kind: Kind,
     /// What this host cannot do without it.
     purpose: &'static str,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It is read.
+    Plain,
+    /// It is read, and nobody else may.
+    Secret,
+    /// It is run.
+    Program,
 }
 
 /// The files that this model needs.
 #[must_use]
 pub fn files(model: &Model) -> Vec<LocalFile> {
     let files = model.services.iter().filter_map(|service| {
-        let (key, path, program) = match &service.health.probe {
-            Probe::Exec(command) => ("health.command", Path::new(command.first()?), true),
+        let (key, path, kind) = match &service.health.probe {
+            Probe::Exec(command) => ("health.command", Path::new(command.first()?), Kind::Program),
             Probe::Http(Http { tls: Some(Tls { verify: true, ca_file: Some(path) }), .. }) => {
-                ("health.ca_file", path.as_path(), false)
+                ("health.ca_file", path.as_path(), Kind::Plain)
             }
             _ => return None,
         };
         let key = format!("service `{}`: `{key}`", service.name);
-        Some(LocalFile { key, path: path.into(), program, purpose: "probe these backends" })
+        Some(LocalFile { key, path: path.into(), kind, purpose: "probe these backends" })
     });
     let quic = model.services.iter().flat_map(|service| {
         let keyed = service.quic.iter().filter_map(|quic| quic.key_file.as_ref());
         keyed.map(|path| LocalFile {
             key: format!("service `{}`: `quic.key_file`", service.name),
             path: path.clone(),
-            program: false,
+            kind: Kind::Secret,
             purpose: "read its connection IDs",
         })
     });
     let of_pair = model.ha.iter().map(|ha| LocalFile {
         key: "`ha.key_file`".to_owned(),
         path: ha.key_file.clone(),
-        program: false,
+        kind: Kind::Secret,
         purpose: "be a node of the pair",
     });
     let fence = model.ha.iter().filter_map(|ha| {
         Some(LocalFile {
             key: "`ha.fence.command`".to_owned(),
             path: ha.fence.as_ref()?.command.first()?.into(),
-            program: true,
+            kind: Kind::Program,
             purpose: "take over from a silent peer",
         })
     });
@@ -70,10 +80,19 @@ impl LocalFile {
     /// it without opening it, which may take as long as its filesystem does.
     #[must_use]
     pub fn lack(&self) -> Option<String> {
-        let Self { key, path, program, purpose } = self;
+        let Self { key, path, kind, purpose } = self;
         let lack = match fs::metadata(path) {
             Ok(found) if !found.is_file() => "is no regular file",
-            Ok(found) if *program && found.mode() & 0o111 == 0 => "may not be executed",
+            Ok(found) if *kind == Kind::Program && found.mode() & 0o111 == 0 => {
+                "may not be executed"
+            }
+            Ok(found) if *kind == Kind::Secret && found.mode() & 0o077 != 0 => {
+                let (path, mode) = (path.display(), found.mode() & 0o7777);
+                return Some(format!(
+                    "{key}: `{path}` has mode {mode:04o} on this host, which cannot {purpose} \
+                     unless that is 0600"
+                ));
+            }
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
             {
@@ -129,6 +148,14 @@ mod tests {
             )]
         );
         fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(
+            lacks_of(&pair),
+            [format!(
+                "`ha.key_file`: `{name}` has mode 0640 on this host, which cannot be a node of the                  pair unless that is 0600"
+            )]
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(lacks_of(&pair), [""; 0]);
     }
 
