@@ -152,7 +152,8 @@ mod tests {
         assert_eq!(
             lacks_of(&pair),
             [format!(
-                "`ha.key_file`: `{name}` has mode 0640 on this host, which cannot be a node of the                  pair unless that is 0600"
+                "`ha.key_file`: `{name}` has mode 0640 on this host, which cannot be a node of the \
+                 pair unless that is 0600"
             )]
         );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
