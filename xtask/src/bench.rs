@@ -4,6 +4,7 @@ mod baseline;
 mod control;
 mod driver;
 mod figures;
+mod flood;
 mod frame;
 mod ha;
 mod link;
@@ -54,7 +55,9 @@ enum Subject {
     Control,
     /// Two balancers: flow sync, and takeover beside keepalived
     Ha,
-    /// `packet`, `wrk`, `control` and `ha`
+    /// Requests per second beside floods
+    Flood,
+    /// `packet`, `wrk`, `control`, `ha` and `flood`
     All,
 }
 
@@ -75,6 +78,8 @@ struct Figures {
     control: Option<figures::Report>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ha: Option<figures::Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flood: Option<figures::Report>,
 }
 
 /// Measures, prints tables, writes the file.
@@ -103,7 +108,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
         let text = serde_json::to_string_pretty(&figures)?;
         fs::write(path, text + "\n").with_context(|| format!("write `{}`", path.display()))?;
     }
-    let reports = [&figures.control, &figures.ha].into_iter().flatten();
+    let reports = [&figures.control, &figures.ha, &figures.flood].into_iter().flatten();
     let missed: usize = reports.map(figures::Report::misses).sum();
     ensure!(missed == 0, "{missed} of the limits above are missed");
     Ok(())
@@ -121,7 +126,7 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
     figures.packet = match arguments.subject {
         Subject::Packet | Subject::All => Some(packet::run(object, binary, effort)?),
         Subject::Baselines => Some(packet::baselines(object, effort)?),
-        Subject::Wrk | Subject::Rivals | Subject::Control | Subject::Ha => None,
+        Subject::Wrk | Subject::Rivals | Subject::Control | Subject::Ha | Subject::Flood => None,
     };
     // At once: the rest takes its time.
     if let Some(report) = &figures.packet {
@@ -131,7 +136,9 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
     figures.wrk = match arguments.subject {
         Subject::Wrk | Subject::All => Some(wrk::run(object, binary, effort)?),
         Subject::Rivals => Some(wrk::rivals(object, effort)?),
-        Subject::Packet | Subject::Baselines | Subject::Control | Subject::Ha => None,
+        Subject::Packet | Subject::Baselines | Subject::Control | Subject::Ha | Subject::Flood => {
+            None
+        }
     };
     if let Some(report) = &figures.wrk {
         println!("{report}");
@@ -147,6 +154,12 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
         let report = ha::run(object, binary, effort)?;
         println!("{report}");
         figures.ha = Some(report);
+    }
+    if matches!(arguments.subject, Subject::Flood | Subject::All) {
+        let effort = if quick { flood::Effort::QUICK } else { flood::Effort::FULL };
+        let report = flood::run(binary, effort)?;
+        println!("{report}");
+        figures.flood = Some(report);
     }
     Ok(figures)
 }

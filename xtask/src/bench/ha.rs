@@ -2,6 +2,7 @@
 //! knows a flow, what that costs, and how long nobody serves when a node dies or
 //! ends, side by side with keepalived.
 
+mod faults;
 mod load;
 mod packet;
 mod sync;
@@ -47,6 +48,7 @@ pub(super) fn run(object: &[u8], binary: &Path, effort: Effort) -> Result<Report
     let mut report = Report::of("two balancers");
     sync::measure(object, binary, effort, &mut report)?;
     takeover::measure(binary, effort, &mut report)?;
+    faults::measure(binary, effort, &mut report)?;
     Ok(report)
 }
 

@@ -123,13 +123,13 @@ fn die(pair: &PairLab, agent: Agent) -> Result<()> {
     Ok(pair.unplug(1)?)
 }
 
-fn lab(binary: &Path) -> Result<PairLab> {
+pub(super) fn lab(binary: &Path) -> Result<PairLab> {
     let pair = PairLab::new(1)?.with_binary(binary);
     pair.make_key()?;
     Ok(pair)
 }
 
-fn services(pair: &PairLab) -> [Service; 2] {
+pub(super) fn services(pair: &PairLab) -> [Service; 2] {
     [(Protocol::Udp, ECHO), (Protocol::Tcp, WEB)].map(|(protocol, port)| {
         Service::new(NAT_V4, protocol, port, Mode::Nat).with(&pair.backends)
     })
@@ -143,7 +143,7 @@ fn answers(pair: &PairLab) -> Result<()> {
 }
 
 /// The longest time without an answer while something happens, in milliseconds.
-fn gap(pair: &PairLab, event: impl FnOnce() -> Result<()>) -> Result<f64> {
+pub(super) fn gap(pair: &PairLab, event: impl FnOnce() -> Result<()>) -> Result<f64> {
     let prober = Prober::start(&pair.client, source_addresses(true)[0], (NAT_V4, ECHO).into())?;
     let goes_on = || {
         let enough = prober.answers() + ENOUGH;
