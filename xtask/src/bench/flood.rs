@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::harness::{
     Config, Flood, FloodKind, Flows, Lab, Load, Mode, NAT_V4, Protocol, Service, Survey,
-    source_addresses,
+    eventually, source_addresses,
 };
 
 use super::{
@@ -27,6 +27,8 @@ const WEB: u16 = 80;
 const NONE: u16 = 81;
 /// Connections that are to live on.
 const FLOWS: usize = 200;
+/// How long it may take until a service takes a flow again.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Port of a service that takes one flow only.
 const FULL: u16 = 8080;
 /// What a flood that is dropped may cost more than one from denied sources, in percent of
@@ -71,6 +73,7 @@ pub(super) fn run(binary: &Path, effort: Effort) -> Result<Report> {
     let IpAddr::V4(vip) = NAT_V4 else { unreachable!("it is of IPv4") };
     let service = |port| Service::new(NAT_V4, Protocol::Tcp, port, Mode::Nat);
     let full = service(FULL).lines("max_flows = 1").with(&lab.backends);
+    let name = full.name().to_owned();
     let config = lab.config([service(WEB).with(&lab.backends), full]);
     let firewall = "deny_sources = [\"198.18.0.0/15\"]".into();
     let deny = Config { firewall, ..config.clone() };
@@ -89,8 +92,14 @@ pub(super) fn run(binary: &Path, effort: Effort) -> Result<Report> {
         let agent = lab.start_agent(&config)?;
         let sources = source_addresses(true);
         let mut flows = Flows::open(&lab.client, &sources, (NAT_V4, WEB).into(), FLOWS)?;
-        // The one that it takes.
-        let _one = Flows::open(&lab.client, &sources, (NAT_V4, FULL).into(), 1)?;
+        // The one that it takes, once that of the last round is forgotten.
+        lab.done(&["flow", "flush", "--service", &name])?;
+        let mut one = None;
+        let opened = eventually(PATIENCE, || {
+            one = Flows::open(&lab.client, &sources, (NAT_V4, FULL).into(), 1).ok();
+            one.is_some()
+        });
+        ensure!(opened, "`{name}` takes no flow");
         for (case, rates) in CASES.iter().zip(&mut rates) {
             go_on()?;
             let flood = Flood::start(&lab.client, case.kind, (vip, case.to))?;
