@@ -47,9 +47,11 @@ pub(super) fn measure(binary: &Path, effort: Effort, report: &mut Report) -> Res
     for round in 1..=effort.takeovers {
         go_on()?;
         eprintln!("ha: takeovers, round {round} of {}", effort.takeovers);
-        lb(binary, &mut ours)?;
+        // It matters when after a heartbeat a node dies: all moments are as frequent.
+        let moment = INTERVAL * round as u32 / effort.takeovers as u32;
+        lb(binary, moment, &mut ours)?;
         go_on()?;
-        keepalived(binary, &mut theirs)?;
+        keepalived(binary, moment, &mut theirs)?;
     }
     let limit = DEATH.min(median(&mut theirs.death));
     report.add("a node dies, nobody serves: lb", Milliseconds, ours.death, Some(limit));
@@ -62,8 +64,8 @@ pub(super) fn measure(binary: &Path, effort: Effort, report: &mut Report) -> Res
     Ok(())
 }
 
-/// Node 0 ends and returns, then node 1 dies.
-fn lb(binary: &Path, gaps: &mut Gaps) -> Result<()> {
+/// Node 0 ends and returns, then node 1 dies, a `moment` later.
+fn lb(binary: &Path, moment: Duration, gaps: &mut Gaps) -> Result<()> {
     let pair = lab(binary)?;
     let start = |node: usize| pair.nodes[node].start_agent(&pair.config(node, services(&pair)));
     let [first, second] = [start(0)?, start(1)?];
@@ -75,12 +77,15 @@ fn lb(binary: &Path, gaps: &mut Gaps) -> Result<()> {
     })?);
     let _first = start(0)?;
     settle(&pair.nodes[1], &pair.nodes[0])?;
-    gaps.death.push(gap(&pair, || die(&pair, second))?);
+    gaps.death.push(gap(&pair, || {
+        thread::sleep(moment);
+        die(&pair, second)
+    })?);
     Ok(())
 }
 
 /// The same. Beside it the balancers run, as those of no pair.
-fn keepalived(binary: &Path, gaps: &mut Gaps) -> Result<()> {
+fn keepalived(binary: &Path, moment: Duration, gaps: &mut Gaps) -> Result<()> {
     let pair = lab(binary)?;
     let agent =
         |node: usize| pair.nodes[node].start_agent(&pair.lone_config(node, services(&pair)));
@@ -96,6 +101,7 @@ fn keepalived(binary: &Path, gaps: &mut Gaps) -> Result<()> {
     })?);
     let _first = start(0)?;
     gaps.death.push(gap(&pair, || {
+        thread::sleep(moment);
         second.kill()?;
         Ok(pair.unplug(1)?)
     })?);
