@@ -43,7 +43,7 @@ pub use decap::{TUNNEL_SOURCES, decap, decap_pins, tunnel_sources, unwrap_for};
 pub use echo::{Echo, answers_udp, ask_udp, spread_udp};
 pub use error::{Error, Result};
 pub use fleet::{crowd, fleet};
-pub use flood::{Flood, Kind as FloodKind};
+pub use flood::{Flood, Kind as FloodKind, anywhere};
 pub use flows::{Flows, Survey};
 pub use http::{Load, LoadReport, RunningLoad, curl, spread};
 pub use keepalived::Keepalived;

@@ -124,3 +124,30 @@ fn each_group_is_served_where_it_is_preferred_while_that_node_lives() -> Result<
     println!("blue, moved twice: {:?}; green: {:?}", blue.stop()?, green.stop()?);
     Ok(())
 }
+
+#[test]
+fn a_group_is_renamed_on_one_node_after_the_other() -> Result<()> {
+    let mut pair = Pair::new(1)?;
+    pair.settles("all", 0);
+    let watch = pair.lab.watch()?;
+    let offered = pair.lab.offer(NAT_V4, ECHO)?;
+    pair.goes_on(&offered[0]);
+    for config in &mut pair.configs {
+        config.ha.as_mut().expect("a pair").groups[0].name = "new".into();
+    }
+    assert!(pair.agent(1).terminate()?.success());
+    pair.start(1)?;
+    let told = || pair.log(1).contains("the peer has no group of this name");
+    assert!(eventually(PATIENCE, told), "{}", pair.words());
+    pair.goes_on(&offered[0]);
+    assert!(pair.is(1, "new", "standby"), "{}", pair.words());
+    assert!(pair.agent(0).terminate()?.success());
+    pair.serves("new", 1);
+    pair.goes_on(&offered[1]);
+    pair.start(0)?;
+    pair.settles("new", 1);
+    pair.goes_on(&offered[1]);
+    drop(offered);
+    assert_eq!(nodes(&watch.turns()?), ["lb-a", "lb-b"]);
+    Ok(())
+}

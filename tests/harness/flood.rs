@@ -35,8 +35,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Starts to send to `to` from inside `netns`: from one of 131,072 addresses
-    /// (198.18.0.0/15, RFC 2544) after another.
+    /// Starts to send to `to` from inside `netns`, see [`anywhere`].
     ///
     /// # Errors
     /// The kernel gives no raw socket.
@@ -81,11 +80,17 @@ impl Drop for Flood {
     }
 }
 
+/// One of 65,536 addresses that nobody has (of RFC 2544): another one for each of as many
+/// numbers in a row.
+#[must_use]
+pub fn anywhere(number: u32) -> Ipv4Addr {
+    let [_, _, high, low] = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
+    Ipv4Addr::new(198, 18, high, low)
+}
+
 /// The IPv4 packet with this number. The kernel fills in its length and checksum
 /// (raw(7)); checksums of what it carries are left out: nobody is to answer.
 fn packet(kind: Kind, (to, port): (Ipv4Addr, u16), number: u32) -> Vec<u8> {
-    let [_, _, high, low] = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
-    let source = [198, 18 + (number >> 31) as u8, high, low];
     let client = (1024 + number % 60_000) as u16;
     let (protocol, fragment, body) = match kind {
         Kind::Syn => (libc::IPPROTO_TCP, 0, syn(client, port)),
@@ -98,7 +103,7 @@ fn packet(kind: Kind, (to, port): (Ipv4Addr, u16), number: u32) -> Vec<u8> {
     packet.extend((number as u16).to_be_bytes());
     packet.extend(u16::to_be_bytes(fragment));
     packet.extend([64, protocol as u8, 0, 0]);
-    packet.extend(source.into_iter().chain(to.octets()).chain(body));
+    packet.extend(anywhere(number).octets().into_iter().chain(to.octets()).chain(body));
     packet
 }
 

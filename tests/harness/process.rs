@@ -62,7 +62,7 @@ impl Process {
     /// Waits until `ready` holds for what it wrote so far.
     ///
     /// # Errors
-    /// The program ended, or `limit` passed; with all that it wrote.
+    /// The program ended before that, or `limit` passed; with all that it wrote.
     pub fn wait_for(
         &mut self,
         what: &str,

@@ -9,7 +9,7 @@ use std::{
 use lb_common::stats::Counter;
 use lb_tests::harness::{
     Agent, CLIENT_V4, Config, DSR_V4, Flows, Lab, Mode, NAT_V4, Protocol, Result, Service, Survey,
-    ask_udp, curl, eventually, source_addresses,
+    anywhere, ask_udp, curl, eventually, source_addresses,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -34,12 +34,6 @@ fn flood(lab: &Lab, vip: IpAddr, flags: u8, count: u32, source: fn(u32) -> Ipv4A
         })
     };
     lab.client.within(send).expect("the client's namespace").expect("packets are sent");
-}
-
-/// One of 131,072 addresses that nobody has (RFC 2544).
-fn anywhere(number: u32) -> Ipv4Addr {
-    let [_, _, high, low] = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
-    Ipv4Addr::new(198, 18, high, low)
 }
 
 /// Always the same.

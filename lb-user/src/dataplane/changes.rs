@@ -95,7 +95,7 @@ impl Changes {
     }
 
     /// Makes room for flows that found none, where other flows can have other slots: the
-    /// keys of these. That takes some ten milliseconds, for however many flows.
+    /// keys of these. The kernel waits for packets once, for however many flows.
     ///
     /// # Errors
     /// The kernel does not wait for packets that are being handled; nothing has changed.

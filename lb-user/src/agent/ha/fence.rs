@@ -42,7 +42,12 @@ async fn finish(command: &[String], pair: &str) -> std::io::Result<ExitStatus> {
     };
     let mut command = Command::new(program);
     // SAFETY: a system call, which is all that is allowed there.
-    unsafe { command.pre_exec(priority::come_in_turn) };
+    unsafe {
+        command.pre_exec(|| {
+            priority::come_in_turn();
+            Ok(())
+        })
+    };
     let mut child = command
         .args(arguments)
         .env_clear()

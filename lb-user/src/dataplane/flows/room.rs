@@ -35,7 +35,7 @@ struct Copied {
     slots: [usize; 2],
 }
 
-/// Waits until the packets are done that are being handled now, by some ten milliseconds.
+/// Waits until the packets are done that are being handled now.
 ///
 /// # Errors
 /// The kernel does not (with `nohz_full`).
