@@ -17,7 +17,8 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -197,6 +198,22 @@ fn tried<T>(result: io::Result<T>, action: &'static str, path: &Path) -> Result<
     result.map_err(|reason| StoreError::Io { path: path.to_owned(), action, reason })
 }
 
+/// How long a lock may be held by nobody who uses the directory: what an agent that ended
+/// was about to run holds it as well, until it runs.
+const LINGERING: Duration = Duration::from_millis(500);
+
+fn lock_soon(file: &File) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LINGERING => {
+                thread::sleep(LINGERING / 50);
+            }
+            answer => return answer,
+        }
+    }
+}
+
 impl Store {
     /// Opens a directory, or makes it, and reads the edits in it.
     ///
@@ -209,7 +226,7 @@ impl Store {
         let lock = directory.join(LOCK);
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock);
         let file = tried(file, "opened", &lock)?;
-        match file.try_lock() {
+        match lock_soon(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(StoreError::InUse { directory: directory.to_owned() });
