@@ -18,6 +18,7 @@ mod path;
 mod promotion;
 mod replica;
 mod sync;
+mod synproxy;
 mod topology;
 mod version;
 mod witness;

@@ -39,6 +39,7 @@ mod setup;
 mod shared;
 mod split;
 mod subject;
+mod synproxy;
 mod table;
 mod too_big;
 mod tunnel;

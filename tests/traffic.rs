@@ -22,6 +22,7 @@ mod restart;
 mod route;
 mod scale;
 mod shares;
+mod synproxy;
 mod topology;
 mod tunnel;
 mod vip;

@@ -5,7 +5,7 @@ use crate::pod::map_type;
 
 map_type! {
     /// A datagram that comes in fragments (RFC 791, section 3.2; RFC 8200, section 4.5):
-    /// the key of `FRAGMENTS`. Everything as it lies in a frame; addresses are two words,
+    /// the key of `COURSES`. Everything as it lies in a frame; addresses are two words,
     /// an IPv4 address is the first.
     pub struct Datagram: 40 {
         0 => pub source: [u64; 2],
@@ -18,7 +18,7 @@ map_type! {
 
 map_type! {
     /// Where the first fragment of a datagram went.
-    pub struct Course: 16 {
+    pub struct Course: 24 {
         /// Its ports, as [`crate::hash::ports`] puts them.
         0 => pub ports: u32,
         /// The backend that it went to, or came from.
@@ -31,6 +31,11 @@ map_type! {
         10 => pub covered: u16,
         /// One of [`direction`].
         12 => pub direction: u32,
+        /// In mode `fullnat`: index of the flow's entry, see [`crate::binding::index`].
+        16 => pub binding: u32,
+        /// In mode `fullnat`, towards a backend: the datagram's identification there (host
+        /// byte order; IPv4 has the lower half).
+        20 => pub identification: u32,
     }
 }
 
@@ -40,6 +45,8 @@ pub mod direction {
     pub const REQUEST: u32 = 0;
     /// From a backend in mode `nat`.
     pub const REPLY: u32 = 1;
+    /// Of a flow in mode `fullnat`, from either side.
+    pub const BOUND: u32 = 2;
 }
 
 /// For how many seconds the rest of a datagram may follow, begun ones included. Hosts

@@ -46,6 +46,8 @@ pub const NAT_SOURCES: u32 = 4;
 /// 64,512 for each address (32 B: 16 MiB, and 8 MiB to find them by; about 96 B more for
 /// each that is in use).
 pub const BINDINGS: u32 = (2 * NAT_SOURCES) << 16;
+/// Buckets of connections that SYN cookies opened, four each, a power of two (64 B: 4 MiB).
+pub const PROXIED_BUCKETS: u32 = 1 << 16;
 /// Groups of addresses of a pair at most (8 B: 128 B).
 pub const GROUPS: u32 = 16;
 /// Bytes of the ring that tells the agent what packets met.

@@ -47,7 +47,9 @@ pub const SOURCES: &str = "SOURCES";
 
 /// [`crate::fragment::Datagram`] -> [`crate::fragment::Course`]; private to the packet
 /// path.
-pub const FRAGMENTS: &str = "FRAGMENTS";
+pub const COURSES: &str = "COURSES";
+/// How many datagrams were given an identification; private to the packet path.
+pub const IDENTIFICATIONS: &str = "IDENTIFICATIONS";
 /// One entry: the program that fragments go on in.
 pub const FRAGMENT_PATH: &str = "FRAGMENT_PATH";
 
@@ -64,6 +66,16 @@ pub const BOUND: &str = "BOUND";
 /// One entry: the program that flows in mode `fullnat` go on in.
 pub const FULLNAT_PATH: &str = "FULLNAT_PATH";
 
+/// [`crate::synproxy::Bucket`].
+pub const PROXIED: &str = "PROXIED";
+/// [`crate::change::ChangeLine`]: what changed in [`PROXIED`].
+pub const PROXIED_CHANGES: &str = "PROXIED_CHANGES";
+/// When services are to see the next SYN, see [`crate::synproxy::SynRate`]; private to the
+/// packet path.
+pub const SYNS: &str = "SYNS";
+/// One entry: the program that services with SYN cookies go on in.
+pub const SYNPROXY_PATH: &str = "SYNPROXY_PATH";
+
 /// Ends of leases by position of the group, see [`crate::lease`].
 pub const LEASES: &str = "LEASES";
 
@@ -71,7 +83,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 30] = [
+pub const PINNED: [&str; 35] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -89,7 +101,8 @@ pub const PINNED: [&str; 30] = [
     COUNTERS,
     NEXT_HOPS,
     NOTICES,
-    FRAGMENTS,
+    COURSES,
+    IDENTIFICATIONS,
     FRAGMENT_PATH,
     QUIC_CONFIGS,
     QUIC_SERVERS,
@@ -97,6 +110,10 @@ pub const PINNED: [&str; 30] = [
     BINDINGS,
     BOUND,
     FULLNAT_PATH,
+    PROXIED,
+    PROXIED_CHANGES,
+    SYNS,
+    SYNPROXY_PATH,
     REFUSALS,
     HANDSHAKES,
     SOURCES,
@@ -114,11 +131,20 @@ pub const FRAGMENT_PROGRAM: &str = "lb_fragment";
 pub const QUIC_PROGRAM: &str = "lb_quic";
 /// The program that flows in mode `fullnat` go on in.
 pub const FULLNAT_PROGRAM: &str = "lb_fullnat";
+/// The program that packets of services with SYN cookies go on in.
+pub const SYNPROXY_PROGRAM: &str = "lb_synproxy";
 /// The program that explains what [`PROGRAM`] would do, and its pin.
 pub const EXPLAIN_PROGRAM: &str = "lb_explain";
 /// All programs that are pinned.
-pub const PROGRAMS: [&str; 6] =
-    [PROGRAM, FRAGMENT_PROGRAM, FULLNAT_PROGRAM, QUIC_PROGRAM, CLOCK_PROGRAM, EXPLAIN_PROGRAM];
+pub const PROGRAMS: [&str; 7] = [
+    PROGRAM,
+    FRAGMENT_PROGRAM,
+    FULLNAT_PROGRAM,
+    QUIC_PROGRAM,
+    SYNPROXY_PROGRAM,
+    CLOCK_PROGRAM,
+    EXPLAIN_PROGRAM,
+];
 /// The program that sends probes of `dsr` services to the VIP; not pinned.
 pub const PROBE_OUT_PROGRAM: &str = "lb_probe_out";
 /// The program that takes their answers; not pinned.

@@ -103,7 +103,9 @@ map_type! {
         58 => pub full_until: u16,
         /// Set of its QUIC configurations, see [`crate::quic`]; 0: none.
         60 => pub quic: u16,
-        62 => pub _pad2: u16,
+        /// Above how many SYNs a second they are answered with cookies, see
+        /// [`crate::synproxy::SynRate`]; 0: they never are.
+        62 => pub syn_rate: u16,
     }
 }
 
@@ -147,7 +149,7 @@ pub mod flags {
     /// Handshakes are timed (`policy = "latency"` of a TCP service in mode `nat`).
     pub const TIMED: u8 = 1 << 5;
     /// More is asked of a packet than where it goes (`allow_sources`,
-    /// `firewall.new_flows_per_source`, `max_flows`).
+    /// `firewall.new_flows_per_source`, `max_flows`, `syn_cookies_above`).
     pub const GUARDED: u8 = 1 << 6;
     /// The affinity table is neither read nor written (`affinity = "none"`): every
     /// packet goes by the current Maglev table. Of UDP services only.

@@ -87,6 +87,10 @@ counters! {
     Moved = 6 => "moved",
     /// a packet longer than the way to its backend carries, answered with an ICMP error that says how long one may be
     TooBig = 7 => "too_big",
+    /// a SYN above the service's `syn_cookies_above`, answered with a cookie
+    SynCookieSent = 8 => "syn_cookie_sent",
+    /// a cookie that a client has confirmed: its connection with a backend is opened
+    SynCookieConfirmed = 9 => "syn_cookie_confirmed",
 
     /// the frame ends before its headers do
     Truncated = 16 => "truncated",
@@ -124,7 +128,7 @@ counters! {
     NotActive = 32 => "not_active",
     /// fragment longer than the way to its backend carries; its sender was told of the first
     Oversized = 33 => "oversized",
-    /// no room in front of the frame for the packet that is to wrap it
+    /// no room around the frame for the longer packet that it is to become
     NoHeadroom = 34 => "no_headroom",
     /// ICMP error about a packet that wraps another: taken in here
     TunnelError = 35 => "tunnel_error",
@@ -148,6 +152,11 @@ counters! {
     NatPortsExhausted = 55 => "nat_ports_exhausted",
     /// a packet to an address of `node.nat_sources` that is of no flow in mode `fullnat`
     NatUnbound = 56 => "nat_unbound",
+
+    /// a packet of a connection that a SYN cookie opened, but whose backend has not answered yet
+    Unopened = 60 => "unopened",
+    /// no room for one more connection that a SYN cookie opened; its client is sent a reset
+    ProxiedFull = 61 => "proxied_full",
 }
 
 /// Entries of `COUNTERS`.

@@ -37,6 +37,9 @@ pub(crate) trait Family: Copy {
     fn age(l3: usize, delta: u16);
     /// Whether no router may cut the packet to pieces.
     fn never_fragmented(l3: usize) -> bool;
+    /// Gives a fragment another identification (host byte order). IPv6's header for it is
+    /// the first one behind the fixed one, see [`crate::fragment`].
+    fn identify(l3: usize, identification: u32);
     /// Whether the time to live allows for another hop.
     fn may_go_on(l3: usize) -> bool;
 
@@ -159,6 +162,12 @@ impl Family for V4 {
     #[inline(always)]
     fn never_fragmented(l3: usize) -> bool {
         load::<u16>(l3 + 6) & 0x4000u16.to_be() != 0
+    }
+    #[inline(always)]
+    fn identify(l3: usize, identification: u32) {
+        let (old, new) = (load(l3 + 4), (identification as u16).to_be());
+        store(l3 + 4, new);
+        Self::update_header_checksum(l3, csum::fold(csum::delta16(old, new)));
     }
     #[inline(always)]
     fn may_go_on(l3: usize) -> bool {
@@ -330,6 +339,10 @@ impl Family for V6 {
     #[inline(always)]
     fn never_fragmented(_l3: usize) -> bool {
         true
+    }
+    #[inline(always)]
+    fn identify(l3: usize, identification: u32) {
+        store(l3 + Self::HEADER + 4, identification.to_be());
     }
     #[inline(always)]
     fn may_go_on(l3: usize) -> bool {

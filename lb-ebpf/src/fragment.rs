@@ -5,12 +5,18 @@
 //! A program of its own, called from the end of the packet path, so that it neither
 //! takes stack from that nor makes it longer.
 
+use core::{
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+    ptr::read_volatile,
+};
+
 use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
 use lb_common::{
     backend::flags,
     config::features,
     csum,
     fragment::{Course, Datagram, SECONDS, direction},
+    service::Service,
     stats::Counter,
 };
 
@@ -22,7 +28,7 @@ use crate::{
     firewall,
     forward::{self, fullnat, nat, tunnel},
     guard, lease,
-    maps::{BACKENDS, FRAGMENT_PATH, FRAGMENTS},
+    maps::{BACKENDS, COURSES, FRAGMENT_PATH, IDENTIFICATIONS},
     nexthop::{self, Way},
     packet::{Frame, load, number16},
     parse::{self, FIRST_FRAGMENT, Packet, TCP, UDP},
@@ -49,10 +55,11 @@ fn lb_fragment(ctx: XdpContext) -> u32 {
         Some((parse::IPV6, _)) => lb_fragment_v6(ctx.ctx),
         _ => UNKNOWN,
     };
-    crate::act(match answer {
+    let verdict = match answer {
         UNKNOWN => control::decide(ctx.ctx),
         verdict => Verdict::from_raw(verdict),
-    })
+    };
+    crate::act(ctx.ctx, verdict)
 }
 
 /// An answer of `lb_fragment_v4` and `lb_fragment_v6` that is no verdict: it is of no
@@ -90,16 +97,16 @@ extern "C" fn lb_fragment_v6(ctx: *mut xdp_md) -> u64 {
 }
 
 /// What a fragment is a piece of.
-struct Piece {
+pub(crate) struct Piece {
     datagram: Datagram,
     /// Where it begins, in units of 8 bytes.
-    offset: u16,
+    pub offset: u16,
 }
 
 /// `None`: the fragment header is not the first one (RFC 8200, section 4.1, has few that
 /// may be in front of it).
 #[inline(always)]
-fn piece<F: Family>(packet: &Packet<F>) -> Option<Piece> {
+pub(crate) fn piece<F: Family>(packet: &Packet<F>) -> Option<Piece> {
     let l3 = packet.l3;
     let (offset, identification, proto): (u16, u32, u8) = if F::EXACT {
         (number16(l3 + 6) & 0x1fff, load::<u16>(l3 + 4).into(), load(l3 + 9))
@@ -123,19 +130,17 @@ fn follow<F: Family>(env: &Env, packet: Packet<F>) -> Option<Verdict> {
         return Some(Verdict::drop(Counter::SourceDenied));
     }
     if env.uses(features::FULLNAT) && fullnat::is_source::<F>(env, packet.destination) {
-        let host = service::is_host::<F>(env, packet.destination);
-        return (!host).then_some(Verdict::drop(Counter::Fragment));
+        return Some(Verdict::full_nat(0));
     }
     if piece.offset == 0 {
         return first(env, packet, &piece.datagram);
     }
-    // SAFETY: read at once; if it changes meanwhile, another datagram has the name.
-    let course = *unsafe { FRAGMENTS.get(piece.datagram) }?;
-    if env.now().wrapping_sub(course.second) >= SECONDS {
-        return None;
-    }
+    let course = course(env, &piece)?;
     if piece.offset < course.covered {
         return Some(Verdict::drop(Counter::FragmentOverlap));
+    }
+    if course.direction == direction::BOUND {
+        return Some(Verdict::full_nat(course.backend));
     }
     // A tunnel spreads load by them.
     let packet = Packet { ports: course.ports, ..packet };
@@ -144,6 +149,14 @@ fn follow<F: Family>(env: &Env, packet: Packet<F>) -> Option<Verdict> {
     } else {
         to_backend(env, &packet, &course)
     }
+}
+
+/// Where the first fragment of a datagram went, if that is not too long ago.
+#[inline(always)]
+pub(crate) fn course(env: &Env, piece: &Piece) -> Option<Course> {
+    // SAFETY: read at once; if it changes meanwhile, another datagram has the name.
+    let course = *unsafe { COURSES.get(piece.datagram) }?;
+    (env.now().wrapping_sub(course.second) < SECONDS).then_some(course)
 }
 
 /// The first fragment goes the way of whole packets.
@@ -160,6 +173,9 @@ fn first<F: Family>(env: &Env, packet: Packet<F>, datagram: &Datagram) -> Option
         && env.uses(features::NAT)
         && let Some((owner, service)) = nat::replying(env, &packet)
     {
+        if is_translated(&packet, service) {
+            return Some(Verdict::drop(Counter::Fragment));
+        }
         note(env, datagram, &packet, &owner, direction::REPLY);
         return nat::send_reply(env, &packet, &owner, service);
     }
@@ -168,6 +184,9 @@ fn first<F: Family>(env: &Env, packet: Packet<F>, datagram: &Datagram) -> Option
         found = service::ranged(env, address, packet.proto, packet.destination_port());
     }
     let found = found?;
+    if is_translated(&packet, found.service) {
+        return Some(Verdict::drop(Counter::Fragment));
+    }
     if !lease::permits(found.service) {
         return Some(Verdict::drop(Counter::NotActive));
     }
@@ -175,15 +194,20 @@ fn first<F: Family>(env: &Env, packet: Packet<F>, datagram: &Datagram) -> Option
         return Some(verdict);
     }
     Some(match select::select(env, &packet, &found) {
-        Ok(chosen) if chosen.backend.flags & flags::FULLNAT != 0 => {
-            Verdict::drop(Counter::Fragment)
-        }
+        Ok(chosen) if chosen.backend.flags & flags::FULLNAT != 0 => Verdict::full_nat(chosen.id),
         Ok(chosen) => {
             note(env, datagram, &packet, &chosen, direction::REQUEST);
             forward::to_backend(env, &packet, &found, &chosen)
         }
         Err(verdict) => verdict,
     })
+}
+
+/// Whether the packet may be of a connection whose numbers are translated: nobody cuts its
+/// segments, since hosts discover how long they may be.
+#[inline(always)]
+fn is_translated<F: Family>(packet: &Packet<F>, service: &Service) -> bool {
+    packet.proto == TCP && service.syn_rate != 0
 }
 
 /// Notes where a first fragment goes. If there is no room, the others are dropped.
@@ -202,8 +226,55 @@ fn note<F: Family>(
         second: env.now(),
         covered: (packet.length / 8) as u16,
         direction,
+        binding: 0,
+        identification: 0,
     };
-    let _ = FRAGMENTS.insert(datagram, course, 0);
+    let _ = COURSES.insert(datagram, course, 0);
+}
+
+/// The same of one in mode `fullnat`, whose flow has this entry of `BINDINGS`. `Err`: its
+/// header for fragments is not where it is looked for.
+#[inline(always)]
+pub(crate) fn note_bound<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    backend: u16,
+    (binding, identification): (u32, u32),
+) -> Result<(), Verdict> {
+    let piece = piece(packet).ok_or(Verdict::drop(Counter::Fragment))?;
+    let course = Course {
+        ports: packet.ports,
+        backend,
+        service: 0,
+        second: env.now(),
+        covered: (packet.length / 8) as u16,
+        direction: direction::BOUND,
+        binding,
+        identification,
+    };
+    let _ = COURSES.insert(piece.datagram, course, 0);
+    Ok(())
+}
+
+/// An identification for a datagram that comes from an address which many clients share:
+/// theirs may be alike (RFC 6864, section 5.3).
+#[inline(always)]
+pub(crate) fn next_identification() -> u32 {
+    const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+    let Some(count) = IDENTIFICATIONS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an aligned word of a map element; it is read whole.
+    let mut old = unsafe { read_volatile(count) };
+    let mut attempt = 0;
+    while attempt < 4 {
+        // SAFETY: as above.
+        let (there, stored) =
+            unsafe { atomic_cxchg::<u64, ORDER, ORDER>(count, old, old.wrapping_add(1)) };
+        if stored {
+            break;
+        }
+        (old, attempt) = (there, attempt + 1);
+    }
+    old as u32
 }
 
 /// A later fragment from a client.

@@ -91,9 +91,7 @@ pub(crate) fn begin<F: Family>(
     if found.service.flags & flags::GUARDED == 0 || known && !opens {
         return Ok(());
     }
-    // SAFETY: a map element; aligned words are read whole.
-    let full_until = unsafe { read_volatile(&raw const found.service.full_until) };
-    if (opens || packet.proto != TCP) && quota::is_full(full_until, now) {
+    if (opens || packet.proto != TCP) && quota::is_full(found.full_until(), now) {
         return Err(if found.service.flags & flags::REJECT != 0 {
             refuse::answer(env, Counter::Rejected)
         } else {

@@ -15,8 +15,7 @@ use lb_common::{
 };
 
 use crate::{
-    affinity::{self, Known},
-    count,
+    affinity, count,
     env::Env,
     family::Family,
     firewall,
@@ -26,8 +25,8 @@ use crate::{
     packet::{Frame, load, store, turn_around},
     parse::{self, Packet, TCP, UDP},
     select::{self, Chosen},
-    service,
-    verdict::{PASS, Verdict},
+    service, synproxy,
+    verdict::{Action, PASS, Verdict},
 };
 
 /// What a message is to us.
@@ -85,17 +84,16 @@ pub(crate) fn handle<F: Family>(env: &Env) -> Verdict {
     if answer & TO_WRAP != 0 {
         return tunnel::send(env, answer as u16);
     }
-    if answer == TO_FULLNAT {
-        return fullnat::go_on(env, 0);
+    match Verdict::from_raw(answer) {
+        // Here there is the stack for what explains it.
+        verdict if verdict.action() == Action::FullNat => fullnat::translated(env),
+        verdict => verdict,
     }
-    Verdict::from_raw(answer)
 }
 
 /// An answer of `lb_icmp_v4` and `lb_icmp_v6` that is no verdict, but the backend to which
 /// the packet is to be sent in another one: there the stack has no room to do it.
 const TO_WRAP: u64 = 1 << 63;
-/// Another one: the error is about a flow in mode `fullnat`.
-const TO_FULLNAT: u64 = 1 << 62;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -140,7 +138,7 @@ fn message<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
         && env.uses(features::FULLNAT)
         && fullnat::is_source::<F>(env, packet.destination)
     {
-        return Verdict::from_raw(TO_FULLNAT);
+        return Verdict::full_nat(0);
     }
     let address = service::address::<F>(env, packet.destination);
     if address.is_some_and(|address| !lease::permits_address(address)) {
@@ -230,12 +228,16 @@ fn to_vip<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     let chosen = backend_of(env, &quote)?;
     let backend = chosen.backend;
     if backend.flags & flags::FULLNAT != 0 {
-        return Some(Verdict::from_raw(TO_FULLNAT));
+        return Some(Verdict::full_nat(0));
     }
     if !F::may_go_on(packet.l3) {
         return Some(Verdict::drop(Counter::TtlExceeded));
     }
     if backend.flags & flags::NAT != 0 {
+        if let Some(service) = service::entry(env, backend.service) {
+            let (client, ports) = (F::words(quote.destination), quote.ports.rotate_left(16));
+            renumber(packet, &quote, synproxy::offset(env, client, ports, service));
+        }
         F::set_destination(packet.l3, &backend.addr);
         F::age(packet.l3, backend.aged_delta);
         F::set_source(quote.l3, &backend.addr);
@@ -274,7 +276,7 @@ fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
     };
     let at = select::position(env, &flow, &found);
     if !found.untracked()
-        && let Known::Live(entry) = affinity::find(&at, env.now())
+        && let Some(entry) = affinity::find(&at, env.now()).live()
         && let Some(chosen) = select::serving(entry.flow.backend(), found.id)
     {
         return Some(chosen);
@@ -353,6 +355,37 @@ pub(crate) struct Deltas {
     pub outer: u16,
 }
 
+/// Adds `offset` to the number of the first quoted byte of TCP: the client knows the
+/// backend's bytes by other numbers, see [`crate::synproxy`].
+#[inline(always)]
+pub(crate) fn renumber<F: Family>(packet: &Packet<F>, quote: &Packet<F>, offset: u32) {
+    if offset == 0 || quote.proto != TCP {
+        return;
+    }
+    let at = quote.l4 + 4;
+    let old: u32 = load(at);
+    let new = u32::from_be(old).wrapping_add(offset).to_be();
+    store(at, new);
+    let changed = csum::fold(csum::delta32(old, new));
+    let mut delta = u32::from(changed);
+    if let Some(at) = quoted_checksum(packet, quote) {
+        let old: u16 = load(at);
+        let new = csum::apply(old, changed);
+        store(at, new);
+        delta += csum::delta16(old, new);
+    }
+    update_icmp_checksum(packet, delta);
+}
+
+/// Where the checksum of the quoted TCP header is, if that much is quoted (a frame may have
+/// bytes behind the message).
+#[inline(always)]
+fn quoted_checksum<F: Family>(packet: &Packet<F>, quote: &Packet<F>) -> Option<usize> {
+    let at = quote.l4 + nat::TCP_CHECKSUM;
+    let is_quoted = at + 2 - packet.l4 <= packet.length && packet.frame.holds(at, 2);
+    is_quoted.then_some(at)
+}
+
 /// Brings the checksums in line after addresses and ports of the quoted
 /// packet were rewritten: its IP header's, its transport's as far as it is
 /// quoted (a frame may have bytes behind the message), and the message's own,
@@ -374,10 +407,7 @@ pub(crate) fn translate_quote<F: Family>(packet: &Packet<F>, quote: &Packet<F>, 
         let new = csum::update_udp(old, deltas.l4);
         store(at, new);
         delta += csum::delta16(old, new);
-    } else if quote.l4 - packet.l4 + nat::TCP_CHECKSUM + 2 <= packet.length
-        && packet.frame.holds(quote.l4 + nat::TCP_CHECKSUM, 2)
-    {
-        let at = quote.l4 + nat::TCP_CHECKSUM;
+    } else if let Some(at) = quoted_checksum(packet, quote) {
         let old: u16 = load(at);
         let new = csum::apply(old, deltas.l4);
         store(at, new);

@@ -30,6 +30,9 @@ fn write(ctx: &XdpContext, verdict: Verdict) {
         Action::Transmit => {
             aya_log_ebpf::trace!(ctx, "interface {}: sent back", ingress);
         }
+        Action::FullNat => {
+            aya_log_ebpf::trace!(ctx, "interface {}: on in mode fullnat", ingress);
+        }
         Action::Redirect => {
             aya_log_ebpf::trace!(ctx, "interface {}: sent by {}", ingress, value);
         }

@@ -35,10 +35,15 @@ mod quic;
 mod refuse;
 mod select;
 mod service;
+mod synproxy;
 mod verdict;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_common::{config::features, service::flags, stats::Counter};
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    macros::xdp,
+    programs::XdpContext,
+};
+use lb_common::{backend, config::features, service::flags, stats::Counter};
 use lb_ebpf::{link, packet};
 
 use crate::{
@@ -57,12 +62,12 @@ use crate::{
 fn lb_xdp(ctx: XdpContext) -> u32 {
     let verdict = balance(&ctx, false);
     log::verdict(&ctx, verdict);
-    act(verdict)
+    act(ctx.ctx, verdict)
 }
 
-/// Carries a verdict out.
+/// Carries a verdict out, at the end of a program.
 #[inline(always)]
-fn act(verdict: Verdict) -> u32 {
+fn act(ctx: *mut xdp_md, verdict: Verdict) -> u32 {
     match verdict.action() {
         Action::Pass => {
             count::event(verdict.value());
@@ -85,6 +90,11 @@ fn act(verdict: Verdict) -> u32 {
                 xdp_action::XDP_DROP
             }
         },
+        Action::FullNat => {
+            fullnat::go_on(ctx, verdict.value() as u16);
+            count::event(Counter::Internal as u32);
+            xdp_action::XDP_DROP
+        }
     }
 }
 
@@ -104,7 +114,7 @@ fn lb_explain(ctx: XdpContext) -> u32 {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
         Action::Transmit => xdp_action::XDP_TX,
-        Action::Redirect => xdp_action::XDP_REDIRECT,
+        Action::Redirect | Action::FullNat => xdp_action::XDP_REDIRECT,
     }
 }
 
@@ -186,10 +196,16 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
     // One test for all that most services do without.
     if found.service.flags & (flags::GUARDED | flags::TIMED) != 0 {
         guard::admit(env, packet, &found)?;
+        synproxy::go_on(env, packet.proto, found.service);
         handshake::begin(env, packet, &found);
     }
     quic::go_on(env, packet, &found);
     let chosen = select::select(env, packet, &found)?;
+    // At once, so that the verifier need not carry it to the program's end.
+    if chosen.backend.flags & backend::flags::FULLNAT != 0 && !env.explains {
+        fullnat::go_on(env.ctx, chosen.id);
+        return Err(Verdict::drop(Counter::Internal));
+    }
     Ok(forward::to_backend(env, packet, &found, &chosen))
 }
 
@@ -198,7 +214,7 @@ fn flow<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict> {
 #[inline(always)]
 fn other<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Found, Verdict> {
     if env.uses(features::FULLNAT) && fullnat::is_source::<F>(env, packet.destination) {
-        return Err(fullnat::go_on(env, 0));
+        return Err(fullnat::translated(env));
     }
     if env.uses(features::NAT)
         && let Some(verdict) = nat::reply(env, packet)

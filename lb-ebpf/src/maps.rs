@@ -27,9 +27,12 @@ use lb_common::{
     route::Blocks,
     service::{Address, EndpointBucket, Service},
     stats::{self, BackendStats},
+    synproxy,
     table::Line,
     trace::Record,
 };
+
+use crate::synproxy::Options;
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
 const MMAPABLE: usize = 1 << 10;
@@ -150,8 +153,13 @@ pub(crate) static TRACE: Array<Record, 1, MMAPABLE> = Array::new();
 
 /// Where first fragments went. Written and read by packets only.
 #[btf_map]
-pub(crate) static FRAGMENTS: LruHashMap<Datagram, Course, { limits::DATAGRAMS as usize }> =
+pub(crate) static COURSES: LruHashMap<Datagram, Course, { limits::DATAGRAMS as usize }> =
     LruHashMap::new();
+
+/// One entry: how many datagrams were given an identification of our own. Written and read
+/// by packets only.
+#[btf_map]
+pub(crate) static IDENTIFICATIONS: Array<u64, 1> = Array::new();
 
 /// One entry: `lb_fragment`. Written by the agent.
 #[btf_map]
@@ -207,6 +215,34 @@ pub(crate) static TASK: PerCpuArray<binding::Task, 1> = PerCpuArray::new();
 /// One entry: `lb_fullnat`. Written by the agent.
 #[btf_map]
 pub(crate) static FULLNAT_PATH: ProgramArray<1> = ProgramArray::new();
+
+/// Connections that SYN cookies opened, see [`lb_common::synproxy`]. Written by packets by
+/// compare-and-swap; swept by the agent, which enters the peer's.
+#[btf_map]
+pub(crate) static PROXIED: Array<synproxy::Bucket, { limits::PROXIED_BUCKETS as usize }, MMAPABLE> =
+    Array::new();
+
+/// Marks of buckets of `PROXIED`, as `CHANGES` has of `FLOWS`. Written by packets; taken by
+/// the agent.
+#[btf_map]
+pub(crate) static PROXIED_CHANGES: Array<
+    ChangeLine,
+    { (limits::PROXIED_BUCKETS / lb_common::change::BUCKETS) as usize },
+    MMAPABLE,
+> = Array::new();
+
+/// When services are to see the next SYN, by id. Written and read by packets only.
+#[btf_map]
+pub(crate) static SYNS: Array<u64, { limits::SERVICES as usize }> = Array::new();
+
+/// One entry: what the options of a TCP header say. Written and read by packets only. Not
+/// pinned: it lives as long as a packet.
+#[btf_map]
+pub(crate) static OPTIONS: PerCpuArray<Options, 1> = PerCpuArray::new();
+
+/// One entry: `lb_synproxy`. Written by the agent.
+#[btf_map]
+pub(crate) static SYNPROXY_PATH: ProgramArray<1> = ProgramArray::new();
 
 /// What the agent should know, or find out. Written by packets.
 #[btf_map]

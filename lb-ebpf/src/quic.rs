@@ -7,15 +7,13 @@
 
 use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
 use lb_common::{
-    backend::flags,
     flow::{FlowState, Timeouts},
     quic::{self, Block},
     stats::Counter,
 };
 
 use crate::{
-    affinity::{self, Known},
-    count,
+    affinity, count,
     env::{self, Env},
     family::Family,
     forward,
@@ -59,7 +57,7 @@ fn lb_quic(ctx: XdpContext) -> u32 {
         Some((parse::IPV6, _)) => lb_quic_v6(ctx, lb_quic_named_v6(ctx)),
         _ => Verdict::drop(Counter::Internal).to_raw(),
     };
-    crate::act(Verdict::from_raw(verdict))
+    crate::act(ctx, Verdict::from_raw(verdict))
 }
 
 #[unsafe(no_mangle)]
@@ -214,10 +212,6 @@ fn send<F: Family>(env: &Env, packet: &Packet<F>, named: u64) -> Verdict {
         }
     };
     match chosen {
-        // What is called by way of a map from here would come back.
-        Ok(chosen) if chosen.backend.flags & flags::FULLNAT != 0 => {
-            Verdict::drop(Counter::Internal)
-        }
         Ok(chosen) => forward::to_backend(env, packet, &found, &chosen),
         Err(verdict) => verdict,
     }
@@ -258,7 +252,7 @@ extern "C" fn lb_quic_keep(key: u64, backend: u64, service: u64, timeouts: u64) 
     let (backend, timeouts) = (backend as u16, Timeouts::from_raw(timeouts));
     let (at, now) = (affinity::position(config, key), env::now(config));
     let known = affinity::find(&at, now);
-    if let Known::Live(entry) = known {
+    if let Some(entry) = known.live() {
         if entry.flow.backend() == backend {
             entry.touch(now, FlowState::Established as u8, timeouts);
             return 0;

@@ -211,7 +211,12 @@ extern "C" fn lb_sum_quote(ctx: *mut xdp_md, header: u64) -> u64 {
 
 /// Sum of the pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1).
 #[inline(always)]
-fn pseudo<F: Family>(source: F::Addr, destination: F::Addr, proto: u8, length: u16) -> u32 {
+pub(crate) fn pseudo<F: Family>(
+    source: F::Addr,
+    destination: F::Addr,
+    proto: u8,
+    length: u16,
+) -> u32 {
     let (source, destination) = (F::words(source), F::words(destination));
     csum::sum64(source[0])
         + csum::sum64(source[1])

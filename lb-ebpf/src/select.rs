@@ -71,19 +71,19 @@ pub(crate) fn select<F: Family>(
     let at = position(env, packet, found);
     let now = env.now();
     let known = match packet.proto {
-        UDP if found.untracked() => Known::Nothing,
+        UDP if found.untracked() => Known::NOTHING,
         _ => affinity::find(&at, now),
     };
     env.note(|record| {
         (record.service, record.now) = (found.id, now);
         record.entry = known.slot().map_or(0, |entry| entry.flow.0);
-        record.steps |= match known {
-            Known::Live(_) => steps::KNOWN,
-            Known::Stale(_) => steps::STALE,
-            Known::Nothing => 0,
+        record.steps |= match (known.live(), known.slot()) {
+            (Some(_), _) => steps::KNOWN,
+            (None, Some(_)) => steps::STALE,
+            (None, None) => 0,
         };
     });
-    if let Known::Live(entry) = known
+    if let Some(entry) = known.live()
         && let Some(state) = next_state(packet.proto, flags_for(packet, found), entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
@@ -158,9 +158,9 @@ fn new_flow<F: Family>(
     if firewall::is_spoofed(env, packet) {
         return Err(Verdict::drop(Counter::BadSource));
     }
-    guard::begin(env, packet, found, matches!(known, Known::Live(_)), now)?;
+    guard::begin(env, packet, found, known.live().is_some(), now)?;
     let opens = packet.proto == TCP && tcp::opens(packet.tcp_flags);
-    if let Known::Live(entry) = known
+    if let Some(entry) = known.live()
         && packet.proto == TCP
         && !opens
     {

@@ -1,5 +1,7 @@
 //! Who answers for an address and port.
 
+use core::ptr::read_volatile;
+
 use lb_common::{
     limits,
     service::{Address, EndpointKind, Service, address_flags, endpoint_bucket, flags},
@@ -32,6 +34,13 @@ impl Found {
     #[inline(always)]
     pub(crate) fn in_group(&self) -> bool {
         self.service.group != 0
+    }
+
+    /// Until when it takes no new flows, see [`lb_common::service::quota`].
+    #[inline(always)]
+    pub(crate) fn full_until(&self) -> u16 {
+        // SAFETY: a map element; the agent changes it in place, and words are read whole.
+        unsafe { read_volatile(&raw const self.service.full_until) }
     }
 
     /// Whether the affinity table has nothing of its flows.

@@ -22,6 +22,9 @@ pub(crate) enum Action {
     Transmit,
     /// Out of another interface.
     Redirect,
+    /// On in `lb_fullnat`, with this backend (0: it is not on its way to one). A program
+    /// calls it at its end: what functions call by way of a map comes back to them.
+    FullNat,
 }
 
 impl Verdict {
@@ -72,6 +75,12 @@ impl Verdict {
         Self::new(Action::Redirect, ifindex)
     }
 
+    /// On in `lb_fullnat`; see [`lb_common::binding::Task::backend`].
+    #[inline(always)]
+    pub(crate) const fn full_nat(backend: u16) -> Self {
+        Self::new(Action::FullNat, backend as u32)
+    }
+
     /// As one register.
     #[inline(always)]
     pub(crate) const fn to_raw(self) -> u64 {
@@ -91,11 +100,13 @@ impl Verdict {
             0 => Action::Pass,
             1 => Action::Drop,
             2 => Action::Transmit,
-            _ => Action::Redirect,
+            3 => Action::Redirect,
+            _ => Action::FullNat,
         }
     }
 
-    /// Number of the counter (0: none but for [`Action::Pass`]), or interface index.
+    /// Number of the counter (0: none but for [`Action::Pass`]), interface index, or
+    /// backend.
     #[inline(always)]
     pub(crate) const fn value(self) -> u32 {
         self.0 as u32

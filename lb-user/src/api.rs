@@ -120,11 +120,11 @@ pub struct Service {
     pub protocol: String,
     /// As in the file: a number, a range or "any".
     pub port: String,
-    /// `nat`, `dsr`.
+    /// `nat`, `fullnat`, `dsr`, `ipip`, `gue`.
     pub mode: String,
     /// `static`, `latency`, `least-flows`.
     pub policy: String,
-    /// `flow`, `client`.
+    /// `flow`, `client`, `none`.
     pub affinity: String,
     /// Backends configured.
     pub backends: u64,
@@ -338,6 +338,12 @@ pub struct Stats {
     /// Those whose connection ID names no server that may take them.
     #[serde(default)]
     pub quic_unrouted: u64,
+    /// SYNs that were answered with a cookie.
+    #[serde(default)]
+    pub syn_cookies_sent: u64,
+    /// Cookies that a client confirmed.
+    #[serde(default)]
+    pub syn_cookies_confirmed: u64,
 }
 
 /// Counters of a service or backend.

@@ -20,5 +20,5 @@ pub mod quic;
 pub mod read;
 pub mod rings;
 pub mod routes;
-
+pub mod synproxy;
 pub mod tables;

@@ -146,7 +146,8 @@ fn counters_are_what_went_through() -> Result<()> {
     let answers = spread(&lab.client, URL, 30)?;
     let stats = lab.json(&["stats"])?;
     let lists = ["services", "backends", "drops", "passed", "unrecorded", "moved", "reset"];
-    assert_fields(&stats, &[&lists[..], &["quic_routed", "quic_unrouted"]].concat());
+    let others = ["quic_routed", "quic_unrouted", "syn_cookies_sent", "syn_cookies_confirmed"];
+    assert_fields(&stats, &[&lists[..], &others].concat());
     let of = |list: &str, index: usize, field: &str| stats[list][index][field].as_u64().unwrap();
     assert_eq!(of("services", 0, "new_flows"), 30);
     for (index, count) in answers.values().enumerate() {

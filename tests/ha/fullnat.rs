@@ -21,7 +21,7 @@ use super::{
 /// All VIPs: 10,200 connections.
 const VIPS: [IpAddr; 6] = [NAT_V4, NAT_V6, OTHER_NAT_V4, OTHER_NAT_V6, DSR_V4, DSR_V6];
 /// `node.nat_sources`, which move with the VIPs.
-const SOURCES: [IpAddr; 2] = [
+pub(super) const SOURCES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 2, 0, 200)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x200)),
 ];

@@ -14,6 +14,7 @@ use lb_common::{
     limits::NAT_SOURCES,
     maps,
     stats::{BackendStats, Counter},
+    synproxy::{self, Proxied, Stage},
 };
 
 use super::{Error, Result};
@@ -142,6 +143,23 @@ impl Pins {
         let is_held = |value: u64| value != 0 && FlowValue(value).left(now) >= 0;
         let held = (0_u32..).zip(entries).filter(|(_, entry)| is_held(entry.value));
         Ok(held.map(|(index, _)| (index >> 16 < NAT_SOURCES, binding::port(index))).collect())
+    }
+
+    /// How many connections that SYN cookies opened both sides have.
+    ///
+    /// # Errors
+    /// The map, or the program that tells the second, is not pinned.
+    pub fn proxied(&self) -> Result<usize> {
+        let buckets = self.open(maps::PROXIED, |data| {
+            let map = Array::<_, synproxy::Bucket>::try_from(Map::Array(data))?;
+            map.iter().collect::<Result<Vec<_>, _>>()
+        })?;
+        let now = self.second()?;
+        let values = buckets.iter().flat_map(|bucket| bucket.values.map(Proxied));
+        let is_open = |value: &Proxied| {
+            value.0 != 0 && value.stage() == Stage::Open as u8 && value.left(now) >= 0
+        };
+        Ok(values.filter(is_open).count())
     }
 
     /// The data plane's second.

@@ -12,7 +12,8 @@ use self::way::{SOURCES, Way};
 use super::{
     affinity::flagged,
     case::{PORT, client, client_number},
-    frame::{ACK, Body, Extension, FIN, Frame, Icmp, MORE_FRAGMENTS, QINQ, RST, SYN, VLAN},
+    fragment::pieces,
+    frame::{ACK, Body, Extension, FIN, Frame, Icmp, QINQ, RST, SYN, VLAN},
     network::backend,
     refuse::answer,
     subject::{Action, Subject},
@@ -187,25 +188,87 @@ fn what_is_of_no_connection_is_reset() -> Result<()> {
     })
 }
 
+/// A flow's packet and its answer, of four fragments each.
+fn long(way: Way, bound: way::Bound) -> [Frame; 2] {
+    [way.request(client(way.v4), PORT), way.answer(bound, 1)]
+        .map(|frame| frame.with(|frame| *frame.packet.body.payload() = (0..150).collect()))
+}
+
+/// [`pieces`] as the balancer names them: no number is so large yet that IPv6 would need
+/// the upper half.
+fn named(whole: &Frame, identification: u16) -> Vec<Frame> {
+    let mut pieces = pieces(whole, identification);
+    for extension in pieces.iter_mut().flat_map(|frame| &mut frame.packet.extensions) {
+        extension.rest[3..5].fill(0);
+    }
+    pieces
+}
+
+/// The lower half of a fragment's identification.
+fn identification(frame: &[u8], v4: bool) -> u16 {
+    let at = if v4 { 18 } else { 60 };
+    u16::from_be_bytes([frame[at], frame[at + 1]])
+}
+
 #[test]
-fn fragments_are_dropped() -> Result<()> {
+fn fragments_go_with_their_first_both_ways() -> Result<()> {
     Subject::with(&Way::setup(&[1]), |subject| {
         for way in Way::all() {
             let (bound, _) = way.begin(subject, client(way.v4), PORT);
-            for whole in [way.request(client(way.v4), PORT), way.answer(bound, 1)] {
-                let pieces = [(0, true), (3, false)].map(|(offset, more)| {
-                    whole.with(|frame| {
-                        if way.v4 {
-                            let more = if more { MORE_FRAGMENTS } else { 0 };
-                            frame.packet.fragment = offset | more;
-                        } else {
-                            frame.packet.extensions = vec![Extension::fragment(offset, more)];
-                        }
-                    })
-                });
-                for piece in pieces {
-                    subject.drops(&way.name(), &piece, Counter::Fragment);
+            let [request, answer] = long(way, bound);
+            let mut given = Vec::new();
+            for number in [7, 7, 8] {
+                let sent = pieces(&request, number);
+                let (action, first) = subject.run_uncounted(&sent[0]);
+                assert_eq!(action, Action::Redirect, "{}", way.name());
+                // Many clients share the address, so the balancer names datagrams.
+                given.push(identification(&first, way.v4));
+                let expected = named(&way.forwarded(&request, bound, 1), given[given.len() - 1]);
+                assert!(first == expected[0].bytes(), "{}", way.name());
+                for at in [1, 3, 2, 3] {
+                    let what = format!("{}: fragment {at}", way.name());
+                    subject.forwards(&what, &sent[at], &expected[at], backend(way.v4, 1));
                 }
+            }
+            given.sort_unstable();
+            given.dedup();
+            assert_eq!(given.len(), 3, "{}", way.name());
+            let (sent, expected) =
+                (pieces(&answer, 5), way.answered(&answer, (client(way.v4), PORT)));
+            for (at, (sent, expected)) in sent.iter().zip(pieces(&expected, 5)).enumerate() {
+                let what = format!("answer, {}: fragment {at}", way.name());
+                subject.replies(&what, sent, &expected, backend(way.v4, 1));
+            }
+        }
+    })
+}
+
+#[test]
+fn fragments_without_their_first_or_over_it_are_dropped() -> Result<()> {
+    Subject::with(&Way::setup(&[1]), |subject| {
+        for way in Way::all() {
+            let (bound, _) = way.begin(subject, client(way.v4), PORT);
+            for whole in long(way, bound) {
+                let sent = pieces(&whole, 3);
+                for late in &sent[1..] {
+                    subject.drops(&way.name(), late, Counter::Fragment);
+                }
+                assert_eq!(subject.run_uncounted(&sent[0]).0, Action::Redirect, "{}", way.name());
+                let over = sent[1].with(|frame| {
+                    if way.v4 {
+                        frame.packet.fragment -= 1;
+                    } else {
+                        let at = u16::from_be_bytes([
+                            frame.packet.extensions[0].rest[1],
+                            frame.packet.extensions[0].rest[2],
+                        ]);
+                        let before = (at - 8).to_be_bytes();
+                        frame.packet.extensions[0].rest[1..3].copy_from_slice(&before);
+                    }
+                });
+                subject.drops(&way.name(), &over, Counter::FragmentOverlap);
+                let last = sent[1].with(|frame| frame.packet.hops = 1);
+                subject.drops(&way.name(), &last, Counter::TtlExceeded);
             }
         }
     })

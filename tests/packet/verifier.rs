@@ -17,7 +17,8 @@ use super::{
 const MOST: u32 = 1_000_000 / 2;
 
 /// Programs that only some services or commands need.
-const OTHERS: [&str; 3] = [maps::FULLNAT_PROGRAM, maps::QUIC_PROGRAM, maps::EXPLAIN_PROGRAM];
+const OTHERS: [&str; 4] =
+    [maps::FULLNAT_PROGRAM, maps::QUIC_PROGRAM, maps::SYNPROXY_PROGRAM, maps::EXPLAIN_PROGRAM];
 
 #[test]
 fn every_program_is_loaded_when_it_is_needed_and_admitted_with_room_to_grow() -> Result<()> {
@@ -28,6 +29,7 @@ fn every_program_is_loaded_when_it_is_needed_and_admitted_with_room_to_grow() ->
 
         let mut setup = Way::setup(&[1]);
         let others = quic(&[1], &[PLAIN]).services.into_iter();
+        setup.services[0] = setup.services[0].clone().line("syn_cookies_above = 9");
         setup.services.extend(others.filter(|service| service.mode == Mode::Dsr));
         subject.reload(&setup);
         subject.explain(&Case::all()[0].request());

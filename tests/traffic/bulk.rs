@@ -10,7 +10,7 @@ use lb_tests::harness::{
 use super::{VIPS, WEB, tunnel::unwrap_everywhere, url};
 
 /// iperf3's port.
-const IPERF: u16 = 5201;
+pub(super) const IPERF: u16 = 5201;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A web service and iperf3's at each VIP.
@@ -31,8 +31,9 @@ fn transfer(lab: &Lab, vip: IpAddr, words: &[&str]) -> Result<Vec<u64>> {
     Ok(intervals.iter().map(|one| one["sum"]["bytes"].as_u64().expect("a number")).collect())
 }
 
-fn check(lab: &Lab, vips: &[(IpAddr, Mode)]) -> Result<()> {
-    let _agent = lab.start_agent(&services(lab, vips))?;
+/// Much data both ways at these VIPs, whose services the agent of `config` has.
+pub(super) fn check(lab: &Lab, config: &Config, vips: &[(IpAddr, Mode)]) -> Result<()> {
+    let _agent = lab.start_agent(config)?;
     let mut server = lab.backends[0].netns.command("iperf3");
     let _server = Process::start(server.arg("--server"))?;
     for &(vip, mode) in vips {
@@ -55,7 +56,7 @@ fn check(lab: &Lab, vips: &[(IpAddr, Mode)]) -> Result<()> {
 #[test]
 fn much_data_goes_without_stalls() -> Result<()> {
     let lab = Lab::new(1)?;
-    check(&lab, &VIPS)
+    check(&lab, &services(&lab, &VIPS), &VIPS)
 }
 
 /// What a client sends at first does not fit.
@@ -64,7 +65,8 @@ fn much_data_goes_through_tunnels_without_stalls() -> Result<()> {
     let lab = Lab::new(1)?;
     unwrap_everywhere(&lab)?;
     for mode in [Mode::Ipip, Mode::Gue] {
-        check(&lab, &[DSR_V4, DSR_V6].map(|vip| (vip, mode)))?;
+        let vips = [DSR_V4, DSR_V6].map(|vip| (vip, mode));
+        check(&lab, &services(&lab, &vips), &vips)?;
     }
     Ok(())
 }

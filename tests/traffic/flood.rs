@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FLOWS: usize = 40;
 
 /// Sends segments to a VIP, each from the source that `source` gives for its number.
-fn flood(lab: &Lab, vip: IpAddr, flags: u8, count: u32, source: fn(u32) -> Ipv4Addr) {
+pub(super) fn flood(lab: &Lab, vip: IpAddr, flags: u8, count: u32, source: fn(u32) -> Ipv4Addr) {
     let send = || -> io::Result<()> {
         let kind = Type::from(libc::SOCK_RAW);
         let socket = Socket::new(Domain::IPV4, kind, Some(libc::IPPROTO_RAW.into()))?;

@@ -7,7 +7,7 @@ use lb_common::stats::Counter;
 use lb_tests::harness::{Lab, Mode, NAT_V4, NAT_V6, Result, ask_udp, eventually};
 
 use super::{
-    ECHO, VIPS, all_services, names,
+    ECHO, VIPS, all_services, fullnat, names,
     tunnel::{tunnelled, unwrap_everywhere},
 };
 
@@ -35,6 +35,21 @@ fn long_datagrams_are_answered_by_every_backend() -> Result<()> {
             answered.insert(ask_udp(&lab.client, (vip, ECHO).into(), &long)?);
         }
         assert_eq!(answered, names(&lab), "{mode} at {vip}");
+    }
+    no_faults(&lab)
+}
+
+#[test]
+fn long_datagrams_are_told_apart_that_come_from_one_address() -> Result<()> {
+    let lab = fullnat::lab(2)?;
+    let _agent = lab.start_agent(&fullnat::config(&lab, ""))?;
+    let long = "x".repeat(LONG);
+    for vip in fullnat::VIPS {
+        let mut answered = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            answered.insert(ask_udp(&lab.client, (vip, ECHO).into(), &long)?);
+        }
+        assert_eq!(answered, names(&lab), "{vip}");
     }
     no_faults(&lab)
 }

@@ -11,12 +11,12 @@ use lb_tests::harness::{
 use super::{ECHO, WEB, all_answer, mtu::ask_at_length, names, url};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const VIPS: [IpAddr; 2] = [NAT_V4, NAT_V6];
+pub(super) const VIPS: [IpAddr; 2] = [NAT_V4, NAT_V6];
 /// `node.nat_sources`, which the balancer's interface towards the backends holds.
-const SOURCES: [&str; 2] = ["10.2.0.200", "fd00:2::200"];
+pub(super) const SOURCES: [&str; 2] = ["10.2.0.200", "fd00:2::200"];
 
 /// A lab whose backends reach their own network only.
-fn lab(backends: usize) -> Result<Lab> {
+pub(super) fn lab(backends: usize) -> Result<Lab> {
     let lab = Lab::new(backends)?;
     let [v4, v6] = SOURCES;
     lab.balancer.ip(&format!("addr add {v4}/32 dev l1\naddr add {v6}/128 dev l1 nodad"))?;
@@ -27,7 +27,7 @@ fn lab(backends: usize) -> Result<Lab> {
 }
 
 /// Web and echo services, with more `lines` of each.
-fn config(lab: &Lab, lines: &str) -> Config {
+pub(super) fn config(lab: &Lab, lines: &str) -> Config {
     let services = VIPS.iter().flat_map(|&vip| {
         [(Protocol::Tcp, WEB), (Protocol::Udp, ECHO)]
             .map(|(protocol, port)| Service::new(vip, protocol, port, Mode::FullNat))

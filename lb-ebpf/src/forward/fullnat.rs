@@ -12,11 +12,14 @@
 //! nothing from, whoever found the error.
 
 mod bind;
+mod later;
 
 use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
 use lb_common::{
     backend::{Backend, flags},
-    binding, csum, hash,
+    binding,
+    config::features,
+    csum, hash,
     service::Service,
     stats::Counter,
     tcp,
@@ -28,14 +31,16 @@ use crate::{
     env::Env,
     family::{Family, V4, V6},
     forward::{self, nat},
+    fragment,
     icmp::{self, Deltas},
     maps::{BACKENDS, FULLNAT_PATH, TASK},
     nexthop::{self, Way},
     packet::{Frame, store},
-    parse::{self, Packet, TCP, UDP},
+    parse::{self, FIRST_FRAGMENT, Packet, TCP, UDP},
     refuse,
     select::{self, Chosen},
     service::{self, Found},
+    synproxy::{self, Answer},
     verdict::{PASS, Verdict},
 };
 
@@ -43,7 +48,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn to_backend<F: Family>(env: &Env, packet: &Packet<F>, chosen: &Chosen) -> Verdict {
     if !env.explains {
-        return go_on(env, chosen.id);
+        return Verdict::full_nat(chosen.id);
     }
     env.note(|record| record.steps |= steps::BINDS);
     if let Err(verdict) = may_go::<F>(env, packet, chosen.backend) {
@@ -58,35 +63,48 @@ pub(crate) fn is_source<F: Family>(env: &Env, addr: F::Addr) -> bool {
     F::nat_source_number(env.generation, addr).is_some()
 }
 
-/// Goes on with a packet in [`lb_fullnat`]. `backend`: see [`binding::Task::backend`].
-/// Who only explains is told nothing of what is not on its way to a backend.
+/// What becomes of a packet that is not on its way to a backend. Who only explains is told
+/// nothing of it.
 #[inline(always)]
-pub(crate) fn go_on(env: &Env, backend: u16) -> Verdict {
-    if env.explains {
-        return control::decide(env.ctx);
-    }
+pub(crate) fn translated(env: &Env) -> Verdict {
+    if env.explains { control::decide(env.ctx) } else { Verdict::full_nat(0) }
+}
+
+/// Goes on with a packet in [`lb_fullnat`]; returns only if that is not possible.
+/// `backend`: see [`binding::Task::backend`].
+#[inline(always)]
+pub(crate) fn go_on(ctx: *mut xdp_md, backend: u16) {
     if let Some(task) = TASK.get_ptr_mut(0) {
         // SAFETY: this CPU's element; nothing here needs dropping.
         unsafe {
             (*task).backend = backend;
-            FULLNAT_PATH.tail_call(&XdpContext::new(env.ctx), 0);
+            FULLNAT_PATH.tail_call(&XdpContext::new(ctx), 0);
         }
     }
-    Verdict::drop(Counter::Internal)
 }
 
 /// Entry: one packet of a flow in this mode, or to one of its sources.
 #[xdp]
 fn lb_fullnat(ctx: XdpContext) -> u32 {
-    let answer = match parse::link(Frame::new(&ctx)) {
-        Some((parse::IPV4, _)) => lb_fullnat_v4(ctx.ctx),
-        Some((parse::IPV6, _)) => lb_fullnat_v6(ctx.ctx),
+    let ctx = ctx.ctx;
+    let proxied =
+        Env::new(&XdpContext::new(ctx), false).is_some_and(|env| env.uses(features::SYN_COOKIES));
+    let answer = match parse::link(Frame::new(&XdpContext::new(ctx))) {
+        Some((parse::IPV4, _)) if proxied => {
+            Answer(lb_fullnat_proxied_v4(ctx)).or_else(|_| lb_fullnat_v4(ctx)).to_raw()
+        }
+        Some((parse::IPV6, _)) if proxied => {
+            Answer(lb_fullnat_proxied_v6(ctx)).or_else(|_| lb_fullnat_v6(ctx)).to_raw()
+        }
+        Some((parse::IPV4, _)) => lb_fullnat_v4(ctx),
+        Some((parse::IPV6, _)) => lb_fullnat_v6(ctx),
         _ => Verdict::drop(Counter::Internal).to_raw(),
     };
-    crate::act(match answer {
-        HOST => control::decide(ctx.ctx),
+    let verdict = match answer {
+        HOST => control::decide(ctx),
         verdict => Verdict::from_raw(verdict),
-    })
+    };
+    crate::act(ctx, verdict)
 }
 
 /// An answer of `lb_fullnat_v4` and `lb_fullnat_v6` that is no verdict: the packet is for
@@ -121,6 +139,55 @@ extern "C" fn lb_fullnat_v6(ctx: *mut xdp_md) -> u64 {
     Verdict::drop(Counter::Internal).to_raw()
 }
 
+/// Translates what backends send to clients whose SYN was answered with a cookie, if the
+/// packet is one: 0, or a verdict.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_fullnat_proxied_v4(ctx: *mut xdp_md) -> u64 {
+    let ctx = XdpContext::new(ctx);
+    let frame = Frame::new(&ctx);
+    if let Some(env) = Env::new(&ctx, false)
+        && let Some((_, l3)) = parse::link(frame)
+        && let Ok(packet) = parse::ipv4(frame, l3)
+        && let Some(answer) = proxied::<V4>(&env, packet)
+    {
+        return answer.0;
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_fullnat_proxied_v6(ctx: *mut xdp_md) -> u64 {
+    let ctx = XdpContext::new(ctx);
+    let frame = Frame::new(&ctx);
+    if let Some(env) = Env::new(&ctx, false)
+        && let Some((_, l3)) = parse::link(frame)
+        && let Ok(packet) = parse::ipv6(env.ctx, frame, l3)
+        && let Some(answer) = proxied::<V6>(&env, packet)
+    {
+        return answer.0;
+    }
+    0
+}
+
+/// `None`: it is not of a backend to a client who has a port.
+#[inline(always)]
+fn proxied<F: Family>(env: &Env, packet: Packet<F>) -> Option<Answer> {
+    let number = F::nat_source_number(env.generation, packet.destination)?;
+    if packet.proto != TCP || packet.obstacle != parse::WHOLE {
+        return None;
+    }
+    let packet = parse::tcp(packet).ok()?;
+    let peer = (packet.source, packet.source_port());
+    let owner = owner::<F>(env, TCP, (number, packet.destination_port()), peer)?;
+    if owner.service.syn_rate == 0 {
+        return None;
+    }
+    let flow = &owner.bound.flow;
+    Some(synproxy::of_backend(env, &packet, (flow.client, flow.ports), owner.service))
+}
+
 #[inline(always)]
 fn either(verdict: Result<Verdict, Verdict>) -> u64 {
     match verdict {
@@ -131,7 +198,10 @@ fn either(verdict: Result<Verdict, Verdict>) -> u64 {
 #[inline(always)]
 fn translate<F: Family>(env: &Env, packet: Packet<F>) -> Result<Verdict, Verdict> {
     let number = F::nat_source_number(env.generation, packet.destination);
-    if packet.proto == F::ICMP && parse::icmp(&packet) {
+    if packet.obstacle > FIRST_FRAGMENT {
+        return later::follow(env, &packet, number);
+    }
+    if packet.obstacle == parse::WHOLE && packet.proto == F::ICMP && parse::icmp(&packet) {
         return match number {
             Some(number) => error_to_client(env, &packet, number),
             None => error_to_backend(env, &packet),
@@ -140,6 +210,7 @@ fn translate<F: Family>(env: &Env, packet: Packet<F>) -> Result<Verdict, Verdict
     let ported = match packet.proto {
         TCP => parse::tcp(packet),
         UDP => parse::udp(packet),
+        _ if number.is_some() => return Err(unbound(env, &packet)),
         _ => Err(Counter::Internal),
     };
     let packet = ported.map_err(Verdict::drop)?;
@@ -179,12 +250,22 @@ fn request<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict>
     let index = match bind::bind() {
         bind::EXHAUSTED => return Err(Verdict::drop(Counter::NatPortsExhausted)),
         // No backend can know a connection that comes from a new port.
-        bind::UNBOUND => return Err(refuse::answer(env, Counter::Rejected)),
+        bind::UNBOUND => {
+            if service.syn_rate != 0 {
+                synproxy::undo(env, packet, service);
+            }
+            return Err(refuse::answer(env, Counter::Rejected));
+        }
         index => index as u32,
     };
     let source = F::nat_source(env.generation, binding::source(index));
     let port = port_of(backend, packet.destination_port());
     let ports = hash::ports(binding::port(index).to_be(), port);
+    if packet.obstacle == FIRST_FRAGMENT {
+        let identification = fragment::next_identification();
+        fragment::note_bound(env, packet, id, (index, identification))?;
+        F::identify(packet.l3, identification);
+    }
     rewrite(packet, source, F::from_bytes(&backend.addr), ports);
     let chosen = Chosen { id, backend };
     if too_long {
@@ -231,6 +312,14 @@ fn reply<F: Family>(env: &Env, packet: &Packet<F>, number: u32) -> Result<Verdic
     }
     if !F::may_go_on(packet.l3) {
         return Err(Verdict::drop(Counter::TtlExceeded));
+    }
+    if packet.obstacle == FIRST_FRAGMENT {
+        if packet.proto == TCP && service.syn_rate != 0 {
+            // See `fragment::is_translated`.
+            return Err(Verdict::drop(Counter::Fragment));
+        }
+        let index = binding::index(F::EXACT, number, u16::from_be(packet.destination_port()));
+        fragment::note_bound(env, packet, bound.value.backend(), (index, 0))?;
     }
     let closes = packet.proto == TCP && tcp::closes(packet.tcp_flags);
     let timeouts = select::timeouts(&Found { id: backend.service, service });
@@ -353,6 +442,8 @@ fn error_to_backend<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict,
     let to = F::from_bytes(&backend.addr);
     let port = port_of(backend, sent.destination_port());
     let ports = hash::ports(port, binding::port(index).to_be());
+    let offset = synproxy::offset(env, flow.client, flow.ports, found.service);
+    icmp::renumber(packet, &quote, offset);
     rewrite_error(packet, &quote, (source, to), (to, source), ports)?;
     Ok(forward::leave(env, packet.frame, &chosen))
 }

@@ -20,8 +20,7 @@ use lb_common::{
 };
 
 use crate::{
-    affinity::{self, Known},
-    changes, count,
+    affinity, changes, count,
     env::{self, Env},
     family::Family,
     handshake,
@@ -31,6 +30,7 @@ use crate::{
     parse::{Packet, TCP},
     select::{self, Chosen},
     service::{self, Found},
+    synproxy,
     verdict::{PASS, Verdict},
 };
 
@@ -111,6 +111,7 @@ pub(crate) fn is_reply<F: Family>(env: &Env, packet: &Packet<F>) -> bool {
 #[inline(always)]
 pub(crate) fn reply<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Verdict> {
     let (owner, service) = replying(env, packet)?;
+    synproxy::go_on(env, packet.proto, service);
     send_reply(env, packet, &owner, service)
 }
 
@@ -205,10 +206,8 @@ extern "C" fn lb_bound(key: u64) -> u64 {
         return 0;
     };
     let at = affinity::position(config, key);
-    match affinity::find(&at, env::now(config)) {
-        Known::Live(entry) => u64::from(entry.flow.backend()),
-        Known::Stale(_) | Known::Nothing => 0,
-    }
+    let known = affinity::find(&at, env::now(config)).live();
+    known.map_or(0, |entry| entry.flow.backend().into())
 }
 
 /// Notes which service a client's flow to a shared address belongs to.
@@ -247,7 +246,7 @@ extern "C" fn lb_bind_reply(key: u64, backend: u64, event: u64, timeouts: u64) -
     let at = affinity::position(config, key);
     let (proto, tcp_flags) = ((event >> 8) as u8, event as u8);
     let known = affinity::find(&at, now);
-    if let Known::Live(entry) = known {
+    if let Some(entry) = known.live() {
         let next = select::next_state(proto, tcp_flags, entry.flow.state());
         let same = entry.flow.backend() == backend;
         match next {

@@ -83,7 +83,7 @@ struct Settings {
     #[arg(long, value_parser = ["tcp", "udp"])]
     protocol: Option<String>,
     /// How packets reach the backends
-    #[arg(long, value_parser = ["nat", "dsr"])]
+    #[arg(long, value_parser = ["nat", "fullnat", "dsr", "ipip", "gue"])]
     mode: Option<String>,
     /// What weights follow besides configuration and health: nothing, how fast backends
     /// answer clients (or probes), how many flows they have

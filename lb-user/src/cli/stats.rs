@@ -100,6 +100,11 @@ impl Counters {
             moved: gained(self.moved, earlier.moved),
             quic_routed: gained(self.quic_routed, earlier.quic_routed),
             quic_unrouted: gained(self.quic_unrouted, earlier.quic_unrouted),
+            syn_cookies_sent: gained(self.syn_cookies_sent, earlier.syn_cookies_sent),
+            syn_cookies_confirmed: gained(
+                self.syn_cookies_confirmed,
+                earlier.syn_cookies_confirmed,
+            ),
         }
     }
 }
@@ -167,9 +172,12 @@ fn others(counters: &Counters, heading: &'static str, number: impl Fn(u64) -> St
     table.row([Cell::new("unrecorded flows"), Cell::new(number(counters.unrecorded))]);
     table.row([Cell::new("reset flows"), Cell::new(number(counters.reset))]);
     table.row([Cell::new("moved flows"), Cell::new(number(counters.moved))]);
-    for (what, packets) in
-        [("QUIC by ID", counters.quic_routed), ("QUIC without", counters.quic_unrouted)]
-    {
+    for (what, packets) in [
+        ("QUIC by ID", counters.quic_routed),
+        ("QUIC without", counters.quic_unrouted),
+        ("SYN cookies sent", counters.syn_cookies_sent),
+        ("SYN cookies confirmed", counters.syn_cookies_confirmed),
+    ] {
         if packets > 0 {
             table.row([Cell::new(what), Cell::new(number(packets))]);
         }

@@ -31,6 +31,7 @@ pub fn service(service: &Service) -> Table {
         routes,
         allow_sources,
         max_flows,
+        syn_cookies_above,
         quic,
         ..
     } = service;
@@ -46,6 +47,7 @@ pub fn service(service: &Service) -> Table {
         ("slow_start", Some(time(*slow_start))),
         ("allow_sources", Some(json!(allow_sources))),
         ("max_flows", Some(json!(max_flows))),
+        ("syn_cookies_above", Some(syn_cookies_above.map_or(json!("off"), Value::from))),
         ("min_up", Some(json!(min_up))),
         ("on_empty", Some(json!(self::on_empty(*on_empty)))),
         ("on_down", Some(json!(self::on_down(*on_down)))),

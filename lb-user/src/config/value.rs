@@ -46,6 +46,18 @@ pub fn number(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Result<u32
     }
 }
 
+/// "off", or what `value` takes.
+pub fn unless_off<T>(
+    value: impl Fn(&DeValue<'_>) -> Result<T, Wrong>,
+) -> impl Fn(&DeValue<'_>) -> Result<Option<T>, Wrong> {
+    move |given| match given {
+        DeValue::String(word) if word == "off" => Ok(None),
+        _ => value(given)
+            .map(Some)
+            .map_err(|wrong| Wrong { rule: format!("{}, or \"off\"", wrong.rule), ..wrong }),
+    }
+}
+
 /// `true` or `false`.
 pub fn flag(value: &DeValue<'_>) -> Result<bool, Wrong> {
     value.as_bool().ok_or_else(|| Wrong::new("must be true or false").hint("without quotes"))

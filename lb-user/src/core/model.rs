@@ -229,6 +229,9 @@ pub struct Service {
     pub allow_sources: Vec<IpNet>,
     /// With as many flows it takes no new ones; 0: it takes any number.
     pub max_flows: u32,
+    /// Above how many SYNs a second they are answered with cookies; `None`: never. TCP in
+    /// modes that see both sides only.
+    pub syn_cookies_above: Option<u32>,
     /// Configurations of connection IDs, ids unique; UDP only.
     pub quic: Vec<QuicConfig>,
     /// Backends, names and addresses with ports unique within the service.

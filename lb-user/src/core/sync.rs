@@ -62,6 +62,8 @@ pub struct Names {
     shortest: Option<u16>,
     /// See [`Self::sources`].
     sources: Sources,
+    /// See [`Self::has_cookies`].
+    cookies: bool,
 }
 
 impl Names {
@@ -83,6 +85,7 @@ impl Names {
             if identity.mode == Mode::FullNat && names.sources.entries() == 0 {
                 names.sources = Sources::of(snapshot.generation());
             }
+            names.cookies |= entry.syn_rate != 0;
             let timeout = entry.established_timeout;
             names.shortest = Some(names.shortest.map_or(timeout, |least| least.min(timeout)));
         }
@@ -114,6 +117,13 @@ impl Names {
     #[must_use]
     pub fn shortest(&self) -> Option<u16> {
         self.shortest
+    }
+
+    /// Whether a service of a group has, or had, SYN cookies: connections that they opened
+    /// are told.
+    #[must_use]
+    pub fn has_cookies(&self) -> bool {
+        self.cookies
     }
 
     /// An entry of the affinity table as it is told, and the group that it

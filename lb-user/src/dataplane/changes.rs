@@ -12,6 +12,7 @@ use lb_common::{
     config::Config,
     flow::{Bucket, FlowState, FlowValue, MAX_TIMEOUT},
     hash::{self, Place},
+    synproxy::{self, Proxied},
 };
 
 use super::{
@@ -26,6 +27,14 @@ use crate::core::plan::BackendId;
 /// Marks that are taken by one access.
 const WORD: usize = size_of::<u64>();
 
+/// `PROXIED` and its marks.
+pub struct ProxiedChanges {
+    /// The table.
+    pub table: Arc<Mapped<synproxy::Bucket>>,
+    /// `PROXIED_CHANGES`.
+    pub marks: Mapped<ChangeLine>,
+}
+
 /// The affinity table and its marks. They may be used by another thread than
 /// that which changes the configuration.
 pub struct Changes {
@@ -35,6 +44,8 @@ pub struct Changes {
     pub marks: Mapped<ChangeLine>,
     /// Ports of mode `fullnat`.
     pub bindings: Bindings,
+    /// Connections that SYN cookies opened.
+    pub proxied: ProxiedChanges,
     clock: Arc<Clock>,
     place_seed: [u64; 2],
     mask: u32,
@@ -52,6 +63,7 @@ impl Changes {
         flows: Arc<Mapped<Bucket>>,
         marks: Mapped<ChangeLine>,
         bindings: Bindings,
+        proxied: ProxiedChanges,
         clock: Arc<Clock>,
         config: &Config,
     ) -> Self {
@@ -59,6 +71,7 @@ impl Changes {
             flows,
             marks,
             bindings,
+            proxied,
             clock,
             place_seed: config.place_seed,
             mask: config.flow_mask,
@@ -92,6 +105,20 @@ impl Changes {
         let expires = now.wrapping_add(left.min(MAX_TIMEOUT));
         let new = FlowValue::new(backend, place.tag, state, expires);
         self.flows.enter(key, new, &place, now, yields)
+    }
+
+    /// Enters a connection that the peer opened by a SYN cookie: what became of it, and the
+    /// number of its entry. A live entry of this node's stays unless it `yields`.
+    pub fn enter_connection(
+        &self,
+        key: u64,
+        value: Proxied,
+        now: u16,
+        yields: bool,
+    ) -> (Entered, Option<u32>) {
+        let table = &self.proxied.table;
+        let place = hash::place(key, self.place_seed, table.entries() - 1);
+        table.enter_connection(key, value, &place, now, yields)
     }
 
     /// Makes room for flows that found none, where other flows can have other slots: the

@@ -40,6 +40,7 @@ pub fn tables(buckets: u32) -> io::Result<Tables> {
         lines: Mapped::anonymous(limits::TABLE_LINES)?,
         flows: Mapped::anonymous(buckets)?.into(),
         bindings: Mapped::anonymous(limits::BINDINGS)?.into(),
+        proxied: Mapped::anonymous(limits::PROXIED_BUCKETS)?.into(),
         kernel: Box::new(FakeKernel::default()),
     };
     let config = Config {

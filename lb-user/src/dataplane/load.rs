@@ -22,7 +22,7 @@ use lb_common::{config::Config, limits, maps, trace::Record};
 pub(super) use self::programs::{pin, program};
 use super::{
     bindings::{Bindings, KernelBound},
-    changes::Changes,
+    changes::{Changes, ProxiedChanges},
     clock::Clock,
     kernel::Kernel,
     leases::Leases,
@@ -197,7 +197,9 @@ impl DataPlane {
         let (flows, marks) = (Arc::clone(&tables.flows), mapped(&pins, maps::CHANGES)?);
         let bound = KernelBound(typed(&pins, maps::BOUND, HashMap::try_from)?.into());
         let bindings = Bindings::new(Arc::clone(&tables.bindings), Box::new(bound));
-        let changes = Changes::new(flows, marks, bindings, Arc::clone(&clock), &config);
+        let table = Arc::clone(&tables.proxied);
+        let proxied = ProxiedChanges { table, marks: mapped(&pins, maps::PROXIED_CHANGES)? };
+        let changes = Changes::new(flows, marks, bindings, proxied, Arc::clone(&clock), &config);
         let notices = typed(&pins, maps::NOTICES, RingBuf::try_from)?;
         let info = program(&mut ebpf, maps::PROGRAM)?.info();
         let info = info.map_err(|error| LoadError::Program(maps::PROGRAM, error))?;
@@ -310,6 +312,7 @@ fn place_anew(tables: &Tables, seed: [u64; 2]) {
         at.store(value, Ordering::Release);
     }
     let forgotten = tables.flows.clear(0..tables.flows.entries(), |_, _| true);
+    tables.proxied.release(0..tables.proxied.entries(), |_, _| true);
     tracing::warn!(
         forgotten,
         "flows are placed by the pair's key, and were placed otherwise: recorded flows are forgotten"
@@ -335,6 +338,7 @@ fn tables(pins: &PinDir) -> Result<Tables, LoadError> {
         lines: mapped(pins, maps::TABLES)?,
         flows: mapped(pins, maps::FLOWS)?.into(),
         bindings: mapped(pins, maps::BINDINGS)?.into(),
+        proxied: mapped(pins, maps::PROXIED)?.into(),
         kernel: Box::new(Kernel {
             deny_v4: typed(pins, maps::DENY_V4, LpmTrie::try_from)?,
             deny_v6: typed(pins, maps::DENY_V6, LpmTrie::try_from)?,

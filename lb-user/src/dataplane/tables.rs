@@ -17,6 +17,7 @@ use lb_common::{
     limits,
     service::{Address, EndpointBucket, Service},
     stats::BackendStats,
+    synproxy,
     table::{LINE_SLOTS, Line, TableRef},
 };
 
@@ -119,6 +120,8 @@ pub struct Tables {
     pub flows: Arc<Mapped<Bucket>>,
     /// `BINDINGS`.
     pub bindings: Arc<Mapped<Binding>>,
+    /// `PROXIED`.
+    pub proxied: Arc<Mapped<synproxy::Bucket>>,
     /// The others.
     pub kernel: Box<dyn KernelMaps>,
 }

@@ -133,7 +133,7 @@ impl Way {
 }
 
 /// Source address and port of a frame without tags and options.
-fn source_of(frame: &[u8]) -> Bound {
+pub(crate) fn source_of(frame: &[u8]) -> Bound {
     let (address, l4) = if frame[14] >> 4 == 4 {
         let octets: [u8; 4] = frame[26..30].try_into().expect("four bytes");
         (IpAddr::from(octets), 34)

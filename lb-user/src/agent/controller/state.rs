@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{addr, limits, notice::Notice, table::TableRef};
+use lb_common::{addr, notice::Notice, table::TableRef};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
@@ -95,9 +95,8 @@ pub(super) struct State {
     missing: BTreeSet<String>,
     /// How interfaces are attached, by name.
     pub(super) modes: BTreeMap<String, AttachMode>,
-    swept: u32,
-    /// Up to where bindings were swept.
-    released: u32,
+    /// The share of the tables to sweep next.
+    sweeps: u32,
     started: Instant,
     /// What `model` is made of.
     pub(super) origin: Origin,
@@ -187,8 +186,7 @@ impl State {
             unattached: BTreeSet::new(),
             missing: BTreeSet::new(),
             modes: BTreeMap::new(),
-            swept: 0,
-            released: 0,
+            sweeps: 0,
             started: Instant::now(),
             origin,
             source,
@@ -336,20 +334,21 @@ impl State {
         }
     }
 
-    /// Sweeps this tick's share of the affinity table, and of bindings.
+    /// Sweeps this tick's share of the affinity table, of bindings, and of connections that
+    /// SYN cookies opened.
     pub(super) fn sweep(&mut self) -> Result<(), Error> {
         let now = self.data_plane.now()?;
         let tables = &self.data_plane.tables;
-        let end = tables.flows.entries();
-        let start = if self.swept < end { self.swept } else { 0 };
-        let stop = end.min(start + end.div_ceil(SWEEP_TICKS));
-        let cleared = tables.flows.sweep(start..stop, now);
-        let first = self.released % limits::BINDINGS;
-        let last = limits::BINDINGS.min(first + limits::BINDINGS.div_ceil(SWEEP_TICKS));
-        let released = tables.bindings.sweep(first..last, now);
-        self.released = last;
-        tracing::trace!(start, stop, cleared, released, "swept");
-        self.swept = stop;
+        let share = |of: u32| {
+            let size = of.div_ceil(SWEEP_TICKS);
+            let start = of.min(self.sweeps * size);
+            start..of.min(start + size)
+        };
+        let cleared = tables.flows.sweep(share(tables.flows.entries()), now);
+        let released = tables.bindings.sweep(share(tables.bindings.entries()), now);
+        let ended = tables.proxied.sweep(share(tables.proxied.entries()), now);
+        tracing::trace!(share = self.sweeps, cleared, released, ended, "swept");
+        self.sweeps = (self.sweeps + 1) % SWEEP_TICKS;
         Ok(())
     }
 

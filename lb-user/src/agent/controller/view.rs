@@ -156,6 +156,8 @@ pub(super) fn stats(model: &Model, members: &[Member], counters: &[u64]) -> api:
         moved: counted(Counter::Moved),
         quic_routed: counted(Counter::QuicRouted),
         quic_unrouted: counted(Counter::QuicUnrouted),
+        syn_cookies_sent: counted(Counter::SynCookieSent),
+        syn_cookies_confirmed: counted(Counter::SynCookieConfirmed),
     }
 }
 

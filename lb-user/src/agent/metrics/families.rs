@@ -77,6 +77,11 @@ fn node(page: &mut Page<'_>, Figures { status, stats, .. }: &Figures) -> fmt::Re
     let routed = [([("by", "id")], stats.quic_routed), ([("by", "flow")], stats.quic_unrouted)];
     let help = "packets of QUIC services: routed by connection ID, or by addresses and ports";
     page.counters("quic_packets", help, routed)?;
+    let cookies = [
+        ([("result", "sent")], stats.syn_cookies_sent),
+        ([("result", "confirmed")], stats.syn_cookies_confirmed),
+    ];
+    page.counters("syn_cookies", "SYNs answered with a cookie, and those confirmed", cookies)?;
     let drops = stats.drops.iter().map(|(reason, count)| ([("reason", reason.as_str())], *count));
     page.counters("drops", "packets dropped", drops)?;
     page.counter("packets_passed", "packets left to the kernel", stats.passed)

@@ -30,6 +30,7 @@ pub(super) fn check(service: &Service, report: &mut Report<'_>) {
     }
     backend::check(service, report);
     untracked(service, report);
+    syn_cookies(service, report);
     min_up(service, report);
     probe_port(service, report);
     split(service, report);
@@ -54,6 +55,21 @@ fn untracked(service: &Service, report: &mut Report<'_>) {
     if let Some(Located { value: Mode::FullNat, .. }) = service.mode {
         let wrong = Wrong::new("must be \"flow\" or \"client\" where `mode` is \"fullnat\"");
         let hint = "a flow has a source port at one backend, and its answers come from there";
+        report.add(place, wrong.hint(hint));
+    }
+}
+
+/// Who answers for a backend translates what both say afterwards, so it must see both.
+fn syn_cookies(service: &Service, report: &mut Report<'_>) {
+    let Some(Located { place, value: Some(_) }) = &service.syn_cookies_above else { return };
+    if let Some(Located { value: Protocol::Udp, .. }) = service.protocol {
+        let wrong = Wrong::new("must be \"off\" where `protocol` is \"udp\"");
+        report.add(place, wrong.hint("only TCP has SYNs"));
+    }
+    if let Some(Located { value: Mode::Dsr | Mode::Ipip | Mode::Gue, .. }) = service.mode {
+        let wrong = Wrong::new("must be \"off\" unless `mode` is \"nat\" or \"fullnat\"");
+        let hint = "in other modes answers of backends do not pass here, and could not be \
+                    translated; have the backends use SYN cookies";
         report.add(place, wrong.hint(hint));
     }
 }
@@ -221,6 +237,7 @@ pub(super) fn model(service: Service) -> Option<model::Service> {
         policy: service.policy?.value,
         slow_start: service.slow_start?.value,
         max_flows: service.max_flows?.value,
+        syn_cookies_above: service.syn_cookies_above?.value,
         min_up: service.min_up?.value,
         on_empty: service.on_empty?.value,
         on_down: service.on_down?.value,

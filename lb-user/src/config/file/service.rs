@@ -16,7 +16,7 @@ use crate::{
         read::{Located, Place, Section, Wrong},
         value::{
             PORTS_HINT, address, duration, flag, name, number, path, port, ports, prefix,
-            source_prefix, weight, word,
+            source_prefix, unless_off, weight, word,
         },
     },
     core::model::{
@@ -31,6 +31,9 @@ pub const WEIGHT: u16 = 100;
 
 /// Largest `service.max_flows`: as many as the affinity table has slots at most.
 const MOST_MAX_FLOWS: u32 = MAX_FLOWS * SLOTS as u32;
+
+/// Largest `service.syn_cookies_above`, SYNs a second.
+const MOST_SYN_COOKIES_ABOVE: u32 = 100_000_000;
 
 /// Longest `service.slow_start`.
 const MOST_SLOW_START: Duration = Duration::from_secs(3600);
@@ -62,6 +65,8 @@ pub struct Service {
     pub allow_sources: Field<Vec<Located<IpNet>>>,
     /// `max_flows`.
     pub max_flows: Field<u32>,
+    /// `syn_cookies_above`; `None`: never.
+    pub syn_cookies_above: Field<Option<u32>>,
     /// `min_up`.
     pub min_up: Field<u32>,
     /// `on_empty`.
@@ -175,6 +180,11 @@ pub(super) fn read(mut table: Section<'_>) -> Service {
             source_prefix,
         ),
         max_flows: table.optional("max_flows", 0, number(0..=MOST_MAX_FLOWS)),
+        syn_cookies_above: table.optional(
+            "syn_cookies_above",
+            None,
+            unless_off(number(0..=MOST_SYN_COOKIES_ABOVE)),
+        ),
         min_up: table.optional("min_up", 1, number(1..=BACKENDS - 1)),
         on_empty: table.optional(
             "on_empty",

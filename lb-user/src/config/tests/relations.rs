@@ -395,3 +395,30 @@ fn quic_configurations_fit_into_a_connection_id_and_are_told_apart() {
         ),
     );
 }
+
+#[test]
+fn syn_cookies_are_for_tcp_whose_answers_pass_here() {
+    let text = |lines: &str| one("80", lines, &[A]);
+    let above = |lines: &str| model(&text(lines)).services[0].syn_cookies_above;
+    assert_eq!(above(""), None);
+    assert_eq!(above("syn_cookies_above = \"off\"\nmode = \"dsr\""), None);
+    assert_eq!(above("syn_cookies_above = 0"), Some(0));
+    assert_eq!(above("syn_cookies_above = 5000"), Some(5000));
+    refused(
+        &text("syn_cookies_above = 1\nprotocol = \"udp\""),
+        "syn_cookies_above: 1: must be \"off\" where `protocol` is \"udp\"",
+    );
+    for mode in ["dsr", "gue"] {
+        let sources = "tunnel_sources = [\"172.31.0.0/16\"]\n";
+        let text = text(&format!("syn_cookies_above = 1\nmode = \"{mode}\""));
+        let text = text.replacen("[node]\n", &format!("[node]\n{sources}"), 1);
+        let expected =
+            "syn_cookies_above: 1: must be \"off\" unless `mode` is \"nat\" or \"fullnat\"";
+        assert!(mistakes(&text).contains(expected), "{}", mistakes(&text));
+    }
+    let expected = "must be 0 to 100000000, or \"off\"";
+    for wrong in ["-1", "\"on\"", "true", "100_000_001"] {
+        let mistakes = mistakes(&text(&format!("syn_cookies_above = {wrong}")));
+        assert!(mistakes.contains(expected), "{mistakes}");
+    }
+}

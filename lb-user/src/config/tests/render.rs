@@ -27,6 +27,8 @@ fn key() -> impl Strategy<Value = (usize, String)> {
         (1..32768_u32).prop_map(|seconds| format!("affinity_timeout = \"{seconds}s\"")),
         Just("allow_sources = [\"198.51.100.0/24\", \"10.0.0.1\"]".to_owned()),
         (0..=134_217_728_u32).prop_map(|most| format!("max_flows = {most}")),
+        (0..=100_000_000_u32).prop_map(|rate| format!("syn_cookies_above = {rate}")),
+        Just("syn_cookies_above = \"off\"".to_owned()),
         Just("on_empty = \"reject\"".to_owned()),
         Just("on_down = \"reset\"".to_owned()),
     ];
@@ -182,6 +184,7 @@ fn keys_are_those_of_the_file_with_their_defaults() {
             "slow_start": "0s",
             "allow_sources": [],
             "max_flows": 0,
+            "syn_cookies_above": "off",
             "min_up": 1,
             "on_empty": "drop",
             "on_down": "release",
@@ -230,8 +233,8 @@ service.web.wieght: unknown key
         .replace(
             "known here: name, vip",
             "known here: name, vip, protocol, port, mode, policy, affinity, affinity_timeout, \
-             slow_start, allow_sources, max_flows, min_up, on_empty, on_down, health, split, \
-             route, quic, backend"
+             slow_start, allow_sources, max_flows, syn_cookies_above, min_up, on_empty, \
+             on_down, health, split, route, quic, backend"
         )
     );
     let nobody = service_from(&Table::new()).expect_err("mistakes");

@@ -29,6 +29,7 @@ pub(crate) fn service(vip: &str, ports: (u16, u16), protocol: Protocol, mode: Mo
         routes: Vec::new(),
         allow_sources: Vec::new(),
         max_flows: 0,
+        syn_cookies_above: None,
         quic: Vec::new(),
         backends: Vec::new(),
     }

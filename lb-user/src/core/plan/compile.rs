@@ -12,6 +12,7 @@ use lb_common::{
     firewall::{ALLOW_WORDS, AllowWord, allow_index},
     lease, limits,
     service::{Address, PortRange, RANGES, Service, address_flags, flags},
+    synproxy::SynRate,
 };
 
 use super::{
@@ -59,7 +60,7 @@ pub fn bank(
     let table =
         EndpointTable::build(&endpoints, seed).ok_or(CapacityError::Endpoints(endpoints.len()))?;
     let generation = Generation {
-        features: features_of(model, wanted),
+        features: features_of(model, wanted, &services),
         endpoint_mask: table.mask(),
         endpoint_salt: table.salt,
         number,
@@ -143,14 +144,27 @@ fn services(
         let sources = referred.sources.get(&id).copied().unwrap_or(0);
         let quic = referred.quic.get(&id).copied().unwrap_or(0);
         let limited = service.max_flows > 0;
-        let guarded = sources != 0 || limited || model.firewall.new_flows_per_source.is_some();
+        let old = snapshot.services.get(&id);
+        let syn_rate = syn_rate(service, old);
+        let guarded = sources != 0
+            || limited
+            || syn_rate != 0
+            || model.firewall.new_flows_per_source.is_some();
         let flags = entry.flags | if guarded { flags::GUARDED } else { 0 };
         // What is full stays so until it is counted again.
-        let old = snapshot.services.get(&id).filter(|_| limited);
-        let full_until = old.map_or(0, |old| old.full_until);
-        (id, Service { sources, full_until, quic, flags, ..entry })
+        let full_until = old.filter(|_| limited).map_or(0, |old| old.full_until);
+        (id, Service { sources, full_until, quic, syn_rate, flags, ..entry })
     };
     model.services.iter().map(entry).collect()
+}
+
+/// Who had SYN cookies goes on to translate the connections that they opened.
+fn syn_rate(service: &model::Service, old: Option<&Service>) -> u16 {
+    match service.syn_cookies_above {
+        Some(rate) => SynRate::new(rate).0,
+        None if old.is_some_and(|old| old.syn_rate != 0) => SynRate::ALL.0,
+        None => 0,
+    }
 }
 
 fn service_entry(service: &model::Service, places: Places, group: u16) -> Service {
@@ -264,7 +278,11 @@ fn endpoints(
     endpoints
 }
 
-fn features_of(model: &Model, wanted: &BTreeMap<BackendId, Wanted>) -> u32 {
+fn features_of(
+    model: &Model,
+    wanted: &BTreeMap<BackendId, Wanted>,
+    services: &BTreeMap<ServiceId, Service>,
+) -> u32 {
     let replies: BTreeSet<_> =
         wanted.values().filter_map(|want| reply_port(&want.identity)).collect();
     let denies = |test: fn(&IpNet) -> bool| model.firewall.deny_sources.iter().any(test);
@@ -275,6 +293,7 @@ fn features_of(model: &Model, wanted: &BTreeMap<BackendId, Wanted>) -> u32 {
         (denies(|net| matches!(net, IpNet::V6(_))), features::DENY_V6),
         (model.firewall.guard_host, features::GUARD_HOST),
         (model.services.iter().any(|service| service.mode == Mode::FullNat), features::FULLNAT),
+        (services.values().any(|entry| entry.syn_rate != 0), features::SYN_COOKIES),
     ]
     .into_iter()
     .filter(|(on, _)| *on)

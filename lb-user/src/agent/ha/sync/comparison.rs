@@ -30,7 +30,8 @@ struct Ended {
     told: Told,
     /// Groups of the peer's, by our positions.
     groups: Groups,
-    /// The bucket to go on with; entries of `BINDINGS` come after all buckets.
+    /// The bucket to go on with; entries of `BINDINGS` come after all buckets, and buckets
+    /// of `PROXIED` after them.
     next: u32,
 }
 
@@ -40,6 +41,8 @@ struct Told {
     flows: Touched,
     /// Entries of `BINDINGS`.
     bindings: Touched,
+    /// Entries of `PROXIED`.
+    connections: Touched,
 }
 
 impl Told {
@@ -47,6 +50,7 @@ impl Told {
         Self {
             flows: Touched::new(changes.flows.entries() as usize * SLOTS),
             bindings: Touched::new(changes.bindings.entries.entries() as usize),
+            connections: Touched::new(changes.proxied.table.entries() as usize * SLOTS),
         }
     }
 }
@@ -93,6 +97,13 @@ impl Comparison {
         }
     }
 
+    /// The same of an entry of `PROXIED`, if there was room.
+    pub(super) fn note_connection(&mut self, number: Option<u32>) {
+        if let (Some(told), Some(number)) = (&mut self.told, number) {
+            told.connections.add(number);
+        }
+    }
+
     /// A pass ends: all of these groups was told.
     pub(super) fn end(&mut self, common: &Common, groups: &[u64]) {
         let theirs = self::groups(common.groups.iter().map(|id| groups.contains(id)));
@@ -126,17 +137,30 @@ impl Comparison {
         let buckets = changes.flows.entries();
         let bindings =
             if names.sources().entries() == 0 { 0 } else { changes.bindings.entries.entries() };
-        let (start, all) = (ended.next, buckets + bindings);
+        let proxied = if names.has_cookies() { changes.proxied.table.entries() } else { 0 };
+        let (start, all) = (ended.next, buckets + bindings + proxied);
         let end = all.min(start.saturating_add(BUCKETS));
         let removed = if start < buckets {
             ended.next = end.min(buckets);
             changes.flows.clear_slots(start..ended.next, |slot, _, value| {
                 is_over(value) && !ended.told.flows.has(slot) && !told.flows.has(slot)
             })
+        } else if start < buckets + bindings {
+            ended.next = end.min(buckets + bindings);
+            changes.bindings.entries.release(
+                start - buckets..ended.next - buckets,
+                |index, value| {
+                    is_over(value) && !ended.told.bindings.has(index) && !told.bindings.has(index)
+                },
+            )
         } else {
             ended.next = end;
-            changes.bindings.entries.release(start - buckets..end - buckets, |index, value| {
-                is_over(value) && !ended.told.bindings.has(index) && !told.bindings.has(index)
+            let first = buckets + bindings;
+            changes.proxied.table.release(start - first..end - first, |number, value| {
+                let group = value.group();
+                let is_theirs = group != 0 && theirs >> lease::index(group) & 1 != 0;
+                let has = |told: &Told| told.connections.has(number);
+                is_theirs && value.left(now) >= 0 && !has(&ended.told) && !has(told)
             })
         };
         if ended.next == all {

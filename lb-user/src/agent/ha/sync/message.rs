@@ -15,8 +15,9 @@
 //! | 9 share | caller | name of the node: this connection is about the configuration |
 //! | 10 part | both | 1 if it is the last and 0 if more follow (1), bytes |
 //! | 11 bindings | sender | ports of mode `fullnat`: sequence (8), as for flows (1), records: client (16), its ports (4), source (16), port (2), number of the backend (2), state (1), seconds left (2); addresses of IPv4 as `::ffff:a.b.c.d` |
+//! | 12 connections | sender | connections that SYN cookies opened, of one group: sequence (8), as for flows (1), id of the group (8), records: key (8), [`Proxied`] without group and time (8), seconds left, 0: it is over (2) |
 
-use lb_common::{addr, flow::FlowState};
+use lb_common::{addr, flow::FlowState, synproxy::Proxied};
 
 use crate::core::{
     plan::{BackendId, identity::BackendIdentity},
@@ -31,6 +32,8 @@ pub(super) const MOST_PART: usize = MOST_BYTES - 2;
 pub(super) const MOST_RECORDS: usize = 2048;
 /// Most bindings of a message.
 pub(super) const MOST_BINDINGS: usize = 1024;
+/// Most connections of a message.
+pub(super) const MOST_CONNECTIONS: usize = 2048;
 /// Most names of a message.
 pub(super) const MOST_NAMES: usize = 1024;
 
@@ -38,7 +41,19 @@ pub(super) const MOST_NAMES: usize = 1024;
 const NAME: usize = 2 + 40;
 const RECORD: usize = 13;
 const BINDING: usize = 43;
+const CONNECTION: usize = 18;
 const EXACT: u8 = 1 << 7;
+
+/// A connection that a SYN cookie opened, as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Connection {
+    /// Its key, which is the same on both nodes.
+    pub(super) key: u64,
+    /// What its entry says, but for group and time.
+    pub(super) value: Proxied,
+    /// Seconds left to live; 0: it is over.
+    pub(super) left: u16,
+}
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +65,7 @@ pub(super) enum Message {
     Begin,
     Flows { sequence: u64, pass: bool, records: Vec<Record> },
     Bindings { sequence: u64, pass: bool, records: Vec<binding::Record> },
+    Connections { sequence: u64, pass: bool, group: u64, records: Vec<Connection> },
     Told { sequence: u64, groups: Vec<u64> },
     Heard { sequence: u64, whole: bool },
     Share { node: String },
@@ -95,6 +111,18 @@ impl Message {
                 records.iter().for_each(|record| put_binding(&mut bytes, record));
                 bytes
             }
+            Self::Connections { sequence, pass, group, records } => {
+                let mut bytes = number(12, *sequence);
+                bytes.reserve(9 + records.len() * CONNECTION);
+                bytes.push(u8::from(*pass));
+                bytes.extend(group.to_be_bytes());
+                for Connection { key, value, left } in records {
+                    bytes.extend(key.to_be_bytes());
+                    bytes.extend(value.0.to_be_bytes());
+                    bytes.extend(left.to_be_bytes());
+                }
+                bytes
+            }
             Self::Told { sequence, groups } => {
                 let groups = groups.iter().map(|id| id.to_be_bytes()).collect::<Vec<_>>();
                 [&number(7, *sequence)[..], groups.as_flattened()].concat()
@@ -125,7 +153,7 @@ impl Message {
                 Self::Names(names.iter().map(name).collect::<Option<_>>()?)
             }
             5 if body.is_empty() => Self::Begin,
-            6 | 11 => {
+            6 | 11 | 12 => {
                 let (sequence, body) = body.split_first_chunk()?;
                 let (&pass @ 0..=1, body) = body.split_first()? else { return None };
                 let (sequence, pass) = (u64::from_be_bytes(*sequence), pass == 1);
@@ -133,10 +161,16 @@ impl Message {
                     let (records, []) = body.as_chunks() else { return None };
                     let records = records.iter().map(record).collect::<Option<_>>()?;
                     Self::Flows { sequence, pass, records }
-                } else {
+                } else if kind == 11 {
                     let (records, []) = body.as_chunks() else { return None };
                     let records = records.iter().map(binding).collect::<Option<_>>()?;
                     Self::Bindings { sequence, pass, records }
+                } else {
+                    let (group, body) = body.split_first_chunk()?;
+                    let (records, []) = body.as_chunks() else { return None };
+                    let (group, records) = (u64::from_be_bytes(*group), records.iter());
+                    let records = records.map(connection).collect();
+                    Self::Connections { sequence, pass, group, records }
                 }
             }
             7 => {
@@ -157,6 +191,15 @@ impl Message {
             }
             _ => return None,
         })
+    }
+}
+
+fn connection(bytes: &[u8; CONNECTION]) -> Connection {
+    let [k0, k1, k2, k3, k4, k5, k6, k7, value @ .., l0, l1] = *bytes;
+    Connection {
+        key: u64::from_be_bytes([k0, k1, k2, k3, k4, k5, k6, k7]),
+        value: Proxied(u64::from_be_bytes(value)),
+        left: u16::from_be_bytes([l0, l1]),
     }
 }
 
@@ -243,6 +286,13 @@ mod tests {
         )
     }
 
+    fn any_connection() -> impl Strategy<Value = Connection> {
+        any::<(u64, u64, u16)>().prop_map(|(key, value, left)| {
+            let value = Proxied(value);
+            Connection { key, value, left }
+        })
+    }
+
     fn any_message() -> impl Strategy<Value = Message> {
         let name = ".{0,64}";
         prop_oneof![
@@ -259,6 +309,14 @@ mod tests {
                 .prop_map(|(sequence, pass, records)| Message::Flows { sequence, pass, records }),
             (any::<u64>(), any::<bool>(), prop::collection::vec(any_binding(), 0..8)).prop_map(
                 |(sequence, pass, records)| Message::Bindings { sequence, pass, records }
+            ),
+            (any::<(u64, bool, u64)>(), prop::collection::vec(any_connection(), 0..8)).prop_map(
+                |((sequence, pass, group), records)| Message::Connections {
+                    sequence,
+                    pass,
+                    group,
+                    records
+                }
             ),
             (any::<u64>(), prop::collection::vec(any::<u64>(), 0..GROUPS))
                 .prop_map(|(sequence, groups)| Message::Told { sequence, groups }),
@@ -297,6 +355,12 @@ mod tests {
             Message::Names(vec![(1, identity); MOST_NAMES]),
             Message::Flows { sequence: 1, pass: true, records },
             Message::Bindings { sequence: 1, pass: true, records: bound },
+            Message::Connections {
+                sequence: 1,
+                pass: true,
+                group: 1,
+                records: vec![Connection { key: 1, value: Proxied(1), left: 1 }; MOST_CONNECTIONS],
+            },
             Message::Part { last: true, bytes: vec![1; MOST_PART] },
         ];
         for message in full {

@@ -1,6 +1,7 @@
 //! Hears of the peer's flows, and enters them in this node's affinity table.
 
 mod bindings;
+mod connections;
 
 use std::{
     collections::VecDeque,
@@ -308,6 +309,11 @@ impl Hearing {
             }
             Message::Bindings { sequence, pass, records } => {
                 self.enter_bindings(&records, pass)?;
+                let whole = self.inward.borrow().whole();
+                say.say(&Message::Heard { sequence, whole }).await
+            }
+            Message::Connections { sequence, pass, group, records } => {
+                self.enter_connections(group, &records, pass)?;
                 let whole = self.inward.borrow().whole();
                 say.say(&Message::Heard { sequence, whole }).await
             }

@@ -73,6 +73,8 @@ pub(super) enum Part {
     Changes(Vec<(u32, Mark)>),
     /// These entries of `BINDINGS`.
     Bindings(Vec<u32>),
+    /// The connections of these buckets of `PROXIED`, whose marks are taken.
+    Connections(Vec<u32>),
     /// Buckets and entries of the pass, from this one on.
     Pass(u32),
 }
@@ -128,21 +130,25 @@ impl Progress {
     }
 
     /// Begins a connection with a peer that has this memory: whether a first pass goes
-    /// on. What it was told before lives for `life` at least.
+    /// on. What it was told before lives for `life` at least. `marks` are those of `FLOWS`
+    /// and of `PROXIED`.
     pub(super) fn resume(
         &mut self,
         memory: u64,
-        marks: &Mapped<ChangeLine>,
+        marks: [&Mapped<ChangeLine>; 2],
         life: Duration,
     ) -> bool {
-        let mut start = self.pass.next;
+        let ([flows, proxied], mut start) = (marks, self.pass.next);
         for Open { what, .. } in self.open.drain(..).rev() {
             match what {
                 Part::Changes(buckets) => {
-                    buckets.into_iter().for_each(|(bucket, mark)| marks.give_back(bucket, mark));
+                    buckets.into_iter().for_each(|(bucket, mark)| flows.give_back(bucket, mark));
                 }
                 Part::Bindings(entries) => {
                     entries.into_iter().for_each(|index| self.bindings.forget(index));
+                }
+                Part::Connections(buckets) => {
+                    buckets.into_iter().for_each(|at| proxied.give_back(at, Mark::Changed));
                 }
                 Part::Pass(from) => start = from,
             }
@@ -210,12 +216,13 @@ mod tests {
     /// One whose first pass has told buckets up to 300, the latter half unconfirmed.
     fn amidst(memory: u64) -> Progress {
         let mut progress = Progress::new();
-        assert!(!progress.resume(memory, &marks(), LIFE));
+        assert!(!progress.resume(memory, [&marks(), &marks()], LIFE));
         progress.serving = 1;
         progress.pass = Pass { next: 300, kind: Kind::First };
         progress.open(1, Part::Pass(0));
         progress.open(2, Part::Changes(vec![(3, Mark::Changed)]));
         progress.open(3, Part::Pass(150));
+        progress.open(3, Part::Connections(vec![9]));
         progress.open(5, Part::Changes(vec![(3, Mark::Exception), (40, Mark::Changed)]));
         progress.confirm(2);
         progress
@@ -223,8 +230,9 @@ mod tests {
 
     #[test]
     fn a_first_pass_goes_on_with_what_was_not_confirmed() {
-        let (mut progress, marks) = (amidst(7), marks());
-        assert!(progress.resume(7, &marks, LIFE));
+        let (mut progress, marks, others) = (amidst(7), marks(), marks());
+        assert!(progress.resume(7, [&marks, &others], LIFE));
+        assert_eq!(marked(&others), [(9, Mark::Changed)]);
         assert_eq!(progress.pass.next, 150);
         assert!(progress.pass.kind == Kind::First);
         assert_eq!(marked(&marks), [(3, Mark::Exception), (40, Mark::Changed)]);
@@ -238,7 +246,7 @@ mod tests {
             let (mut progress, marks) = (amidst(7), marks());
             progress.pass.kind = kind;
             progress.owes = 2;
-            assert!(!progress.resume(memory, &marks, life));
+            assert!(!progress.resume(memory, [&marks, &self::marks()], life));
             assert!(progress.pass.kind == Kind::New && progress.pass.next == 0);
             assert_eq!(progress.told(), 3);
             assert_eq!(marked(&marks), [(3, Mark::Exception), (40, Mark::Changed)]);

@@ -8,6 +8,7 @@
 //! repaired: what the peer has besides is over.
 
 mod bindings;
+mod connections;
 
 use std::{
     collections::VecDeque,
@@ -18,6 +19,7 @@ use std::{
 use lb_common::{change::Mark, flow::FlowState, lease};
 use tokio::sync::oneshot;
 
+use self::connections::{Connections, messages};
 use super::{
     super::{
         Common, Groups,
@@ -99,7 +101,8 @@ impl Session {
     /// Goes on with `at`, as far as a peer that has this memory knows of it.
     pub(super) fn new(common: Common, say: Outgoing, mut at: Progress, memory: u64) -> Self {
         let now = Instant::now();
-        let resumes = at.resume(memory, &common.changes.marks, length(&at) / 2);
+        let marks = [&common.changes.marks, &common.changes.proxied.marks];
+        let resumes = at.resume(memory, marks, length(&at) / 2);
         Self {
             common,
             say,
@@ -253,6 +256,7 @@ impl Session {
         if self.marks.next == 0 {
             self.marks.began = Instant::now();
             self.tell_changed_bindings(now).await?;
+            self.tell_changed_connections(now).await?;
         }
         let (mut exceptions, mut others) = (Vec::new(), Vec::new());
         let (lines, mut marked) = (changes.marks.entries(), Vec::new());
@@ -288,27 +292,33 @@ impl Session {
         }
         let names = Arc::clone(&self.at.names);
         let buckets = self.common.changes.flows.entries();
-        // Bindings come after all buckets.
-        let all = if self.at.told() == 0 { 0 } else { buckets + names.sources().entries() };
+        // Bindings come after all buckets, and connections after them.
+        let (ports, proxied) = (names.sources().entries(), self.proxied_buckets());
+        let all = if self.at.told() == 0 { 0 } else { buckets + ports + proxied };
         let start = self.at.pass.next;
         let end = all.min(start.saturating_add(self.pace(all)));
         if start < end {
             let (now, mut records, mut bindings) =
                 (self.common.changes.second()?, Vec::new(), Vec::new());
+            let mut connections = Connections::default();
             for at in start..end {
-                match at.checked_sub(buckets) {
-                    None => self.read(at, now, &mut records),
-                    Some(position) => {
+                match (at.checked_sub(buckets), at.checked_sub(buckets + ports)) {
+                    (None, _) => self.read(at, now, &mut records),
+                    (Some(position), None) => {
                         self.read_binding(names.sources().entry(position), now, &mut bindings);
                     }
+                    (_, Some(bucket)) => self.read_connections(bucket, now, &mut connections),
                 }
             }
-            let until = self.after(records.len()) + bindings.len().div_ceil(MOST_BINDINGS) as u64;
+            let until = self.after(records.len())
+                + bindings.len().div_ceil(MOST_BINDINGS) as u64
+                + messages(&connections);
             if self.at.pass.kind == Kind::First && until > self.at.sequence {
                 self.at.open(until, Part::Pass(start));
             }
             self.tell_all(&records, true, None).await?;
             self.tell_bindings(&bindings, true, None).await?;
+            self.tell_connections(&connections, true, None).await?;
         }
         self.at.pass.next = end;
         if end >= all {
