@@ -45,3 +45,4 @@ mod too_big;
 mod tunnel;
 mod untracked;
 mod verifier;
+mod vlan;

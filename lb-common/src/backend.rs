@@ -34,7 +34,8 @@ map_type! {
         42 => pub l4_delta: u16,
         /// The service it belongs to.
         44 => pub service: u16,
-        46 => pub _pad: u16,
+        /// One of [`crate::nexthop::vlan`].
+        46 => pub vlan: u16,
         /// Where several services share this address, port and protocol, and
         /// replies need an exact entry: [`crate::hash::shared_salt`]; else 0.
         48 => pub shared_salt: u64,

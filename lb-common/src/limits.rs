@@ -17,6 +17,8 @@ pub const ENDPOINT_BUCKETS: u32 = 32_768;
 pub const TABLE_LINES: u32 = 1 << 19;
 /// Interfaces at most.
 pub const PORTS: u32 = 64;
+/// VLANs on interfaces at most, and these interfaces.
+pub const VLANS: u32 = 1024;
 /// Cached next hops towards clients, per CPU (64 B: 1 MiB per CPU), and one
 /// more for runs that only explain.
 pub const NEXT_HOPS: u32 = 16_384;

@@ -18,7 +18,8 @@ pub const TABLES: &str = "TABLES";
 pub const FLOWS: &str = "FLOWS";
 /// [`crate::change::ChangeLine`]: what changed in [`FLOWS`].
 pub const CHANGES: &str = "CHANGES";
-/// Interfaces to redirect to, a device map keyed by interface index.
+/// Interfaces to redirect to, a device map keyed by interface index. That of a VLAN is led
+/// to the one that carries it.
 pub const PORTS: &str = "PORTS";
 /// Denied IPv4 sources, a longest-prefix-match trie.
 pub const DENY_V4: &str = "DENY_V4";
@@ -32,6 +33,8 @@ pub const BACKEND_STATS: &str = "BACKEND_STATS";
 pub const COUNTERS: &str = "COUNTERS";
 /// [`crate::nexthop::CachedHop`] per CPU; private to the packet path.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
+/// [`crate::nexthop::vlan`] by index of the interface that the kernel would send by.
+pub const VLANS: &str = "VLANS";
 /// [`crate::notice::Notice`], a ring buffer.
 pub const NOTICES: &str = "NOTICES";
 
@@ -83,7 +86,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 35] = [
+pub const PINNED: [&str; 36] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -100,6 +103,7 @@ pub const PINNED: [&str; 35] = [
     BACKEND_STATS,
     COUNTERS,
     NEXT_HOPS,
+    VLANS,
     NOTICES,
     COURSES,
     IDENTIFICATIONS,

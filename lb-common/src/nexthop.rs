@@ -21,8 +21,19 @@ map_type! {
         40 => pub second: u16,
         /// Bits of [`flags`].
         42 => pub flags: u16,
-        44 => pub _pad: [u32; 5],
+        /// One of [`vlan`].
+        44 => pub vlan: u16,
+        46 => pub _pad: [u16; 9],
     }
+}
+
+/// What becomes of a frame's VLAN tag (IEEE 802.1Q). One with two tags keeps them.
+pub mod vlan {
+    /// It is kept: nothing is known of VLANs on the interface that it leaves by.
+    pub const KEPT: u16 = 0;
+    /// There is none: it leaves by an interface that carries VLANs, but to no VLAN.
+    pub const NONE: u16 = u16::MAX;
+    // Else it is the VLAN's number, 1 to 4094.
 }
 
 /// Bits of [`CachedHop::flags`].

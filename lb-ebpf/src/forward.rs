@@ -93,7 +93,7 @@ pub(crate) fn leave(env: &Env, frame: Frame, chosen: &Chosen) -> Verdict {
     let backend = chosen.backend;
     count(env, frame, chosen);
     if backend.flags & flags::RESOLVED != 0 {
-        nexthop::send(env, frame, backend.macs_low, backend.macs_high, backend.ifindex)
+        nexthop::send(env, frame, backend)
     } else if backend.flags & (flags::NAT | flags::TUNNEL | flags::FULLNAT) != 0 {
         // Now an ordinary packet to the backend: the kernel finds the way.
         Verdict::pass(Counter::HandedOver)

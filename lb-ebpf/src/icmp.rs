@@ -338,7 +338,7 @@ fn to_client<F: Family>(env: &Env, packet: &Packet<F>) -> Verdict {
     env.note(|record| (record.backend, record.service) = (owner.id, backend.service));
     count::replied(env, owner.id, packet.frame.length());
     match way {
-        Way::Hop(hop) => nexthop::send(env, packet.frame, hop.macs_low, hop.macs_high, hop.ifindex),
+        Way::Hop(hop) => nexthop::send(env, packet.frame, hop),
         _ => Verdict::pass(Counter::HandedOver),
     }
 }

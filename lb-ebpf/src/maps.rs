@@ -83,9 +83,14 @@ pub(crate) static FLOWS: Array<Bucket, 1024, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static CHANGES: Array<ChangeLine, 32, MMAPABLE> = Array::new();
 
-/// Interface index -> interface. Written by the agent.
+/// Interface index -> interface; of a VLAN that which carries it. Written by the agent.
 #[btf_map]
-pub(crate) static PORTS: DevMapHash<{ limits::PORTS as usize }> = DevMapHash::new();
+pub(crate) static PORTS: DevMapHash<{ (limits::PORTS + limits::VLANS) as usize }> =
+    DevMapHash::new();
+
+/// Interface index -> [`lb_common::nexthop::vlan`]. Written by the agent.
+#[btf_map]
+pub(crate) static VLANS: HashMap<u32, u32, { limits::VLANS as usize }> = HashMap::new();
 
 /// Denied IPv4 prefixes. Written by the agent.
 #[btf_map]

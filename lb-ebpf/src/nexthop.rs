@@ -9,32 +9,110 @@ use aya_ebpf::{
 };
 use lb_common::{
     addr::AddrBytes,
+    backend::Backend,
     limits,
-    nexthop::{CachedHop, cache_index, flags},
+    nexthop::{CachedHop, cache_index, flags, vlan},
+    stats::Counter,
 };
+use lb_ebpf::link;
 
 use crate::{
     env::{self, Env},
     family::Family,
-    maps::{CONFIG, NEXT_HOPS, PORTS, QUESTION},
+    maps::{CONFIG, NEXT_HOPS, PORTS, QUESTION, VLANS},
     notice,
     packet::{Frame, load, store},
     parse::Packet,
     verdict::Verdict,
 };
 
-/// Writes the Ethernet addresses and sends the frame.
+/// What a frame is sent with.
+pub(crate) struct Hop {
+    /// The first 12 bytes of its Ethernet header.
+    pub macs_low: u64,
+    /// See [`Self::macs_low`].
+    pub macs_high: u32,
+    /// Interface that it leaves by.
+    pub ifindex: u32,
+    /// One of [`vlan`].
+    pub vlan: u16,
+}
+
+impl From<&'static Backend> for Hop {
+    #[inline(always)]
+    fn from(backend: &'static Backend) -> Self {
+        let Backend { macs_low, macs_high, ifindex, vlan, .. } = *backend;
+        Self { macs_low, macs_high, ifindex, vlan }
+    }
+}
+
+impl From<&'static CachedHop> for Hop {
+    #[inline(always)]
+    fn from(hop: &'static CachedHop) -> Self {
+        let CachedHop { macs_low, macs_high, ifindex, vlan, .. } = *hop;
+        Self { macs_low, macs_high, ifindex, vlan }
+    }
+}
+
+/// Writes the Ethernet addresses, and the VLAN tag, and sends the frame.
 #[inline(always)]
-pub(crate) fn send(
-    env: &Env,
-    frame: Frame,
-    macs_low: u64,
-    macs_high: u32,
-    ifindex: u32,
-) -> Verdict {
-    store(frame.start, macs_low);
-    store(frame.start + 8, macs_high);
-    if ifindex == env.ingress() { Verdict::transmit() } else { Verdict::redirect(ifindex) }
+pub(crate) fn send(env: &Env, frame: Frame, hop: impl Into<Hop>) -> Verdict {
+    let hop = hop.into();
+    let mut start = frame.start;
+    if hop.vlan != vlan::KEPT {
+        if lb_retag(env.ctx, hop.vlan.into()) != RETAGGED {
+            return Verdict::drop(Counter::NoHeadroom);
+        }
+        let frame = Frame::new(&XdpContext::new(env.ctx));
+        if !frame.holds(frame.start, 12) {
+            return Verdict::drop(Counter::Internal);
+        }
+        start = frame.start;
+    }
+    store(start, hop.macs_low);
+    store(start + 8, hop.macs_high);
+    if hop.ifindex == env.ingress() { Verdict::transmit() } else { Verdict::redirect(hop.ifindex) }
+}
+
+/// An answer of [`lb_retag`]: the tag is as it should be.
+const RETAGGED: u64 = 1;
+
+/// Gives a frame the tag of a VLAN, or none. The Ethernet addresses are not kept: they are
+/// written next. A global function: who has no VLANs pays for a test.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_retag(ctx: *mut xdp_md, vlan: u64) -> u64 {
+    const TYPE: usize = 12;
+    const TAG: usize = 4;
+    let frame = Frame::new(&XdpContext::new(ctx));
+    if !frame.holds(frame.start, TYPE + TAG + 2) {
+        return 0;
+    }
+    let (wanted, is_tag) = (vlan as u16, |at| link::is_tag(load(frame.start + at)));
+    let (tagged, none) = (is_tag(TYPE), wanted == vlan::NONE);
+    if tagged && is_tag(TYPE + TAG) || !tagged && none {
+        return RETAGGED;
+    }
+    let control = frame.start + TYPE + 2;
+    if tagged && !none {
+        // Priority and eligibility stay.
+        store(control, load::<u16>(control) & 0xf000u16.to_be() | wanted.to_be());
+        return RETAGGED;
+    }
+    let change = if none { TAG as i32 } else { -(TAG as i32) };
+    // SAFETY: the context is valid; since Linux 4.10.
+    if unsafe { helpers::bpf_xdp_adjust_head(ctx, change) } != 0 {
+        return 0;
+    }
+    let frame = Frame::new(&XdpContext::new(ctx));
+    if !none {
+        if !frame.holds(frame.start, TYPE + TAG) {
+            return 0;
+        }
+        store(frame.start + TYPE, link::VLAN);
+        store(frame.start + TYPE + 2, wanted.to_be());
+    }
+    RETAGGED
 }
 
 /// The way to a client.
@@ -174,9 +252,11 @@ extern "C" fn lb_ask_kernel(
         unsafe { helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut *params).cast(), 64, 0) } as i64;
     let mut state = flags::VALID | if v4 { flags::V4 } else { 0 };
     match answer {
-        // By another interface only the kernel can send.
-        fib::SUCCESS if PORTS.get_ifindex(params.ifindex).is_none() => return UNKNOWN,
-        fib::SUCCESS => {}
+        fib::SUCCESS => match PORTS.get_ifindex(params.ifindex) {
+            Some(port) => hop.ifindex = port,
+            // By another interface only the kernel can send.
+            None => return UNKNOWN,
+        },
         fib::FORWARDING_OFF => return NO_WAY,
         // Nothing to forward: the route is local (or broadcast).
         fib::NOT_FORWARDED => state |= flags::LOCAL,
@@ -193,7 +273,8 @@ extern "C" fn lb_ask_kernel(
     let (d, s) = (params.dmac, params.smac);
     hop.macs_low = u64::from_ne_bytes([d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1]]);
     hop.macs_high = u32::from_ne_bytes([s[2], s[3], s[4], s[5]]);
-    hop.ifindex = params.ifindex;
+    // SAFETY: read at once.
+    hop.vlan = unsafe { VLANS.get(params.ifindex) }.map_or(vlan::KEPT, |vlan| *vlan as u16);
     hop.mtu = u32::from(params.length_mtu);
     hop.epoch = config.route_epoch;
     hop.second = env::now(config);

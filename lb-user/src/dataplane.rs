@@ -22,3 +22,4 @@ pub mod rings;
 pub mod routes;
 pub mod synproxy;
 pub mod tables;
+pub mod vlans;

@@ -19,7 +19,7 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
@@ -308,6 +308,19 @@ impl<'a> Subject<'a> {
     pub(super) fn routes(&self) -> LpmTrie<MapData, [u32; 5], Blocks> {
         let data = data(&pin_dir(self.lab), maps::ROUTES);
         LpmTrie::try_from(Map::LpmTrie(data)).expect("a trie of this type")
+    }
+
+    /// Has frames leave by `l0` and to backends with tags, see
+    /// [`lb_common::nexthop::vlan`], as if the agent had found VLANs there.
+    pub(super) fn set_vlan(&self, vlan: u16) {
+        let map = Map::HashMap(data(&pin_dir(self.lab), maps::VLANS));
+        let mut vlans = HashMap::<_, u32, u32>::try_from(map).expect("a map of this type");
+        vlans.insert(self.ingress[0], u32::from(vlan), 0).expect("room in VLANS");
+        let mut backends = self.writable::<Backend>(maps::BACKENDS);
+        for id in 1..self.ids.load(Ordering::Relaxed) {
+            let entry = self.backends.get(&id, 0).expect("an entry of BACKENDS");
+            backends.set(id, Backend { vlan, ..entry }, 0).expect("an entry of BACKENDS");
+        }
     }
 
     /// An array by its name, to be written to.

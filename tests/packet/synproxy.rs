@@ -1,6 +1,6 @@
 //! SYN cookies: what clients and backends get instead of what the other one sent.
 
-mod party;
+pub(super) mod party;
 
 use std::net::IpAddr;
 
@@ -12,9 +12,10 @@ use self::party::{
 };
 use super::{
     case::{PORT, client, client_number, from_client},
-    frame::{ACK, Extension, FIN, Frame, Icmp, Packet, QINQ, RST, SYN, VLAN},
+    frame::{ACK, Body, Extension, FIN, Frame, Icmp, Packet, QINQ, RST, SYN, VLAN},
     icmp::errors,
     network::backend,
+    refuse::answer,
     subject::{Action, Subject},
 };
 
@@ -362,6 +363,32 @@ fn an_error_about_what_the_client_got_says_what_the_backend_sent() -> Result<()>
                     super::check::assert_valid(&outcome.frame);
                 }
             }
+        }
+    })
+}
+
+/// Who told it, knows it by its own numbers.
+#[test]
+fn what_is_too_long_for_the_client_is_told_as_it_came() -> Result<()> {
+    Subject::with(&setup("0", &[1]), |subject| {
+        for party in parties() {
+            let (cookie, from) = party.opened(subject);
+            let long = party.answers(from, 0).with(|frame| {
+                let rest = frame.packet.bytes().len() - frame.packet.body.payload().len();
+                *frame.packet.body.payload() = vec![7; 1501 - rest];
+            });
+            if party.mode == Mode::Nat {
+                subject.passes(&party.name(), &long);
+            } else {
+                let mut payload = long.packet.bytes();
+                payload.truncate(if party.v4 { 576 - 28 } else { 1280 - 48 });
+                let (kind, code) = if party.v4 { (3, 4) } else { (2, 0) };
+                let [high, low] = 1500_u16.to_be_bytes();
+                let icmp = Icmp { kind, code, rest: [0, 0, high, low], payload };
+                let expected = answer(&long, Body::Icmp(icmp));
+                subject.answers(&party.name(), &long, &expected, Counter::TooBig);
+            }
+            party.goes_on(subject, cookie, from);
         }
     })
 }

@@ -5,20 +5,17 @@ use std::net::IpAddr;
 use lb_tests::harness::{Capture, Config, Lab, Mode, Netns, Result, curl};
 
 use super::{
-    VIPS, WEB, all_answer, all_services,
+    VIPS, WEB, all_answer, all_services, fullnat,
     tunnel::{tunnelled, unwrap_everywhere},
     url,
 };
 
-/// Asks every VIP, and reads what went over all links meanwhile.
-fn check(lab: &Lab, vips: &[IpAddr]) -> Result<()> {
+/// Asks every VIP, and reads what went over all links meanwhile; `clients`: those of the
+/// client.
+fn check(lab: &Lab, vips: &[IpAddr], clients: &[&str]) -> Result<()> {
     let backend = &lab.backends[0];
-    let places = [
-        (&lab.client, "c0"),
-        (&lab.client, "c1"),
-        (&lab.switch, backend.name.as_str()),
-        (&backend.netns, "eth0"),
-    ];
+    let mut places = vec![(&lab.switch, backend.name.as_str()), (&backend.netns, "eth0")];
+    places.extend(clients.iter().map(|interface| (&lab.client, *interface)));
     let start = |(netns, interface): &(&Netns, &str)| {
         Capture::whole(netns, interface, "ip or ip6", &lab.path(&format!("{interface}.pcap")))
     };
@@ -45,7 +42,33 @@ fn check(lab: &Lab, vips: &[IpAddr]) -> Result<()> {
 fn no_checksum_is_wrong_without_tunnels() -> Result<()> {
     let lab = Lab::new(1)?;
     let _agent = lab.start_agent(&lab.config(all_services(&lab)))?;
-    check(&lab, &VIPS.map(|(vip, _)| vip))
+    check(&lab, &VIPS.map(|(vip, _)| vip), &["c0", "c1"])
+}
+
+#[test]
+fn no_checksum_is_wrong_where_both_ends_are_rewritten() -> Result<()> {
+    let lab = fullnat::lab(1)?;
+    let _agent = lab.start_agent(&fullnat::config(&lab, ""))?;
+    check(&lab, &fullnat::VIPS, &["c0"])
+}
+
+#[test]
+fn no_checksum_is_wrong_where_syns_are_answered() -> Result<()> {
+    let with_cookies = |mut config: Config| {
+        for service in config.services.iter_mut().filter(|service| service.port() == WEB) {
+            *service = service.clone().lines("syn_cookies_above = 0");
+        }
+        config
+    };
+    let lab = Lab::new(1)?;
+    // Two of each VIP, those of mode `nat` first.
+    let services = all_services(&lab).into_iter().take(4);
+    let agent = lab.start_agent(&with_cookies(lab.config(services)))?;
+    check(&lab, &[VIPS[0].0, VIPS[1].0], &["c0"])?;
+    assert!(agent.terminate()?.success());
+    let lab = fullnat::lab(1)?;
+    let _agent = lab.start_agent(&with_cookies(fullnat::config(&lab, "")))?;
+    check(&lab, &fullnat::VIPS, &["c0"])
 }
 
 #[test]
@@ -55,7 +78,7 @@ fn no_checksum_is_wrong_in_tunnels() -> Result<()> {
     for (outer_v4, echo) in [(true, Mode::Ipip), (false, Mode::Gue)] {
         let config: Config = tunnelled(&lab, outer_v4, echo);
         let _agent = lab.start_agent(&config)?;
-        check(&lab, &[VIPS[2].0, VIPS[3].0])?;
+        check(&lab, &[VIPS[2].0, VIPS[3].0], &["c0", "c1"])?;
     }
     Ok(())
 }

@@ -171,7 +171,7 @@ pub(crate) fn send_reply<F: Family>(
 #[inline(always)]
 pub(crate) fn leave(env: &Env, frame: Frame, way: Way) -> Verdict {
     match way {
-        Way::Hop(hop) => nexthop::send(env, frame, hop.macs_low, hop.macs_high, hop.ifindex),
+        Way::Hop(hop) => nexthop::send(env, frame, hop),
         _ => Verdict::pass(Counter::HandedOver),
     }
 }

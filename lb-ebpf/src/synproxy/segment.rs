@@ -10,7 +10,7 @@ use lb_common::{
 };
 use network_types::tcp::TcpHdr;
 
-use super::{ACKNOWLEDGEMENT, SEQUENCE, WINDOW, connection, number, period};
+use super::{ACKNOWLEDGEMENT, SEQUENCE, WINDOW, client::connection, number, period};
 use crate::{
     env::Env,
     family::Family,

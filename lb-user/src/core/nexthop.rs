@@ -12,6 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use lb_common::nexthop::vlan;
 
 /// A resolved next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,17 @@ pub struct NextHop {
     pub source: [u8; 6],
     /// Bytes of the longest IP packet that goes this way; 0: not known.
     pub mtu: u32,
+    /// What becomes of the frame's VLAN tag, one of [`vlan`].
+    pub vlan: u16,
+}
+
+/// By which interface a frame leaves that the kernel would send by another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// That interface.
+    pub ifindex: u32,
+    /// See [`NextHop::vlan`].
+    pub vlan: u16,
 }
 
 /// What is known of the network around the host, kept current from netlink.
@@ -33,6 +45,8 @@ pub struct Network {
     pub next_hops: BTreeMap<IpAddr, NextHop>,
     /// The host's own addresses, sorted, each once.
     pub host_addresses: Vec<IpAddr>,
+    /// Interfaces of VLANs, and those that carry them, by index.
+    pub vlans: BTreeMap<u32, Leaving>,
     /// Counts changes that can make a remembered next hop wrong: of routes,
     /// links, own addresses, and of a neighbour's Ethernet address (another
     /// one, or none any more). A neighbour seen for the first time is not
@@ -49,6 +63,17 @@ pub struct Link {
     pub up: bool,
     /// Bytes of the longest IP packet that it carries; 0: not known.
     pub mtu: u32,
+    /// The VLAN that it is, if it is one (IEEE 802.1Q).
+    pub vlan: Option<Vlan>,
+}
+
+/// A VLAN on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// The interface that carries it.
+    pub on: u32,
+    /// Its number, 1 to 4094.
+    pub number: u16,
 }
 
 /// Whom a frame is given to: where a route leads.
@@ -222,6 +247,16 @@ impl Facts {
             }
         }
         self.move_on(Urgency::Now);
+        self.refresh_on(ifindex);
+        let carriers = [old, link].map(|link| link.and_then(|link| link.vlan).map(|vlan| vlan.on));
+        for carrier in BTreeSet::from(carriers).into_iter().flatten() {
+            self.refresh_on(carrier);
+        }
+        true
+    }
+
+    /// Works out again what follows from an interface.
+    fn refresh_on(&mut self, ifindex: u32) {
         let lowest = Hop { ifindex, address: Ipv4Addr::UNSPECIFIED.into() };
         let hops: Vec<Hop> = self
             .users
@@ -232,7 +267,22 @@ impl Facts {
         for hop in hops {
             self.refresh(hop);
         }
-        true
+    }
+
+    /// How a frame leaves that the kernel would send by this interface: with the tag of
+    /// its VLAN by the one that carries it, or without one by an interface that carries
+    /// others. `None`: VLANs have nothing to do with it.
+    fn leaving(&self, ifindex: u32) -> Option<Leaving> {
+        let vlan = |index: u32| self.links.get(&index).and_then(|link| link.vlan);
+        match vlan(ifindex) {
+            // A VLAN in a VLAN is left to the kernel.
+            Some(Vlan { on, .. }) if vlan(on).is_some() => None,
+            Some(Vlan { on, number }) => Some(Leaving { ifindex: on, vlan: number }),
+            None => {
+                let on_it = |link: &Link| link.vlan.is_some_and(|vlan| vlan.on == ifindex);
+                self.links.values().any(on_it).then_some(Leaving { ifindex, vlan: vlan::NONE })
+            }
+        }
     }
 
     /// Learns of all interfaces; returns whether any of that is new.
@@ -374,7 +424,10 @@ impl Facts {
         let mut host_addresses: Vec<IpAddr> =
             self.addresses.iter().map(|(address, _)| *address).collect();
         host_addresses.dedup();
-        Some(Network { next_hops: self.next_hops.clone(), host_addresses, epoch: self.epoch })
+        let leaving = |index: &u32| Some((*index, self.leaving(*index)?));
+        let vlans = self.links.keys().filter_map(leaving).collect();
+        let (next_hops, epoch) = (self.next_hops.clone(), self.epoch);
+        Some(Network { next_hops, host_addresses, vlans, epoch })
     }
 
     fn move_on(&mut self, urgency: Urgency) {
@@ -412,8 +465,11 @@ impl Facts {
             let link = self.links.get(&hop.ifindex).filter(|link| link.up)?;
             let carried = self.carried.get(&address).copied();
             let known = [(link.mtu != 0).then_some(link.mtu), mtu, carried];
+            let kept = Leaving { ifindex: hop.ifindex, vlan: vlan::KEPT };
+            let Leaving { ifindex, vlan } = self.leaving(hop.ifindex).unwrap_or(kept);
             Some(NextHop {
-                ifindex: hop.ifindex,
+                ifindex,
+                vlan,
                 destination: self.neighbours.get(&hop)?.mac?,
                 source: link.mac?,
                 mtu: known.into_iter().flatten().min().unwrap_or_default(),

@@ -3,6 +3,7 @@
 mod programs;
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     mem::offset_of,
     os::fd::AsFd as _,
@@ -32,8 +33,9 @@ use super::{
     quic::QuicMaps,
     routes::RouteMap,
     tables::Tables,
+    vlans::Vlans,
 };
-use crate::sys::link;
+use crate::{core::nexthop::Leaving, sys::link};
 
 /// The program, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-xdp"));
@@ -121,6 +123,7 @@ pub struct DataPlane {
     clock: Arc<Clock>,
     /// Interfaces to redirect to.
     pub(super) ports: DevMapHash<MapData>,
+    vlans: Vlans,
     /// What the program that explains found.
     pub(super) trace: Mapped<Record>,
     /// Where it is pinned.
@@ -188,6 +191,8 @@ impl DataPlane {
         created: bool,
     ) -> Result<Self, LoadError> {
         let ports = typed(&pins, maps::PORTS, DevMapHash::try_from)?;
+        let vlans = Vlans::new(typed(&pins, maps::VLANS, HashMap::try_from)?)
+            .map_err(|error| LoadError::Map(maps::VLANS, error))?;
         let trace = mapped(&pins, maps::TRACE)?;
         let config = tables.config.read(0);
         let clock = Clock::open(&pins);
@@ -209,6 +214,7 @@ impl DataPlane {
             changes: changes.into(),
             clock,
             ports,
+            vlans,
             trace,
             pins,
             created,
@@ -217,6 +223,16 @@ impl DataPlane {
             program_id: info.id(),
             ebpf,
         })
+    }
+
+    /// Says how frames leave that the kernel would send by these interfaces, see
+    /// [`Vlans::set`].
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn set_vlans(&mut self, vlans: BTreeMap<u32, Leaving>) -> Result<(), LoadError> {
+        let set = self.vlans.set(&mut self.ports, vlans);
+        set.map_err(|error| LoadError::Map(maps::VLANS, error))
     }
 
     /// The ring that tells what packets met; once.

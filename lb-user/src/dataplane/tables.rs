@@ -217,7 +217,8 @@ impl Tables {
         };
         let (low, high) = macs(&hop);
         let same_source = entry.macs_low >> 48 == low >> 48 && entry.macs_high == high;
-        if entry.flags & flags::RESOLVED == 0 || !same_source || entry.ifindex != hop.ifindex {
+        let same_way = entry.ifindex == hop.ifindex && entry.vlan == hop.vlan;
+        if entry.flags & flags::RESOLVED == 0 || !same_source || !same_way {
             flags.fetch_and(!flags::RESOLVED, Ordering::AcqRel);
         }
         self.backends.word32(index, offset_of!(Backend, mtu)).store(hop.mtu, Ordering::Release);
@@ -225,6 +226,10 @@ impl Tables {
         self.backends.word32(index, offset_of!(Backend, macs_high)).store(high, Ordering::Release);
         let ifindex = self.backends.word32(index, offset_of!(Backend, ifindex));
         ifindex.store(hop.ifindex, Ordering::Release);
+        // In one word with the service, which stays.
+        const { assert!(offset_of!(Backend, vlan) == offset_of!(Backend, service) + 2) };
+        let word = u32::from(entry.service) | u32::from(hop.vlan) << 16;
+        self.backends.word32(index, offset_of!(Backend, service)).store(word, Ordering::Release);
         flags.fetch_or(flags::RESOLVED, Ordering::Release);
     }
 

@@ -16,30 +16,31 @@ use crate::packet::{
 };
 
 /// The client's first number, and the backend's.
-pub(super) const CLIENT: u32 = 0xffff_ff00;
-pub(super) const BACKEND: u32 = 0x1000_0000;
+pub(in crate::packet) const CLIENT: u32 = 0xffff_ff00;
+pub(in crate::packet) const BACKEND: u32 = 0x1000_0000;
 
 /// What a common client offers: segments of 1460 bytes, selective acknowledgements,
 /// timestamps, windows shifted by 9.
-pub(super) const OFFER: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 9];
+pub(in crate::packet) const OFFER: [u8; 20] =
+    [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 9];
 /// What a backend answers that shifts windows by 5.
-pub(super) const ANSWER: [u8; 12] = [2, 4, 5, 160, 1, 1, 4, 2, 1, 3, 3, 5];
+pub(in crate::packet) const ANSWER: [u8; 12] = [2, 4, 5, 160, 1, 1, 4, 2, 1, 3, 3, 5];
 /// The longest segments that are announced to clients.
-pub(super) fn size(v4: bool) -> [u8; 2] {
+pub(in crate::packet) fn size(v4: bool) -> [u8; 2] {
     if v4 { 1460_u16 } else { 1440 }.to_be_bytes()
 }
 
 /// A client of one mode and family.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Party {
-    pub(super) mode: Mode,
-    pub(super) v4: bool,
-    pub(super) client: IpAddr,
-    pub(super) port: u16,
+pub(in crate::packet) struct Party {
+    pub(in crate::packet) mode: Mode,
+    pub(in crate::packet) v4: bool,
+    pub(in crate::packet) client: IpAddr,
+    pub(in crate::packet) port: u16,
 }
 
 /// Services that answer SYNs with cookies above `rate`, and these backends.
-pub(super) fn setup(rate: &str, backends: &[u8]) -> Setup {
+pub(in crate::packet) fn setup(rate: &str, backends: &[u8]) -> Setup {
     let line = format!("syn_cookies_above = {rate}");
     let is_tcp = |service: &Service| service.protocol == Protocol::Tcp;
     let nat = Case::nat().into_iter().map(|case| case.service(backends));
@@ -60,12 +61,12 @@ const FULLNAT_PORT: u16 = 81;
 
 impl Party {
     /// One of each mode and family, with this address and port.
-    pub(super) fn each(client: impl Fn(bool) -> IpAddr, port: u16) -> Vec<Self> {
+    pub(in crate::packet) fn each(client: impl Fn(bool) -> IpAddr, port: u16) -> Vec<Self> {
         let of = |mode| [true, false].map(|v4| Self { mode, v4, client: client(v4), port });
         [Mode::Nat, Mode::FullNat].map(of).concat()
     }
 
-    pub(super) fn name(self) -> String {
+    pub(in crate::packet) fn name(self) -> String {
         format!("{}, {}", self.mode, if self.v4 { "IPv4" } else { "IPv6" })
     }
 
@@ -73,7 +74,7 @@ impl Party {
         Way { v4: self.v4, protocol: Protocol::Tcp }
     }
 
-    pub(super) fn case(self) -> Case {
+    pub(in crate::packet) fn case(self) -> Case {
         Case { mode: Mode::Nat, v4: self.v4, protocol: Protocol::Tcp }
     }
 
@@ -82,13 +83,13 @@ impl Party {
     }
 
     /// A segment of the client's.
-    pub(super) fn says(self, change: impl FnOnce(&mut Tcp)) -> Frame {
+    pub(in crate::packet) fn says(self, change: impl FnOnce(&mut Tcp)) -> Frame {
         let body = segment(self.port, self.service_port(), change);
         from_client(Packet::new(self.client, self.way().vip(), body))
     }
 
     /// Its SYN.
-    pub(super) fn syn(self, options: &[u8]) -> Frame {
+    pub(in crate::packet) fn syn(self, options: &[u8]) -> Frame {
         self.says(|tcp| {
             (tcp.flags, tcp.sequence, tcp.acknowledged, tcp.window) = (SYN, CLIENT, 0, 64_240);
             tcp.options = options.to_vec();
@@ -96,7 +97,11 @@ impl Party {
     }
 
     /// A segment of a backend's to where the connection comes from.
-    pub(super) fn hears(self, from: (Bound, u8), change: impl FnOnce(&mut Tcp)) -> Frame {
+    pub(in crate::packet) fn hears(
+        self,
+        from: (Bound, u8),
+        change: impl FnOnce(&mut Tcp),
+    ) -> Frame {
         let ((source, port), number) = from;
         let frame = match self.mode {
             Mode::FullNat => self.way().answer((source, port), number),
@@ -110,7 +115,7 @@ impl Party {
     }
 
     /// The backend's answer to the SYN.
-    pub(super) fn accepts(self, from: (Bound, u8), options: &[u8]) -> Frame {
+    pub(in crate::packet) fn accepts(self, from: (Bound, u8), options: &[u8]) -> Frame {
         self.hears(from, |tcp| {
             (tcp.flags, tcp.sequence, tcp.acknowledged) = (SYN | ACK, BACKEND, CLIENT + 1);
             (tcp.window, tcp.options) = (64_000, options.to_vec());
@@ -118,7 +123,7 @@ impl Party {
     }
 
     /// What a backend gets of a client's frame, where numbers are not looked at.
-    pub(super) fn forwarded(self, frame: &Frame, (bound, number): (Bound, u8)) -> Frame {
+    pub(in crate::packet) fn forwarded(self, frame: &Frame, (bound, number): (Bound, u8)) -> Frame {
         match self.mode {
             Mode::FullNat => self.way().forwarded(frame, bound, number),
             _ => self.case().forwarded(frame, number),
@@ -126,7 +131,7 @@ impl Party {
     }
 
     /// What the client gets of a backend's frame, likewise.
-    pub(super) fn answered(self, frame: &Frame) -> Frame {
+    pub(in crate::packet) fn answered(self, frame: &Frame) -> Frame {
         let frame = match self.mode {
             Mode::FullNat => self.way().answered(frame, (self.client, self.port)),
             _ => self.case().answered(frame),
@@ -136,7 +141,7 @@ impl Party {
 
     /// Sends a SYN that is answered: the cookie.
     #[track_caller]
-    pub(super) fn challenged(self, subject: &Subject<'_>, options: &[u8]) -> u32 {
+    pub(in crate::packet) fn challenged(self, subject: &Subject<'_>, options: &[u8]) -> u32 {
         let syn = self.syn(options);
         let outcome = subject.run(&syn);
         assert_eq!(outcome.action, Action::Transmit, "{}: {outcome:?}", self.name());
@@ -144,7 +149,7 @@ impl Party {
     }
 
     /// The packet that confirms a cookie.
-    pub(super) fn confirms(self, cookie: u32) -> Frame {
+    pub(in crate::packet) fn confirms(self, cookie: u32) -> Frame {
         self.says(|tcp| {
             (tcp.flags, tcp.sequence, tcp.acknowledged) = (ACK, CLIENT + 1, cookie.wrapping_add(1));
             tcp.window = 125;
@@ -153,7 +158,7 @@ impl Party {
 
     /// Confirms a cookie: where the backend's SYN comes from, and the backend.
     #[track_caller]
-    pub(super) fn confirmed(self, subject: &Subject<'_>, cookie: u32) -> (Bound, u8) {
+    pub(in crate::packet) fn confirmed(self, subject: &Subject<'_>, cookie: u32) -> (Bound, u8) {
         let outcome = subject.run(&self.confirms(cookie));
         assert_eq!(outcome.action, Action::Redirect, "{}: {outcome:?}", self.name());
         assert_eq!(outcome.counted.get("syn_cookie_confirmed"), Some(&1), "{}", self.name());
@@ -162,7 +167,7 @@ impl Party {
 
     /// Opens a connection: the cookie, and whereby the backend knows it.
     #[track_caller]
-    pub(super) fn opened(self, subject: &Subject<'_>) -> (u32, (Bound, u8)) {
+    pub(in crate::packet) fn opened(self, subject: &Subject<'_>) -> (u32, (Bound, u8)) {
         let cookie = self.challenged(subject, &OFFER);
         let from = self.confirmed(subject, cookie);
         let outcome = subject.run(&self.accepts(from, &ANSWER));
@@ -171,7 +176,7 @@ impl Party {
     }
 
     /// Data of the client's, which has read so many bytes.
-    pub(super) fn data(self, cookie: u32, read: u32) -> Frame {
+    pub(in crate::packet) fn data(self, cookie: u32, read: u32) -> Frame {
         self.says(|tcp| {
             (tcp.flags, tcp.sequence, tcp.window) = (ACK, CLIENT + 1, 500);
             tcp.acknowledged = cookie.wrapping_add(1).wrapping_add(read);
@@ -180,7 +185,7 @@ impl Party {
     }
 
     /// Data of the backend's, after so many bytes.
-    pub(super) fn answers(self, from: (Bound, u8), sent: u32) -> Frame {
+    pub(in crate::packet) fn answers(self, from: (Bound, u8), sent: u32) -> Frame {
         self.hears(from, |tcp| {
             (tcp.flags, tcp.sequence, tcp.acknowledged) = (ACK, BACKEND + 1 + sent, CLIENT + 9);
             (tcp.window, tcp.payload) = (1000, b"answer".to_vec());
@@ -189,7 +194,7 @@ impl Party {
 
     /// Asserts that an open connection is translated both ways.
     #[track_caller]
-    pub(super) fn goes_on(self, subject: &Subject<'_>, cookie: u32, from: (Bound, u8)) {
+    pub(in crate::packet) fn goes_on(self, subject: &Subject<'_>, cookie: u32, from: (Bound, u8)) {
         let data = self.data(cookie, 6);
         let expected = self.forwarded(&data, from);
         let expected = renumbered(&expected, |tcp| tcp.acknowledged = BACKEND + 7);
@@ -202,7 +207,7 @@ impl Party {
     }
 
     /// The balancer's own answer to a frame, as [`answer`].
-    pub(super) fn own(frame: &Frame, change: impl FnOnce(&mut Tcp)) -> Frame {
+    pub(in crate::packet) fn own(frame: &Frame, change: impl FnOnce(&mut Tcp)) -> Frame {
         let Body::Tcp(tcp) = &frame.packet.body else { panic!("no TCP: {frame:?}") };
         answer(frame, segment(tcp.destination, tcp.source, change))
     }
@@ -216,7 +221,7 @@ fn segment(source: u16, destination: u16, change: impl FnOnce(&mut Tcp)) -> Body
 }
 
 /// A frame with another TCP segment.
-pub(super) fn renumbered(frame: &Frame, change: impl FnOnce(&mut Tcp)) -> Frame {
+pub(in crate::packet) fn renumbered(frame: &Frame, change: impl FnOnce(&mut Tcp)) -> Frame {
     frame.with(|frame| {
         let Body::Tcp(tcp) = &mut frame.packet.body else { panic!("no TCP: {frame:?}") };
         change(tcp);
@@ -224,7 +229,7 @@ pub(super) fn renumbered(frame: &Frame, change: impl FnOnce(&mut Tcp)) -> Frame 
 }
 
 /// A header of our own making, `hops` away.
-pub(super) fn anew(frame: &Frame, hops: u8) -> Frame {
+pub(in crate::packet) fn anew(frame: &Frame, hops: u8) -> Frame {
     frame.with(|frame| {
         let packet = &mut frame.packet;
         // The traffic class stays.
@@ -235,13 +240,18 @@ pub(super) fn anew(frame: &Frame, hops: u8) -> Frame {
 }
 
 /// The sequence number of a frame.
-pub(super) fn sequence(frame: &[u8], l4: usize) -> u32 {
+pub(in crate::packet) fn sequence(frame: &[u8], l4: usize) -> u32 {
     u32::from_be_bytes(frame[l4 + 4..l4 + 8].try_into().expect("four bytes"))
 }
 
 /// Asserts that a frame goes on as `expected`, whatever is counted.
 #[track_caller]
-pub(super) fn sends(subject: &Subject<'_>, what: &str, frame: &Frame, expected: &Frame) -> Outcome {
+pub(in crate::packet) fn sends(
+    subject: &Subject<'_>,
+    what: &str,
+    frame: &Frame,
+    expected: &Frame,
+) -> Outcome {
     let (outcome, expected) = (subject.run(frame), expected.bytes());
     assert_valid(&expected);
     let at = expected.iter().zip(&outcome.frame).position(|(a, b)| a != b);

@@ -31,6 +31,8 @@ const FLOWS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Port of a service that takes one flow only.
 const FULL: u16 = 8080;
+/// Port of a service that answers SYNs with cookies.
+const COOKIES: u16 = 8081;
 /// What a flood that is dropped may cost more than one from denied sources, in percent of
 /// the requests beside that.
 const MORE: Option<f64> = Some(15.0);
@@ -58,12 +60,13 @@ struct Case {
     limit: Option<f64>,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case { what: "datagrams to no service", kind: FloodKind::Udp, to: NONE, limit: MORE },
     Case { what: "fragments", kind: FloodKind::Fragment, to: WEB, limit: MORE },
     Case { what: "SYN to a full service", kind: FloodKind::Syn, to: FULL, limit: MORE },
     // These are answered, or forwarded, which costs what that costs.
     Case { what: "pings", kind: FloodKind::Ping, to: WEB, limit: None },
+    Case { what: "SYN answered with cookies", kind: FloodKind::Syn, to: COOKIES, limit: None },
     Case { what: "SYN to the service", kind: FloodKind::Syn, to: WEB, limit: None },
 ];
 
@@ -74,7 +77,8 @@ pub(super) fn run(binary: &Path, effort: Effort) -> Result<Report> {
     let service = |port| Service::new(NAT_V4, Protocol::Tcp, port, Mode::Nat);
     let full = service(FULL).lines("max_flows = 1").with(&lab.backends);
     let name = full.name().to_owned();
-    let config = lab.config([service(WEB).with(&lab.backends), full]);
+    let cookies = service(COOKIES).lines("syn_cookies_above = 0").with(&lab.backends);
+    let config = lab.config([service(WEB).with(&lab.backends), full, cookies]);
     let firewall = "deny_sources = [\"198.18.0.0/15\"]".into();
     let deny = Config { firewall, ..config.clone() };
     let mut alone = Vec::new();

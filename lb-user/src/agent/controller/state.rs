@@ -306,7 +306,7 @@ impl State {
         let plan = plan::follow(&self.network, &backends, &host);
         self.carry_out(&plan)?;
         self.complain_of_unattached(plan);
-        self.set_route_epoch();
+        self.follow_routes();
         Ok(())
     }
 

@@ -30,8 +30,8 @@ fn managed(mac: [u8; 6]) -> Neighbour {
 /// Two Ethernet interfaces; 10.0.0.1 watched and on link, nothing left to publish.
 fn lan() -> Facts {
     let mut facts = Facts::default();
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500 }));
-    facts.set_link(WAN, Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500 }));
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None }));
+    facts.set_link(WAN, Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500, vlan: None }));
     assert_eq!(facts.watch(&wanted(&["10.0.0.1"])), [ip("10.0.0.1")]);
     facts.set_route(ip("10.0.0.1"), Some(route(LAN, "10.0.0.1")));
     facts.publish();
@@ -48,7 +48,7 @@ fn resolved() -> (Facts, Network) {
 #[test]
 fn next_hop_is_neighbour_on_its_interface() {
     let (_, network) = resolved();
-    let next_hop = NextHop { ifindex: LAN, destination: MAC, source: LAN_MAC, mtu: 1500 };
+    let next_hop = NextHop { ifindex: LAN, destination: MAC, source: LAN_MAC, mtu: 1500, vlan: 0 };
     assert_eq!(network.next_hops, BTreeMap::from([(ip("10.0.0.1"), next_hop)]));
 }
 
@@ -70,7 +70,7 @@ fn addresses_behind_one_gateway_share_its_neighbour() {
 fn the_way_carries_what_its_link_and_its_route_carry() {
     let (mut facts, _) = resolved();
     let mut mtu_with = |link, route| {
-        facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: link }));
+        facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: link, vlan: None }));
         facts.set_route(ip("10.0.0.1"), Some(Route { hop: hop(LAN, "10.0.0.1"), mtu: route }));
         facts.publish().map(|network| network.next_hops[&ip("10.0.0.1")].mtu)
     };
@@ -142,8 +142,8 @@ fn client_that_changes_its_ethernet_address_is_a_new_epoch_at_once() {
 #[test]
 fn down_or_without_ethernet_is_unresolved() {
     for link in [
-        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500 }),
-        Some(Link { mac: None, up: true, mtu: 1500 }),
+        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None }),
+        Some(Link { mac: None, up: true, mtu: 1500, vlan: None }),
         None,
     ] {
         let (mut facts, before) = resolved();
@@ -158,16 +158,16 @@ fn down_or_without_ethernet_is_unresolved() {
 #[test]
 fn link_that_comes_up_is_asked_again() {
     let (mut facts, _) = resolved();
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500 }));
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None }));
     facts.set_neighbour(hop(LAN, "10.0.0.1"), None);
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500 }));
+    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None }));
     assert_eq!(facts.unsettled(None, 10), [hop(LAN, "10.0.0.1")]);
 }
 
 #[test]
 fn new_source_address_of_the_interface_reaches_the_next_hop() {
     let (mut facts, _) = resolved();
-    facts.set_link(LAN, Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500 }));
+    facts.set_link(LAN, Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500, vlan: None }));
     assert_eq!(facts.publish().unwrap().next_hops[&ip("10.0.0.1")].source, OTHER_MAC);
 }
 
@@ -273,4 +273,49 @@ fn what_a_router_says_of_the_way_counts_until_it_is_forgotten() {
     facts.watch(&wanted(&["10.0.0.1"]));
     facts.set_route(address, Some(route(LAN, "10.0.0.1")));
     assert_eq!(facts.mtu(address), Some(1500));
+}
+
+/// 10.0.0.1 is on VLAN 20 of the LAN, whose own interface has 10.9.0.1.
+#[test]
+fn a_vlan_s_next_hop_leaves_by_what_carries_it() {
+    const VLAN: u32 = 90;
+    let (mut facts, _) = resolved();
+    facts.watch(&wanted(&["10.0.0.1", "10.9.0.1", "10.9.0.2"]));
+    let vlan = |on, number| Link {
+        mac: Some([9; 6]),
+        up: true,
+        mtu: 1400,
+        vlan: Some(Vlan { on, number }),
+    };
+    facts.set_link(VLAN, Some(vlan(LAN, 20)));
+    for (address, on) in [("10.0.0.1", VLAN), ("10.9.0.1", LAN), ("10.9.0.2", WAN)] {
+        facts.set_route(ip(address), Some(route(on, address)));
+        facts.set_neighbour(hop(on, address), Some(managed(MAC)));
+    }
+    let network = facts.publish().unwrap();
+    let way = |network: &Network, address: &str| {
+        let NextHop { ifindex, vlan, source, mtu, .. } = network.next_hops[&ip(address)];
+        (ifindex, vlan, source, mtu)
+    };
+    assert_eq!(way(&network, "10.0.0.1"), (LAN, 20, [9; 6], 1400));
+    assert_eq!(way(&network, "10.9.0.1"), (LAN, vlan::NONE, LAN_MAC, 1500));
+    assert_eq!(way(&network, "10.9.0.2"), (WAN, vlan::KEPT, WAN_MAC, 1500));
+    let leaving = |ifindex, vlan| Leaving { ifindex, vlan };
+    let expected = BTreeMap::from([(LAN, leaving(LAN, vlan::NONE)), (VLAN, leaving(LAN, 20))]);
+    assert_eq!(network.vlans, expected);
+    // Another number, and gone.
+    facts.set_link(VLAN, Some(vlan(LAN, 21)));
+    assert_eq!(way(&facts.publish().unwrap(), "10.0.0.1").1, 21);
+    facts.set_link(VLAN, None);
+    let network = facts.publish().unwrap();
+    assert!(network.vlans.is_empty() && !network.next_hops.contains_key(&ip("10.0.0.1")));
+    assert_eq!(way(&network, "10.9.0.1"), (LAN, vlan::KEPT, LAN_MAC, 1500));
+    // A VLAN in a VLAN is the kernel's.
+    facts.set_link(VLAN, Some(vlan(VLAN + 1, 5)));
+    facts.set_link(VLAN + 1, Some(vlan(LAN, 6)));
+    facts.set_route(ip("10.0.0.1"), Some(route(VLAN, "10.0.0.1")));
+    facts.set_neighbour(hop(VLAN, "10.0.0.1"), Some(managed(MAC)));
+    let network = facts.publish().unwrap();
+    assert_eq!(way(&network, "10.0.0.1").0, VLAN);
+    assert!(!network.vlans.contains_key(&VLAN));
 }

@@ -48,6 +48,7 @@ impl Wanted {
             service: self.service,
             shared_salt: self.shared_salt,
             mtu: hop.map_or(0, |hop| hop.mtu),
+            vlan: hop.map_or(0, |hop| hop.vlan),
             ..Backend::ZERO
         }
     }
@@ -123,6 +124,7 @@ pub fn written_hop(entry: &Backend) -> Option<NextHop> {
         destination: [d0, d1, d2, d3, d4, d5],
         source: [s0, s1, s2, s3, s4, s5],
         mtu: entry.mtu,
+        vlan: entry.vlan,
     })
 }
 
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn a_next_hop_survives_its_entry() {
         let (destination, source) = ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
-        let hop = NextHop { ifindex: 3, destination, source, mtu: 9000 };
+        let hop = NextHop { ifindex: 3, destination, source, mtu: 9000, vlan: 77 };
         let entry = wanted_one("192.0.2.1", "10.0.0.7", (80, 80), 0).entry(Some(hop));
         assert_eq!(written_hop(&entry), Some(hop));
         assert_eq!(entry.macs_low.to_ne_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);

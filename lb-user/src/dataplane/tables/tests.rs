@@ -48,7 +48,7 @@ pub(super) fn host() -> Host {
 
 fn hop(last: u8) -> NextHop {
     let (destination, source) = ([2, 0, 0, 0, 0, last], [2, 0, 0, 0, 1, 1]);
-    NextHop { ifindex: IFINDEX, destination, source, mtu: 1500 }
+    NextHop { ifindex: IFINDEX, destination, source, mtu: 1500, vlan: 0 }
 }
 
 /// Carries out a plan and calls `check` after every step.
@@ -231,6 +231,7 @@ pub(super) fn any_model() -> impl Strategy<Value = (Model, Network)> {
                 .map(|(last, mac)| (IpAddr::from([10, 0, 0, last]), hop(mac)))
                 .collect(),
             host_addresses: (0..own).map(|last| IpAddr::from([192, 0, 2, last])).collect(),
+            vlans: BTreeMap::new(),
             epoch: 0,
         };
         (model, network)
@@ -366,6 +367,7 @@ fn next_hops_are_followed_in_place() {
         None,
         Some(NextHop { ifindex: 99, ..hop(1) }),
         Some(NextHop { mtu: 1400, ..hop(1) }),
+        Some(NextHop { vlan: 77, ..hop(1) }),
     ] {
         network.next_hops = hop.map(|hop| (address, hop)).into_iter().collect();
         let plan = plan::follow(&network, &tables.all_backends(), &host());

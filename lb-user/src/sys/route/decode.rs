@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    link::{
+        InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage, VlanProtocol,
+    },
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
         NeighbourState,
@@ -17,7 +20,7 @@ use rtnetlink::packet_route::{
     },
 };
 
-use crate::core::nexthop::{Hop, Link, Neighbour, Route};
+use crate::core::nexthop::{Hop, Link, Neighbour, Route, Vlan};
 
 /// Marks neighbour entries and addresses as made by us (`NDA_PROTOCOL`,
 /// `IFA_PROTO`): not assigned to any routing daemon in `rtnetlink.h`.
@@ -80,7 +83,39 @@ pub(super) fn link(message: &LinkMessage) -> Option<(u32, Link)> {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
     });
-    Some((header.index, Link { mac: mac(message), up, mtu: mtu.unwrap_or_default() }))
+    let mtu = mtu.unwrap_or_default();
+    Some((header.index, Link { mac: mac(message), up, mtu, vlan: vlan(message) }))
+}
+
+/// The VLAN that an interface is. One of a provider (IEEE 802.1ad) is left to the kernel.
+fn vlan(message: &LinkMessage) -> Option<Vlan> {
+    let (mut on, mut is_vlan, mut number, mut customer) = (None, false, None, true);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Link(index) => on = Some(*index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => is_vlan = *kind == InfoKind::Vlan,
+                        LinkInfo::Data(InfoData::Vlan(data)) => {
+                            for info in data {
+                                match info {
+                                    InfoVlan::Id(id) => number = Some(*id),
+                                    InfoVlan::Protocol(kind) => {
+                                        customer = *kind == VlanProtocol::Ieee8021Q;
+                                    }
+                                    _ => {}
+                                }
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    (is_vlan && customer).then_some(Vlan { on: on?, number: number? })
 }
 
 /// The Ethernet address of an interface, if it carries Ethernet.
@@ -215,9 +250,33 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::{Emitable as _, Parseable as _};
+
     use super::*;
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    #[test]
+    fn a_vlan_says_what_carries_it() {
+        let link_of = |infos: Vec<LinkInfo>| {
+            let mut message = LinkMessage::default();
+            message.header.index = 9;
+            message.attributes = vec![LinkAttribute::Link(3), LinkAttribute::LinkInfo(infos)];
+            // As the kernel would say it.
+            let mut bytes = vec![0; message.buffer_len()];
+            message.emit(&mut bytes);
+            link(&LinkMessage::parse(&bytes[..]).unwrap()).unwrap().1.vlan
+        };
+        let vlan = |protocol| {
+            let data = vec![InfoVlan::Id(20), InfoVlan::Protocol(protocol)];
+            vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(InfoData::Vlan(data))]
+        };
+        assert_eq!(link_of(vlan(VlanProtocol::Ieee8021Q)), Some(Vlan { on: 3, number: 20 }));
+        assert_eq!(link_of(vlan(VlanProtocol::Ieee8021Ad)), None);
+        // The other end of a pair has an index, too.
+        assert_eq!(link_of(vec![LinkInfo::Kind(InfoKind::Veth)]), None);
+        assert_eq!(link_of(Vec::new()), None);
+    }
 
     fn neighbour_message(state: NeighbourState) -> NeighbourMessage {
         let mut message = NeighbourMessage::default();

@@ -3,7 +3,10 @@
 use lb_common::table::TableRef;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{super::Error, REST, RETIRE, RETRY, State};
+use super::{
+    super::{Error, chain},
+    REST, RETIRE, RETRY, State,
+};
 use crate::{
     agent::quic,
     core::{
@@ -51,7 +54,7 @@ impl State {
         // Whatever changed before is in the new bank.
         self.fleet.take_changes();
         self.unweighed.clear();
-        self.set_route_epoch();
+        self.follow_routes();
         self.complain_of_unattached(plan);
         if model.ha.is_some() {
             self.names.send_replace(Names::of(&self.outline()).into());
@@ -206,7 +209,15 @@ impl State {
         self.unattached = plan.unattached;
     }
 
-    pub(super) fn set_route_epoch(&self) {
+    /// Has packets to clients go by what is known of the network now.
+    pub(super) fn follow_routes(&mut self) {
+        let vlans = self.network.vlans.iter();
+        let attached = |ifindex: u32| self.attached.values().any(|index| *index == ifindex);
+        let vlans = vlans.filter(|(_, leaving)| attached(leaving.ifindex));
+        let vlans = vlans.map(|(index, leaving)| (*index, *leaving)).collect();
+        if let Err(error) = self.data_plane.set_vlans(vlans) {
+            tracing::error!(error = chain(&error), "clients in VLANs are left to the kernel");
+        }
         let epoch = self.epoch_base.wrapping_add(self.network.epoch);
         self.data_plane.tables.set_route_epoch(epoch);
     }
