@@ -92,7 +92,7 @@ pub mod features {
     pub const DENY_V6: u32 = 1 << 3;
     /// `firewall.host = "drop"`.
     pub const GUARD_HOST: u32 = 1 << 4;
-    /// At least one service has, or had, SYN cookies (`syn_cookies_above`).
+    /// At least one service of mode `fullnat` has, or had, SYN cookies.
     pub const SYN_COOKIES: u32 = 1 << 5;
     /// At least one service rewrites both addresses (`fullnat`).
     pub const FULLNAT: u32 = 1 << 28;

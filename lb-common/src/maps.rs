@@ -76,6 +76,8 @@ pub const PROXIED_CHANGES: &str = "PROXIED_CHANGES";
 /// When services are to see the next SYN, see [`crate::synproxy::SynRate`]; private to the
 /// packet path.
 pub const SYNS: &str = "SYNS";
+/// When services sent a SYN cookie last; private to the packet path.
+pub const ASKED: &str = "ASKED";
 /// One entry: the program that services with SYN cookies go on in.
 pub const SYNPROXY_PATH: &str = "SYNPROXY_PATH";
 
@@ -86,7 +88,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 36] = [
+pub const PINNED: [&str; 37] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -117,6 +119,7 @@ pub const PINNED: [&str; 36] = [
     PROXIED,
     PROXIED_CHANGES,
     SYNS,
+    ASKED,
     SYNPROXY_PATH,
     REFUSALS,
     HANDSHAKES,

@@ -38,6 +38,8 @@ pub const SCALE: u8 = 7;
 /// Seconds that a connection is kept without a packet at least (RFC 5382, section 5):
 /// without its entry it is lost.
 pub const IDLE: u16 = 7440;
+/// Seconds that it is kept when one side has closed it, likewise (REQ-5 there).
+pub const HALF: u16 = 240;
 /// Seconds that a backend has to accept a connection, unless the service has less.
 pub const OPENING: u16 = 30;
 
@@ -49,8 +51,11 @@ pub enum Stage {
     Opening = 0,
     /// Both are there.
     Open = 1,
-    /// FIN or RST seen.
+    /// Two FIN or RST seen: of both sides, unless one was said again.
     Closing = 2,
+    /// One FIN or RST seen: the other side may go on for long, and whoever knows the ports
+    /// can forge one.
+    Half = 3,
 }
 
 /// Bit of a value, see [`Proxied::is_challenged`].
@@ -132,6 +137,20 @@ impl Proxied {
         self.0 & CHALLENGED != 0
     }
 
+    /// The same when a packet shows that the connection lives.
+    #[inline(always)]
+    #[must_use]
+    pub const fn alive(self) -> Self {
+        Self(self.0 & !CHALLENGED)
+    }
+
+    /// The stage behind a FIN or RST.
+    #[inline(always)]
+    #[must_use]
+    pub const fn closed(self) -> u8 {
+        if self.stage() == Stage::Open as u8 { Stage::Half as u8 } else { Stage::Closing as u8 }
+    }
+
     /// The same when a SYN is answered.
     #[inline(always)]
     #[must_use]
@@ -206,6 +225,8 @@ pub const fn timeout(of_service: Timeouts, stage: u8) -> u16 {
     let Timeouts { embryonic, established, closing } = of_service;
     if stage == Stage::Open as u8 {
         if established > IDLE { established } else { IDLE }
+    } else if stage == Stage::Half as u8 {
+        if established > HALF { HALF } else { established }
     } else if stage == Stage::Closing as u8 {
         closing
     } else if embryonic < OPENING {
@@ -284,6 +305,9 @@ mod tests {
             prop_assert_eq!(closing.touched(1, later), open);
             prop_assert!(open.challenged().is_challenged() && !open.is_challenged());
             prop_assert_eq!(open.challenged().group(), group);
+            prop_assert_eq!(open.challenged().alive(), open);
+            let half = open.touched(open.closed(), later);
+            prop_assert_eq!((open.closed(), half.closed(), closing.closed()), (3, 2, 2));
             prop_assert_eq!(open.of_group(3).of_group(group), open);
         }
 
@@ -342,6 +366,8 @@ mod tests {
     #[test]
     fn an_idle_connection_is_kept_for_two_hours_at_least() {
         let of = Timeouts { embryonic: 60, established: 600, closing: 30 };
+        assert_eq!(timeout(of, Stage::Half as u8), HALF);
+        assert_eq!(timeout(Timeouts { established: 2, ..of }, Stage::Half as u8), 2);
         let of_stages = |of| {
             [Stage::Opening, Stage::Open, Stage::Closing].map(|stage| timeout(of, stage as u8))
         };

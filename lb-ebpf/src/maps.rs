@@ -240,6 +240,11 @@ pub(crate) static PROXIED_CHANGES: Array<
 #[btf_map]
 pub(crate) static SYNS: Array<u64, { limits::SERVICES as usize }> = Array::new();
 
+/// Periods of the latest cookies of services, by id, see [`lb_common::cookie::period`].
+/// Written and read by packets only.
+#[btf_map]
+pub(crate) static ASKED: Array<u64, { limits::SERVICES as usize }> = Array::new();
+
 /// One entry: what the options of a TCP header say. Written and read by packets only. Not
 /// pinned: it lives as long as a packet.
 #[btf_map]

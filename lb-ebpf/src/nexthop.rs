@@ -96,6 +96,7 @@ extern "C" fn lb_retag(ctx: *mut xdp_md, vlan: u64) -> u64 {
     let control = frame.start + TYPE + 2;
     if tagged && !none {
         // Priority and eligibility stay.
+        store(frame.start + TYPE, link::VLAN);
         store(control, load::<u16>(control) & 0xf000u16.to_be() | wanted.to_be());
         return RETAGGED;
     }

@@ -8,7 +8,8 @@
 //! - The backend's answer becomes a packet that opens the window. It has one byte, in the
 //!   place of the SYN: the client knows that already, and acknowledges it at once
 //!   (RFC 9293, section 3.10.7.4), whether it has something to send or not. So the backend
-//!   gets the client's own acknowledgement.
+//!   gets the client's own acknowledgement. (Who drops such a segment to the letter, with
+//!   its window, asks for the window when it has something to send; Linux takes it.)
 //!
 //! A program of its own, called where a service wants it, so that the others pay for a test
 //! of a field.
@@ -219,7 +220,10 @@ fn send<F: Family>(env: &Env, packet: Packet<F>, by: Proxied) -> Result<Verdict,
     let packet = &parse::tcp(packet).map_err(Verdict::drop)?;
     let found = wanted(env, packet).ok_or(Verdict::drop(Counter::Internal))?;
     handshake::begin(env, packet, &found);
-    let chosen = select::select(env, packet, &found)?;
+    let chosen = match select::select(env, packet, &found) {
+        Ok(chosen) => chosen,
+        Err(verdict) => return Err(client::refused(env, packet, &found, verdict)),
+    };
     if by.0 != 0 {
         client::translate(env, packet, by);
     }

@@ -334,6 +334,57 @@ fn a_forged_syn_does_not_end_a_connection() -> Result<()> {
     })
 }
 
+/// The first data of a connection looks like what confirms its cookie.
+#[test]
+fn what_is_said_again_opens_nothing_again() -> Result<()> {
+    Subject::with(&setup("0", &[1]), |subject| {
+        for party in parties() {
+            let (cookie, from) = party.opened(subject);
+            let first = party.data(cookie, 0);
+            let expected = party.forwarded(&first, from);
+            let expected = renumbered(&expected, |tcp| tcp.acknowledged = BACKEND + 1);
+            sends(subject, &party.name(), &first, &expected);
+            let end = renumbered(&first, |tcp| {
+                (tcp.flags, tcp.sequence) = (ACK | FIN, CLIENT + 9);
+                tcp.payload.clear();
+            });
+            subject.run(&end);
+            sends(subject, &format!("{}, after its end", party.name()), &first, &expected);
+            // Nor where somebody forged a SYN, and the client has spoken since.
+            let forged = renumbered(&party.syn(&OFFER), |tcp| tcp.sequence = 99);
+            assert_eq!(subject.run(&forged).action, Action::Transmit);
+            party.goes_on(subject, cookie, from);
+            sends(subject, &format!("{}, after a SYN", party.name()), &first, &expected);
+        }
+    })
+}
+
+#[test]
+fn who_can_be_served_no_more_is_sent_a_reset_of_his_connection() -> Result<()> {
+    let rejecting = |backends: &[u8]| {
+        let mut setup = setup("0", backends);
+        for service in &mut setup.services {
+            *service = service.clone().line("on_empty = \"reject\"");
+        }
+        setup
+    };
+    Subject::with(&rejecting(&[1]), |subject| {
+        let cookies: Vec<_> =
+            parties().into_iter().map(|party| party.challenged(subject, &OFFER)).collect();
+        subject.reload(&rejecting(&[]));
+        for (party, cookie) in parties().into_iter().zip(cookies) {
+            let confirms = party.confirms(cookie);
+            let expected = Party::own(&confirms, |tcp| {
+                (tcp.flags, tcp.sequence) = (RST | ACK, cookie.wrapping_add(1));
+                tcp.acknowledged = CLIENT + 1;
+            });
+            let outcome = subject.run(&confirms);
+            assert_eq!(outcome.action, Action::Transmit, "{}: {outcome:?}", party.name());
+            assert!(outcome.frame == expected.bytes(), "{}: {outcome:?}", party.name());
+        }
+    })
+}
+
 #[test]
 fn an_error_about_what_the_client_got_says_what_the_backend_sent() -> Result<()> {
     Subject::with(&setup("0", &[1]), |subject| {

@@ -157,6 +157,14 @@ fn a_flood_of_syns_reaches_nobody_and_harms_nobody() -> Result<()> {
     Ok(())
 }
 
+/// What `lb explain` says of a connection that the affinity table has, which knows ports of
+/// IPv4 only.
+fn told_of_one(lab: &Lab) -> Result<String> {
+    let flow = lab.json(&["flow", "list", "--limit", "1"])?[0].clone();
+    let client = format!("{}:{}", flow["client"].as_str().unwrap_or("?"), flow["client_port"]);
+    Ok(lab.done(&["explain", &client, &SocketAddr::new(NAT_V4, WEB).to_string()])?.stdout)
+}
+
 #[test]
 fn connections_outlive_the_agent_and_the_setting() -> Result<()> {
     const FLOWS: usize = 100;
@@ -172,6 +180,10 @@ fn connections_outlive_the_agent_and_the_setting() -> Result<()> {
             // The file has no cookies any more.
             let agent = lab.start_agent(&config(&lab, mode, &[WEB], "\"off\""))?;
             assert_eq!(flows.survey(None), kept, "{mode} at {vip}, without cookies");
+            if vip.is_ipv4() {
+                let told = told_of_one(&lab)?;
+                assert!(told.contains("opened by one, its packets are translated; off"), "{told}");
+            }
             let before = sent(&lab)?;
             curl(&lab.client, &url(vip, WEB, "/"))?;
             assert_eq!(sent(&lab)?, before, "{mode} at {vip}");

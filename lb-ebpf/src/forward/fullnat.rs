@@ -82,8 +82,10 @@ pub(crate) fn go_on(ctx: *mut xdp_md, backend: u16) {
 #[xdp]
 fn lb_fullnat(ctx: XdpContext) -> u32 {
     let ctx = ctx.ctx;
-    let proxied =
-        Env::new(&XdpContext::new(ctx), false).is_some_and(|env| env.uses(features::SYN_COOKIES));
+    // Of what is on its way to a backend all is known already.
+    let proxied = Env::new(&XdpContext::new(ctx), false)
+        .is_some_and(|env| env.uses(features::SYN_COOKIES))
+        && TASK.get(0).is_some_and(|task| task.backend == 0);
     let answer = match parse::link(Frame::new(&XdpContext::new(ctx))) {
         Some((parse::IPV4, _)) if proxied => {
             Answer(lb_fullnat_proxied_v4(ctx)).or_else(|_| lb_fullnat_v4(ctx)).to_raw()

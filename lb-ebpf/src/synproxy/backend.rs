@@ -5,7 +5,7 @@ use lb_common::{
     csum,
     service::Service,
     stats::Counter,
-    synproxy::{announced, shift},
+    synproxy::{Stage, announced, shift},
     tcp,
 };
 
@@ -66,7 +66,10 @@ pub(crate) fn judge<F: Family>(
     let delta = csum::delta32(old, new) + csum::delta16(window, shifted);
     nat::update_checksum(packet, csum::fold(delta));
     if tcp::closes(flags) {
-        entry.touch(env, true, service);
+        // A reset ends it for both, and is not forged as easily as a client's.
+        let over = flags & tcp::RST != 0;
+        let stage = if over { Stage::Closing as u8 } else { value.closed() };
+        entry.touch(env, stage, service);
     }
     Answer::GO_ON
 }
@@ -93,7 +96,7 @@ fn accepted<F: Family>(
         ports,
         sequence: acknowledged(packet).wrapping_sub(1),
     };
-    if cookie::check(env.config.place_seed, &of, cookie, period()).is_none() {
+    if !is_of(env, &of, cookie) {
         // A connection that needed no cookie takes the place of one that had ended.
         entry.end(env);
         return Answer::GO_ON;
@@ -109,6 +112,19 @@ fn accepted<F: Family>(
         Ok(()) => Answer::GO_ON,
         Err(reason) => Answer::verdict(Verdict::drop(reason)),
     }
+}
+
+/// Whether a connection was opened by a cookie, some time ago: a backend may take long.
+#[inline(always)]
+fn is_of(env: &Env, of: &Connection, cookie: u32) -> bool {
+    let (mut now, mut attempt) = (period(), 0);
+    while attempt < 2 {
+        if cookie::check(env.config.place_seed, of, cookie, now).is_some() {
+            return true;
+        }
+        (now, attempt) = (now.wrapping_sub(1), attempt + 1);
+    }
+    false
 }
 
 /// A backend does not accept a connection: its reset goes on. Who takes the SYN to be of

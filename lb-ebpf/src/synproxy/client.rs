@@ -20,12 +20,12 @@ use crate::{
     family::Family,
     firewall,
     forward::nat,
-    maps::SYNS,
+    maps::{ASKED, SYNS},
     packet::{load, store},
     parse::Packet,
     refuse, select,
     service::Found,
-    verdict::Verdict,
+    verdict::{Action, Verdict},
 };
 
 /// A client's packet.
@@ -45,7 +45,9 @@ pub(super) fn judge<F: Family>(env: &Env, packet: &Packet<F>, found: &Found) -> 
         return Answer::GO_ON;
     }
     if !known.value.is_opening() {
-        known.touch(env, tcp::closes(flags), found.service);
+        let value = known.value;
+        let stage = if tcp::closes(flags) { value.closed() } else { value.stage() };
+        known.touch(env, stage, found.service);
         return Answer::translate(known.value);
     }
     // Who gives up is not kept from it.
@@ -71,10 +73,10 @@ fn begins<F: Family>(
     }
     let value = known.value;
     if known.is_none() {
-        if is_established(env, packet, found) {
+        if !has_asked(found) || is_established(env, packet, found) {
             return None;
         }
-    } else if !value.is_opening() && !may_be_another(value) {
+    } else if !value.is_opening() && !value.is_challenged() {
         return None;
     }
     // What asks for a window has the number of the SYN, all else the next one; it comes
@@ -104,6 +106,7 @@ fn opening<F: Family>(env: &Env, packet: &Packet<F>, found: &Found, known: &Entr
     if !known.is_none() {
         known.swap(known.value.challenged());
     }
+    asks(found);
     Answer::verdict(segment::answer(env, packet))
 }
 
@@ -125,10 +128,30 @@ fn admitted(env: &Env, found: &Found) -> bool {
     }
 }
 
-/// Whether a client's packet could be of another connection than that which is known.
+/// Whether a cookie of the service's may be on its way: by chance one packet of some
+/// millions looks as if it confirmed one.
 #[inline(always)]
-fn may_be_another(known: Proxied) -> bool {
-    known.is_challenged() || known.stage() == Stage::Closing as u8
+fn has_asked(found: &Found) -> bool {
+    if found.service.syn_rate == SynRate::ALL.0 {
+        return false;
+    }
+    // SAFETY: a map element, read whole.
+    let asked = ASKED.get_ptr_mut(found.id.into()).map(|word| unsafe { word.read_volatile() });
+    asked.is_some_and(|asked| period().wrapping_sub(asked as u32) <= 1)
+}
+
+/// Notes that one is.
+#[inline(always)]
+fn asks(found: &Found) {
+    if let Some(word) = ASKED.get_ptr_mut(found.id.into()) {
+        // SAFETY: a map element; words are read and written whole.
+        unsafe {
+            let now = u64::from(period());
+            if word.read_volatile() != now {
+                word.write_volatile(now);
+            }
+        }
+    }
 }
 
 /// Whether a packet is of a connection that needed no cookie.
@@ -205,4 +228,27 @@ pub(crate) fn undo<F: Family>(env: &Env, packet: &Packet<F>, service: &Service) 
         renumber(env, packet, 0_u32.wrapping_sub(entry.value.number()), 0);
         entry.end(env);
     }
+}
+
+/// What becomes of a packet that no backend may take. One that was to open a connection is
+/// a SYN by now, but its client knows of a connection, and is sent a reset of that.
+#[inline(always)]
+pub(super) fn refused<F: Family>(
+    env: &Env,
+    packet: &Packet<F>,
+    found: &Found,
+    verdict: Verdict,
+) -> Verdict {
+    if !tcp::opens(packet.tcp_flags) {
+        return verdict;
+    }
+    let entry = table::find(table::key(env, F::words(packet.source), packet.ports, found.service));
+    if entry.is_none() || !entry.value.is_opening() {
+        return verdict;
+    }
+    entry.end(env);
+    if verdict.action() == Action::Transmit {
+        segment::reset_from(env, entry.value.number().wrapping_add(1));
+    }
+    verdict
 }

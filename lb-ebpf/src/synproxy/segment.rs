@@ -13,7 +13,8 @@ use network_types::tcp::TcpHdr;
 use super::{ACKNOWLEDGEMENT, SEQUENCE, WINDOW, client::connection, number, period};
 use crate::{
     env::Env,
-    family::Family,
+    family::{Family, V4, V6},
+    forward::nat,
     maps::OPTIONS,
     packet::{Frame, load, store, turn_around},
     parse::{self, Packet},
@@ -182,6 +183,31 @@ pub(super) fn syn(env: &Env, offer: Offer, sequence: u32) -> Result<(), Counter>
 #[inline(always)]
 pub(super) fn open_window(env: &Env, cookie: u32, window: u16) -> Result<(), Counter> {
     made(lb_open_window(env.ctx, cookie.into(), window.into()))
+}
+
+/// Gives a reset of our own the number that the client expects next.
+#[inline(always)]
+pub(super) fn reset_from(env: &Env, number: u32) {
+    lb_reset_from(env.ctx, number.into());
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_reset_from(ctx: *mut xdp_md, number: u64) -> u64 {
+    let frame = Frame::new(&XdpContext::new(ctx));
+    let at = match parse::link(frame) {
+        Some((parse::IPV4, l3)) => l3 + V4::HEADER,
+        Some((parse::IPV6, l3)) => l3 + V6::HEADER,
+        _ => return 0,
+    };
+    if !frame.holds(at, TcpHdr::LEN) {
+        return 0;
+    }
+    let (old, new): (u32, u32) = (load(at + SEQUENCE), (number as u32).to_be());
+    store(at + SEQUENCE, new);
+    let checksum = at + nat::TCP_CHECKSUM;
+    store(checksum, csum::update(load(checksum), csum::delta32(old, new)));
+    1
 }
 
 /// An answer of the functions below: the frame is what it should be.

@@ -110,12 +110,11 @@ impl Entry {
         }
     }
 
-    /// Notes a packet: a longer life, and whether it closes the connection.
+    /// Notes a packet of a connection: a longer life, and the stage behind it.
     #[inline(always)]
-    pub(super) fn touch(&self, env: &Env, closes: bool, service: &Service) {
-        let stage = if closes { Stage::Closing as u8 } else { self.value.stage() };
+    pub(super) fn touch(&self, env: &Env, stage: u8, service: &Service) {
         let expires = env.now().wrapping_add(timeout(timeouts(service), stage));
-        self.swap(self.value.touched(stage, expires));
+        self.swap(self.value.alive().touched(stage, expires));
     }
 
     /// Notes that the backend has accepted the connection, with its first number and its
@@ -220,15 +219,21 @@ fn claim(bucket: u32, key: u64, value: u64, now: u16) -> bool {
         let (keys, word) = words(bucket, slot);
         // SAFETY: map elements; aligned words are read whole.
         let (there, old) = unsafe { (read_volatile(keys), read_volatile(word)) };
+        slot += 1;
         let free = there == 0 || old == 0 || Proxied(old).left(now) < 0;
         if free && swap(keys, there, key) {
             if swap(word, old, value) {
-                return true;
+                // Unless another one has taken the key meanwhile.
+                // SAFETY: a map element, read whole.
+                if unsafe { read_volatile(keys) } == key {
+                    return true;
+                }
+                swap(word, value, 0);
+                continue;
             }
             // Another one has it.
             swap(keys, key, 0);
         }
-        slot += 1;
     }
     false
 }

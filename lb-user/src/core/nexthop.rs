@@ -25,7 +25,9 @@ pub struct NextHop {
     pub source: [u8; 6],
     /// Bytes of the longest IP packet that goes this way; 0: not known.
     pub mtu: u32,
-    /// What becomes of the frame's VLAN tag, one of [`vlan`].
+    /// What becomes of the frame's VLAN tag, one of [`vlan`]. Which, and whether it leaves
+    /// by another interface, depends on what the data plane is attached to: see
+    /// [`Network::vlans`].
     pub vlan: u16,
 }
 
@@ -142,6 +144,18 @@ pub struct Facts {
     urgency: Option<Urgency>,
 }
 
+impl Network {
+    /// How frames leave, with these interfaces attached, that the kernel would send by the
+    /// interface of a VLAN, or by one that carries some. One that is attached itself has
+    /// frames without its tag.
+    pub fn leaving(&self, attached: impl Fn(u32) -> bool) -> impl Iterator<Item = (u32, Leaving)> {
+        let ways = self.vlans.iter().map(|(index, leaving)| (*index, *leaving));
+        ways.filter(move |(index, leaving)| {
+            attached(leaving.ifindex) && (*index == leaving.ifindex || !attached(*index))
+        })
+    }
+}
+
 impl Facts {
     /// Replaces the watched addresses; returns those whose route is to be
     /// looked up.
@@ -247,16 +261,6 @@ impl Facts {
             }
         }
         self.move_on(Urgency::Now);
-        self.refresh_on(ifindex);
-        let carriers = [old, link].map(|link| link.and_then(|link| link.vlan).map(|vlan| vlan.on));
-        for carrier in BTreeSet::from(carriers).into_iter().flatten() {
-            self.refresh_on(carrier);
-        }
-        true
-    }
-
-    /// Works out again what follows from an interface.
-    fn refresh_on(&mut self, ifindex: u32) {
         let lowest = Hop { ifindex, address: Ipv4Addr::UNSPECIFIED.into() };
         let hops: Vec<Hop> = self
             .users
@@ -267,6 +271,7 @@ impl Facts {
         for hop in hops {
             self.refresh(hop);
         }
+        true
     }
 
     /// How a frame leaves that the kernel would send by this interface: with the tag of
@@ -465,11 +470,9 @@ impl Facts {
             let link = self.links.get(&hop.ifindex).filter(|link| link.up)?;
             let carried = self.carried.get(&address).copied();
             let known = [(link.mtu != 0).then_some(link.mtu), mtu, carried];
-            let kept = Leaving { ifindex: hop.ifindex, vlan: vlan::KEPT };
-            let Leaving { ifindex, vlan } = self.leaving(hop.ifindex).unwrap_or(kept);
             Some(NextHop {
-                ifindex,
-                vlan,
+                ifindex: hop.ifindex,
+                vlan: vlan::KEPT,
                 destination: self.neighbours.get(&hop)?.mac?,
                 source: link.mac?,
                 mtu: known.into_iter().flatten().min().unwrap_or_default(),

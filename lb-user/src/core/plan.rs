@@ -80,6 +80,8 @@ pub struct Snapshot {
     pub routes: BTreeMap<RouteSet, Arc<Routes>>,
     /// Sets in `QUIC_CONFIGS` and `QUIC_SERVERS`.
     pub quic: BTreeMap<QuicSetId, Arc<QuicSet>>,
+    /// Whether there are connections that SYN cookies opened.
+    pub proxied: bool,
 }
 
 impl Snapshot {
@@ -369,7 +371,11 @@ fn next_hop(
     unattached: &mut BTreeSet<(IpAddr, u32)>,
 ) -> Option<NextHop> {
     let addr = addr::from_bytes(addr);
-    let hop = *network.next_hops.get(&addr)?;
+    let mut hop = *network.next_hops.get(&addr)?;
+    let mut leaving = network.leaving(|ifindex| host.attached.contains(&ifindex));
+    if let Some((_, leaving)) = leaving.find(|(index, _)| *index == hop.ifindex) {
+        (hop.ifindex, hop.vlan) = (leaving.ifindex, leaving.vlan);
+    }
     if !host.attached.contains(&hop.ifindex) {
         unattached.insert((addr, hop.ifindex));
         return None;

@@ -121,6 +121,23 @@ impl Changes {
         table.enter_connection(key, value, &place, now, yields)
     }
 
+    /// What is known of a connection of a client (its address as loaded from a frame) with
+    /// a service that has this salt; `None`: no SYN cookie opened it.
+    ///
+    /// # Errors
+    /// The kernel refused to run the program that tells the second.
+    pub fn connection(
+        &self,
+        client: [u64; 2],
+        ports: u32,
+        salt: u64,
+    ) -> io::Result<Option<Proxied>> {
+        let key = hash::flow_key_hashed(client, ports, salt, self.place_seed);
+        let table = &self.proxied.table;
+        let place = hash::place(key, self.place_seed, table.entries() - 1);
+        Ok(table.find(key, &place, self.second()?))
+    }
+
     /// Makes room for flows that found none, where other flows can have other slots: the
     /// keys of these. The kernel waits for packets once, for however many flows.
     ///

@@ -191,7 +191,7 @@ impl DataPlane {
         created: bool,
     ) -> Result<Self, LoadError> {
         let ports = typed(&pins, maps::PORTS, DevMapHash::try_from)?;
-        let vlans = Vlans::new(typed(&pins, maps::VLANS, HashMap::try_from)?)
+        let vlans = Vlans::read(typed(&pins, maps::VLANS, HashMap::try_from)?, &ports)
             .map_err(|error| LoadError::Map(maps::VLANS, error))?;
         let trace = mapped(&pins, maps::TRACE)?;
         let config = tables.config.read(0);
@@ -230,7 +230,7 @@ impl DataPlane {
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn set_vlans(&mut self, vlans: BTreeMap<u32, Leaving>) -> Result<(), LoadError> {
+    pub fn set_vlans(&mut self, vlans: &BTreeMap<u32, Leaving>) -> Result<(), LoadError> {
         let set = self.vlans.set(&mut self.ports, vlans);
         set.map_err(|error| LoadError::Map(maps::VLANS, error))
     }

@@ -43,6 +43,7 @@ impl Tables {
             resting: Vec::new(),
             routes: BTreeMap::new(),
             quic: BTreeMap::new(),
+            proxied: self.proxied.has_any(),
         }
     }
 

@@ -30,6 +30,21 @@ impl Mapped<Bucket> {
         entries.filter(|(key, value)| *key != 0 && value.0 != 0)
     }
 
+    /// Whether any entry is somebody's; some may be over.
+    #[must_use]
+    pub fn has_any(&self) -> bool {
+        (0..self.entries()).any(|bucket| self.read(bucket).values != [0; SLOTS])
+    }
+
+    /// The live entry of a connection; `place` is its key's in this table.
+    #[must_use]
+    pub fn find(&self, key: u64, place: &Place, now: u16) -> Option<Proxied> {
+        let entries = [place.primary, place.alternate].into_iter();
+        let mut entries = entries.flat_map(|bucket| self.entries_of(bucket));
+        let found = entries.find(|(owner, value)| *owner == key && value.left(now) >= 0);
+        found.map(|(_, value)| value)
+    }
+
     /// Releases entries whose time is up: how many. Packets treat them as free anyway, but
     /// their clock wraps after 18 hours.
     pub fn sweep(&self, buckets: Range<u32>, now: u16) -> u32 {
@@ -42,20 +57,15 @@ impl Mapped<Bucket> {
         let mut released = 0;
         for bucket in buckets {
             for slot in 0..SLOTS {
-                let (key, word) = self.words(bucket, slot);
-                let (owner, value) = (key.load(Ordering::Acquire), word.load(Ordering::Acquire));
+                // The key stays: without a value it is nobody's.
+                let (_, word) = self.words(bucket, slot);
+                let value = word.load(Ordering::Acquire);
                 let number = bucket * SLOTS as u32 + slot as u32;
                 if value == 0 || !spent(number, Proxied(value)) {
                     continue;
                 }
-                let replace = |word: &AtomicU64, old| {
-                    word.compare_exchange(old, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-                };
-                // A packet that claims the slot takes the key first, then the value.
-                if replace(word, value) {
-                    released += 1;
-                    replace(key, owner);
-                }
+                let release = word.compare_exchange(value, 0, Ordering::AcqRel, Ordering::Relaxed);
+                released += u32::from(release.is_ok());
             }
         }
         released
@@ -101,7 +111,12 @@ impl Mapped<Bucket> {
                 continue;
             }
             if swap(word, old, new.0) {
-                return (Entered::New, Some(number(at)));
+                // Unless a packet has taken the key meanwhile.
+                if owner.load(Ordering::Acquire) == key {
+                    return (Entered::New, Some(number(at)));
+                }
+                swap(word, new.0, 0);
+                continue;
             }
             swap(owner, key, 0);
         }
@@ -175,6 +190,8 @@ mod tests {
         assert_eq!(table.enter_connection(5, entry(1, 9), &at, NOW, false).0, Entered::New);
         assert_eq!(table.enter_connection(5, entry(2, 9), &at, NOW, false).0, Entered::Known);
         assert_eq!(all(&table)[&5], entry(1, 9));
+        assert_eq!(table.find(5, &at, NOW), Some(entry(1, 9)));
+        assert_eq!((table.find(5, &at, NOW + 10), table.find(6, &at, NOW)), (None, None));
         assert_eq!(table.enter_connection(5, entry(2, 9), &at, NOW, true).0, Entered::Known);
         assert_eq!(all(&table)[&5], entry(2, 9));
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use lb_common::stats::Counter;
+use lb_common::{addr, hash, stats::Counter};
 
 use self::frame::{Probe, destination, next_hop};
 use super::{Error, state::State};
@@ -69,6 +69,13 @@ impl State {
         if let Some(service) = service.filter(|_| looked_up && !trace.reply) {
             step("affinity", self.affinity(service, trace));
         }
+        if let (Some(service), Some(id)) = (service, trace.service)
+            && looked_up
+            && !trace.reply
+            && let Some(cookies) = self.cookies(service, id, probe)
+        {
+            step("cookies", cookies);
+        }
         if let (Some(service), Some(lookup)) = (service, &trace.lookup)
             && lookup.table.routes() != 0
             && !lookup.table.is_none()
@@ -98,7 +105,7 @@ impl State {
     /// Of a packet in mode `fullnat`, which takes its port only when it is sent.
     fn rewrites(&self, backend: BackendId) -> String {
         let entry = self.data_plane.tables.backends.read(backend.into());
-        let address = lb_common::addr::from_bytes(entry.addr);
+        let address = addr::from_bytes(entry.addr);
         let of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
         let source = self.model.node.nat_sources.iter().find(of_family);
         let source = source.map_or("nowhere".to_owned(), ToString::to_string);
@@ -119,6 +126,33 @@ impl State {
                 format!("{state} at {}, {life}{recorded}", self.name(backend))
             }
         }
+    }
+
+    /// What SYN cookies have to do with a client's connection, if the service has them, or
+    /// had them.
+    fn cookies(&self, service: &Service, id: ServiceId, probe: &Probe) -> Option<String> {
+        let entry = self.data_plane.tables.service(id).filter(|entry| entry.syn_rate != 0)?;
+        let client = probe.client.ip();
+        let words = match client {
+            IpAddr::V4(v4) => [u64::from(addr::v4_word(v4)), 0],
+            IpAddr::V6(_) => addr::words(addr::to_bytes(client)),
+        };
+        let [from, to] = [probe.client.port(), probe.vip.port()].map(u16::to_be);
+        let changes = &self.data_plane.changes;
+        let found = changes.connection(words, hash::ports(from, to), entry.salt);
+        let known = match found {
+            Ok(Some(value)) if value.is_opening() => {
+                "opened by one, the backend has not answered yet"
+            }
+            Ok(Some(_)) => "opened by one, its packets are translated",
+            Ok(None) => "not opened by one",
+            Err(_) => "the data plane's time is not told",
+        };
+        let rate = match service.syn_cookies_above {
+            Some(rate) => format!("SYNs above {rate} a second are answered with one"),
+            None => "off, connections that they opened go on".to_owned(),
+        };
+        Some(format!("{known}; {rate}"))
     }
 
     /// The group is the program's answer, the prefix the configuration's.
@@ -185,7 +219,7 @@ impl State {
     /// "name (address)".
     fn name(&self, id: BackendId) -> String {
         let entry = self.data_plane.tables.backends.read(id.into());
-        let address = lb_common::addr::from_bytes(entry.addr);
+        let address = addr::from_bytes(entry.addr);
         match self.backend_of(id) {
             Some(backend) => format!("{} ({address})", backend.name),
             None => format!("a backend that left ({address})"),

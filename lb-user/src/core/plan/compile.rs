@@ -60,7 +60,7 @@ pub fn bank(
     let table =
         EndpointTable::build(&endpoints, seed).ok_or(CapacityError::Endpoints(endpoints.len()))?;
     let generation = Generation {
-        features: features_of(model, wanted, &services),
+        features: features_of(model, ids, wanted, &services),
         endpoint_mask: table.mask(),
         endpoint_salt: table.salt,
         number,
@@ -145,7 +145,7 @@ fn services(
         let quic = referred.quic.get(&id).copied().unwrap_or(0);
         let limited = service.max_flows > 0;
         let old = snapshot.services.get(&id);
-        let syn_rate = syn_rate(service, old);
+        let syn_rate = syn_rate(service, old, snapshot.proxied);
         let guarded = sources != 0
             || limited
             || syn_rate != 0
@@ -158,11 +158,15 @@ fn services(
     model.services.iter().map(entry).collect()
 }
 
-/// Who had SYN cookies goes on to translate the connections that they opened.
-fn syn_rate(service: &model::Service, old: Option<&Service>) -> u16 {
+/// Who had SYN cookies goes on to translate the connections that they opened, as long as
+/// there are any; so does who is new: a service of that name may have had them.
+fn syn_rate(service: &model::Service, old: Option<&Service>, proxied: bool) -> u16 {
+    let may_have = service.protocol == Protocol::Tcp
+        && matches!(service.mode, Mode::Nat | Mode::FullNat)
+        && old.is_none_or(|old| old.syn_rate != 0);
     match service.syn_cookies_above {
         Some(rate) => SynRate::new(rate).0,
-        None if old.is_some_and(|old| old.syn_rate != 0) => SynRate::ALL.0,
+        None if proxied && may_have => SynRate::ALL.0,
         None => 0,
     }
 }
@@ -280,11 +284,16 @@ fn endpoints(
 
 fn features_of(
     model: &Model,
+    ids: &Ids,
     wanted: &BTreeMap<BackendId, Wanted>,
     services: &BTreeMap<ServiceId, Service>,
 ) -> u32 {
     let replies: BTreeSet<_> =
         wanted.values().filter_map(|want| reply_port(&want.identity)).collect();
+    let cookies = model.services.iter().any(|service| {
+        let entry = services.get(&ids.services[&ServiceIdentity::of(service)]);
+        service.mode == Mode::FullNat && entry.is_some_and(|entry| entry.syn_rate != 0)
+    });
     let denies = |test: fn(&IpNet) -> bool| model.firewall.deny_sources.iter().any(test);
     [
         (!replies.is_empty(), features::NAT),
@@ -293,7 +302,7 @@ fn features_of(
         (denies(|net| matches!(net, IpNet::V6(_))), features::DENY_V6),
         (model.firewall.guard_host, features::GUARD_HOST),
         (model.services.iter().any(|service| service.mode == Mode::FullNat), features::FULLNAT),
-        (services.values().any(|entry| entry.syn_rate != 0), features::SYN_COOKIES),
+        (cookies, features::SYN_COOKIES),
     ]
     .into_iter()
     .filter(|(on, _)| *on)

@@ -55,7 +55,7 @@ impl DataPlane {
             if bank.generation.features & features::FULLNAT != 0 {
                 self.load_path(maps::FULLNAT_PATH, maps::FULLNAT_PROGRAM)?;
             }
-            if bank.generation.features & features::SYN_COOKIES != 0 {
+            if bank.services.values().any(|service| service.syn_rate != 0) {
                 self.load_path(maps::SYNPROXY_PATH, maps::SYNPROXY_PROGRAM)?;
             }
             if bank.services.values().any(|service| service.quic != 0) {

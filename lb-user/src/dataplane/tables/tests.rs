@@ -11,6 +11,7 @@ use lb_common::{
     config::features,
     hash,
     service::{EndpointKind, endpoint_bucket, endpoint_key_v4, endpoint_key_v6, flags},
+    synproxy::SynRate,
     table::TableRef,
 };
 use proptest::prelude::*;
@@ -398,4 +399,34 @@ fn features_say_what_is_in_use() {
     assert_eq!(tables.allow.read(bank).bits, 1 << 22);
     assert_eq!(tables.allow.read(bank + 1024).bits, 1 << 63);
     assert_eq!(tables.allow.read(bank + 1025).bits, 1);
+}
+
+/// Connections that SYN cookies opened go on, whatever becomes of the setting.
+#[test]
+fn who_may_have_connections_that_cookies_opened_translates_them() {
+    let (mut tables, network) = (fake::tables(64).unwrap(), Network::default());
+    let rate = |tables: &Tables| {
+        let services = tables.snapshot().unwrap().services;
+        services.values().map(|entry| entry.syn_rate).collect::<Vec<_>>()
+    };
+    let with = |above: Option<u32>| {
+        let mut model = web(&[(1, 1)]);
+        model.services.iter_mut().for_each(|service| service.syn_cookies_above = above);
+        model
+    };
+    carry_out(&mut tables, &with(Some(0)), &network, check_reach);
+    assert_eq!(rate(&tables), [SynRate::new(0).0]);
+    let open = synproxy::Bucket { keys: [1, 0, 0, 0], values: [9, 0, 0, 0] };
+    tables.proxied.write(7, &open);
+    carry_out(&mut tables, &with(None), &network, check_reach);
+    assert_eq!(rate(&tables), [SynRate::ALL.0]);
+    // Also where it was away.
+    carry_out(&mut tables, &model(Vec::new()), &network, check_reach);
+    carry_out(&mut tables, &with(None), &network, check_reach);
+    assert_eq!(rate(&tables), [SynRate::ALL.0]);
+    tables.proxied.write(7, &synproxy::Bucket::ZERO);
+    let mut edited = with(None);
+    edited.firewall.guard_host = true;
+    carry_out(&mut tables, &edited, &network, check_reach);
+    assert_eq!(rate(&tables), [0]);
 }

@@ -93,6 +93,8 @@ fn vlan(message: &LinkMessage) -> Option<Vlan> {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Link(index) => on = Some(*index),
+            // The index is one of another namespace.
+            LinkAttribute::LinkNetNsId(_) => return None,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -250,8 +252,6 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_core::{Emitable as _, Parseable as _};
-
     use super::*;
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -262,10 +262,7 @@ mod tests {
             let mut message = LinkMessage::default();
             message.header.index = 9;
             message.attributes = vec![LinkAttribute::Link(3), LinkAttribute::LinkInfo(infos)];
-            // As the kernel would say it.
-            let mut bytes = vec![0; message.buffer_len()];
-            message.emit(&mut bytes);
-            link(&LinkMessage::parse(&bytes[..]).unwrap()).unwrap().1.vlan
+            link(&message).unwrap().1.vlan
         };
         let vlan = |protocol| {
             let data = vec![InfoVlan::Id(20), InfoVlan::Protocol(protocol)];

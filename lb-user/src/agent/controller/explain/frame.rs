@@ -19,7 +19,7 @@ const HOPS: u8 = 63;
 /// What is asked about.
 pub(super) struct Probe {
     pub(super) client: SocketAddr,
-    vip: SocketAddr,
+    pub(super) vip: SocketAddr,
     protocol: Protocol,
     syn: bool,
 }

@@ -211,11 +211,9 @@ impl State {
 
     /// Has packets to clients go by what is known of the network now.
     pub(super) fn follow_routes(&mut self) {
-        let vlans = self.network.vlans.iter();
         let attached = |ifindex: u32| self.attached.values().any(|index| *index == ifindex);
-        let vlans = vlans.filter(|(_, leaving)| attached(leaving.ifindex));
-        let vlans = vlans.map(|(index, leaving)| (*index, *leaving)).collect();
-        if let Err(error) = self.data_plane.set_vlans(vlans) {
+        let vlans = self.network.leaving(attached).collect();
+        if let Err(error) = self.data_plane.set_vlans(&vlans) {
             tracing::error!(error = chain(&error), "clients in VLANs are left to the kernel");
         }
         let epoch = self.epoch_base.wrapping_add(self.network.epoch);
