@@ -6,8 +6,8 @@
 //! SYN offered ([`Offer`]: 4, 1, 2), and 23 bits of SipHash-2-4 over all of this and the
 //! connection. Two of 2^23 guesses are right at a time, as of the kernel's cookies. The
 //! kernel's helpers make cookies of 4 sizes of segments, do not give back which it was,
-//! and have a secret of each host; these are good at both nodes of a pair, and the rest
-//! of the offer need not be lost.
+//! and have a secret of each host; these have the secret of a pair, and the rest of the
+//! offer need not be lost.
 
 /// What a client's SYN offers (RFC 9293, section 3.7.1; RFC 7323, section 2; RFC 2018,
 /// section 2).

@@ -10,7 +10,7 @@
 //! before its time is up: only who has confirmed a cookie has an entry. And every change
 //! is a compare-and-swap, packets' and agent's alike:
 //! - who enters a connection swaps the key of a slot whose time is up for its own, then
-//!   the value;
+//!   the value, and looks at the key again: another one may have taken it in between;
 //! - who finds its key with a value whose time is up has found nothing.
 //!
 //! What two packets of one connection do at once is done by one of them; the other goes

@@ -149,7 +149,7 @@ extern "C" fn lb_renumber_sack(ctx: *mut xdp_md, at: u64, offset: u64) -> u64 {
     u64::from(if options.sack & 1 != 0 { delta.swap_bytes() } else { delta })
 }
 
-/// The options that are offered. `mss` as it lies in the frame; three words.
+/// The options that are offered, as they lie in the frame; `size` in host byte order.
 #[inline(always)]
 fn options(size: u16, sack: bool, scale: u8) -> [u32; 3] {
     let [high, low] = size.to_be_bytes();

@@ -34,7 +34,7 @@ pub(super) fn key(env: &Env, client: [u64; 2], ports: u32, service: &Service) ->
     hash::flow_key_hashed(client, ports, service.salt, env.config.place_seed)
 }
 
-/// The two buckets of a key, the primary one in the low half.
+/// The two buckets of a key, the primary one first.
 #[inline(always)]
 fn buckets(seed: [u64; 2], key: u64) -> [u32; 2] {
     let place = hash::place(key, seed, PROXIED_BUCKETS - 1);
