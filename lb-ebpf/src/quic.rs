@@ -231,7 +231,7 @@ fn by_name<F: Family>(
     }
     count::event(Counter::QuicRouted as u32);
     if !found.untracked() {
-        let mut timeouts = select::timeouts(found);
+        let mut timeouts = select::timeouts(found.service);
         if found.by_client() {
             timeouts.embryonic = timeouts.established;
         }

@@ -53,11 +53,11 @@ pub(crate) fn serving(id: u16, service: u16) -> Option<Chosen> {
 
 /// How long flows of this service live.
 #[inline(always)]
-pub(crate) fn timeouts(found: &Found) -> Timeouts {
+pub(crate) fn timeouts(service: &Service) -> Timeouts {
     Timeouts {
-        embryonic: found.service.embryonic_timeout,
-        established: found.service.established_timeout,
-        closing: found.service.closing_timeout,
+        embryonic: service.embryonic_timeout,
+        established: service.established_timeout,
+        closing: service.closing_timeout,
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn select<F: Family>(
         && let Some(state) = next_state(packet.proto, flags_for(packet, found), entry.flow.state())
         && let Some(chosen) = serving(entry.flow.backend(), found.id)
     {
-        if !env.explains && entry.touch(now, state, timeouts(found)) && found.in_group() {
+        if !env.explains && entry.touch(now, state, timeouts(found.service)) && found.in_group() {
             changes::mark(&at, Mark::Changed);
         }
         return Ok(chosen);
@@ -200,7 +200,7 @@ fn new_flow<F: Family>(
         let records = slot.is_some() || tracked;
         env.note(|record| record.steps |= if records { steps::RECORDS } else { 0 });
     } else if slot.is_some() || tracked {
-        let mut timeouts = timeouts(found);
+        let mut timeouts = timeouts(found.service);
         if found.by_client() {
             timeouts.embryonic = timeouts.established;
         }

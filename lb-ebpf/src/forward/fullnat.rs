@@ -34,7 +34,7 @@ use crate::{
     parse::{self, FIRST_FRAGMENT, Packet, TCP, UDP},
     refuse,
     select::{self, Chosen},
-    service::{self, Found},
+    service,
     synproxy::{self, Answer},
     verdict::Verdict,
 };
@@ -239,7 +239,7 @@ fn request<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Verdict, Verdict>
     };
     *task = binding::Task {
         flow,
-        timeouts: select::timeouts(&Found { id: backend.service, service }).to_raw(),
+        timeouts: select::timeouts(service).to_raw(),
         sources: F::nat_sources(env.generation),
         backend: id,
         now: env.now(),
@@ -300,7 +300,7 @@ fn reply<F: Family>(env: &Env, packet: &Packet<F>, number: u32) -> Result<Verdic
     let peer = (packet.source, packet.source_port());
     let owner = owner::<F>(env, packet.proto, (number, packet.destination_port()), peer)
         .ok_or_else(|| unbound(env, packet))?;
-    let Owner { ref bound, backend, service } = owner;
+    let Owner { ref bound, service } = owner;
     let client = F::from_words(bound.flow.client);
     let to_client = Packet { destination: client, ..*packet };
     let way = nexthop::towards_client(env, &to_client, &service.vip);
@@ -323,7 +323,7 @@ fn reply<F: Family>(env: &Env, packet: &Packet<F>, number: u32) -> Result<Verdic
         fragment::note_bound(env, packet, bound.value.backend(), (index, 0))?;
     }
     let closes = packet.proto == TCP && tcp::closes(packet.tcp_flags);
-    let timeouts = select::timeouts(&Found { id: backend.service, service });
+    let timeouts = select::timeouts(service);
     bound.entry.touch(bound.value, env.now(), closes, timeouts);
     rewrite(packet, F::from_bytes(&service.vip), client, bound.flow.ports.rotate_left(16));
     count::replied(env, bound.value.backend(), packet.frame.length());
@@ -333,7 +333,6 @@ fn reply<F: Family>(env: &Env, packet: &Packet<F>, number: u32) -> Result<Verdic
 /// Whose port one is.
 struct Owner {
     bound: bind::Bound,
-    backend: &'static Backend,
     service: &'static Service,
 }
 
@@ -355,7 +354,7 @@ fn owner<F: Family>(
         && service.proto == proto
         && F::equals(peer.0, &backend.addr)
         && peer.1 == port_of(backend, (bound.flow.ports >> 16) as u16);
-    is_his.then_some(Owner { bound, backend, service })
+    is_his.then_some(Owner { bound, service })
 }
 
 /// A packet to a source that is of no flow.

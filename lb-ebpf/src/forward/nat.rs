@@ -228,7 +228,7 @@ pub(crate) fn bind_reply<F: Family>(
         | u64::from(packet.proto) << 8
         | u64::from(env.explains) << 16
         | u64::from(found.in_group()) << 24;
-    let timeouts = select::timeouts(found).to_raw();
+    let timeouts = select::timeouts(found.service).to_raw();
     lb_bind_reply(key, u64::from(chosen.id), event, timeouts) != 0
 }
 

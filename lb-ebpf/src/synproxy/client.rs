@@ -179,7 +179,7 @@ fn open(
     key: u64,
     (cookie, offer, sequence): (u32, Offer, u32),
 ) -> Answer {
-    let life = timeout(select::timeouts(found), Stage::Opening as u8);
+    let life = timeout(select::timeouts(found.service), Stage::Opening as u8);
     let expires = env.now().wrapping_add(life);
     let value = Proxied::opening(cookie, offer.scale, found.service.group, expires);
     if !table::enter(key, value) {

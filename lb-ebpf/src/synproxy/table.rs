@@ -8,7 +8,7 @@ use core::{
 
 use lb_common::{
     change::BUCKETS,
-    flow::{SLOTS, Timeouts},
+    flow::SLOTS,
     hash,
     limits::PROXIED_BUCKETS,
     service::Service,
@@ -18,6 +18,7 @@ use lb_common::{
 use crate::{
     env::{self, Env},
     maps::{CONFIG, PROXIED, PROXIED_CHANGES},
+    select,
 };
 
 /// What the table has of a connection.
@@ -113,7 +114,7 @@ impl Entry {
     /// Notes a packet of a connection: a longer life, and the stage behind it.
     #[inline(always)]
     pub(super) fn touch(&self, env: &Env, stage: u8, service: &Service) {
-        let expires = env.now().wrapping_add(timeout(timeouts(service), stage));
+        let expires = env.now().wrapping_add(timeout(select::timeouts(service), stage));
         self.swap(self.value.alive().touched(stage, expires));
     }
 
@@ -121,7 +122,7 @@ impl Entry {
     /// shift of windows.
     #[inline(always)]
     pub(super) fn open(&self, env: &Env, (sequence, scale): (u32, u8), service: &Service) {
-        let life = timeout(timeouts(service), Stage::Open as u8);
+        let life = timeout(select::timeouts(service), Stage::Open as u8);
         self.swap(self.value.opened(sequence, scale, env.now().wrapping_add(life)));
     }
 
@@ -163,15 +164,6 @@ fn exchange(bucket: u32, key: u64, old: u64, new: u64) -> bool {
         slot += 1;
     }
     false
-}
-
-#[inline(always)]
-fn timeouts(service: &Service) -> Timeouts {
-    Timeouts {
-        embryonic: service.embryonic_timeout,
-        established: service.established_timeout,
-        closing: service.closing_timeout,
-    }
 }
 
 /// Enters a connection; `false`: there is no room.

@@ -38,7 +38,7 @@ pub(super) fn to_client<F: Family>(
     let peer = (quote.destination, quote.destination_port());
     let owner =
         owner::<F>(env, quote.proto, (number, quote.source_port()), peer).ok_or_else(stranger)?;
-    let Owner { ref bound, service, .. } = owner;
+    let Owner { ref bound, service } = owner;
     let (client, vip) = (F::from_words(bound.flow.client), F::from_bytes(&service.vip));
     let to_client = Packet { destination: client, ..*packet };
     let way = nexthop::towards_client(env, &to_client, &service.vip);
