@@ -7,6 +7,7 @@
 
 mod affinity;
 mod attack;
+mod bridge;
 mod case;
 mod changes;
 mod check;

@@ -1,6 +1,7 @@
 //! Real clients and servers in namespaces.
 
 mod attach;
+mod bridge;
 mod bulk;
 mod change;
 mod checksum;

@@ -6,7 +6,7 @@ map_type! {
     /// Global state of the data plane. The agent writes the inactive
     /// [`Generation`] and everything it refers to, then publishes all of it by
     /// storing `active`, one aligned word.
-    pub struct Config: 448 {
+    pub struct Config: 456 {
         /// Index of the generation in force: 0 or 1.
         0 => pub active: u32,
         /// [`crate::limits::ABI_VERSION`] of whoever created the maps.
@@ -22,9 +22,12 @@ map_type! {
         24 => pub place_seed: [u64; 2],
         /// Seed that picks a flow's slot; equal on all balancers of a VIP.
         40 => pub slot_seed: [u64; 2],
-        /// How many flows a source may begin.
-        56 => pub source_rate: SourceRate,
+        /// Not 0: the data plane is attached to ports of bridges.
+        56 => pub bridged: u32,
+        60 => pub _pad: u32,
         64 => pub generations: [Generation; 2],
+        /// How many flows a source may begin.
+        448 => pub source_rate: SourceRate,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod addr;
 pub mod aes;
 pub mod backend;
 pub mod binding;
+pub mod bridge;
 pub mod change;
 pub mod config;
 pub mod cookie;

@@ -1,7 +1,7 @@
 //! Sizes, with the memory they cost. All are entries of preallocated maps.
 
 /// Layout of the maps; a data plane with another number cannot be adopted.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Services at most, ids 1 to this - 1 (two generations of 64 B: 512 KiB).
 pub const SERVICES: u32 = 4096;
@@ -19,6 +19,9 @@ pub const TABLE_LINES: u32 = 1 << 19;
 pub const PORTS: u32 = 64;
 /// VLANs on interfaces at most, and these interfaces.
 pub const VLANS: u32 = 1024;
+/// Stations behind ports of bridges at most, with the bridges' own addresses; memory is
+/// taken as they come.
+pub const STATIONS: u32 = 16_384;
 /// Cached next hops towards clients, per CPU (64 B: 1 MiB per CPU), and one
 /// more for runs that only explain.
 pub const NEXT_HOPS: u32 = 16_384;

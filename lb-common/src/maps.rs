@@ -35,6 +35,8 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// [`crate::nexthop::vlan`] by index of the interface that the kernel would send by.
 pub const VLANS: &str = "VLANS";
+/// Indexes of interfaces by [`crate::bridge::Station`].
+pub const STATIONS: &str = "STATIONS";
 /// [`crate::notice::Notice`], a ring buffer.
 pub const NOTICES: &str = "NOTICES";
 
@@ -88,7 +90,7 @@ pub const LEASES: &str = "LEASES";
 pub const TRACE: &str = "TRACE";
 
 /// Every map that is pinned and adopted.
-pub const PINNED: [&str; 37] = [
+pub const PINNED: [&str; 38] = [
     CONFIG,
     ENDPOINTS,
     SERVICES,
@@ -106,6 +108,7 @@ pub const PINNED: [&str; 37] = [
     COUNTERS,
     NEXT_HOPS,
     VLANS,
+    STATIONS,
     NOTICES,
     COURSES,
     IDENTIFICATIONS,

@@ -267,13 +267,7 @@ fn backend_of<F: Family>(env: &Env, quote: &Packet<F>) -> Option<Chosen> {
         ports: quote.ports.rotate_left(16),
         ..*quote
     };
-    let found = match service::exact(env, &flow) {
-        Some(found) => found,
-        None => {
-            let address = service::address::<F>(env, flow.destination)?;
-            service::ranged(env, address, flow.proto, flow.destination_port())?
-        }
-    };
+    let found = service::of(env, &flow)?;
     let at = select::position(env, &flow, &found);
     if !found.untracked()
         && let Some(entry) = affinity::find(&at, env.now()).live()

@@ -12,6 +12,7 @@
 #![no_main]
 
 mod affinity;
+mod bridge;
 mod changes;
 mod control;
 mod count;
@@ -155,6 +156,9 @@ fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
     if let Ok(packet) = parsed
         && !parse::to_group(packet.frame)
     {
+        if bridge::passes_by(env) {
+            return PASS;
+        }
         if packet.obstacle != parse::WHOLE {
             fragment::go_on(env, &packet);
         } else if packet.proto == parse::TCP {

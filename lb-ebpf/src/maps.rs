@@ -14,6 +14,7 @@ use aya_ebpf::{
 use lb_common::{
     backend::Backend,
     binding::{self, Binding},
+    bridge::Station,
     change::ChangeLine,
     config::Config,
     firewall::{ALLOW_WORDS, AllowWord},
@@ -91,6 +92,11 @@ pub(crate) static PORTS: DevMapHash<{ (limits::PORTS + limits::VLANS) as usize }
 /// Interface index -> [`lb_common::nexthop::vlan`]. Written by the agent.
 #[btf_map]
 pub(crate) static VLANS: HashMap<u32, u32, { limits::VLANS as usize }> = HashMap::new();
+
+/// Written by the agent; read where the data plane is attached to ports of bridges.
+#[btf_map]
+pub(crate) static STATIONS: HashMap<Station, u32, { limits::STATIONS as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// Denied IPv4 prefixes. Written by the agent.
 #[btf_map]

@@ -17,6 +17,7 @@ use lb_common::{
 use lb_ebpf::link;
 
 use crate::{
+    bridge,
     env::{self, Env},
     family::Family,
     maps::{CONFIG, NEXT_HOPS, PORTS, QUESTION, VLANS},
@@ -234,12 +235,14 @@ extern "C" fn lb_ask_kernel(
     hop.flags = 0;
     let v4 = v4 != 0;
     let ctx = XdpContext::new(ctx);
+    let bridged = config.bridged != 0;
+    let ingress = bridge::above(bridged, ctx.ingress_ifindex() as u32);
     *params = FibLookup {
         family: if v4 { AF_INET } else { AF_INET6 },
         l4_protocol: 0,
         ports: [0; 2],
         length_mtu: 1,
-        ifindex: ctx.ingress_ifindex() as u32,
+        ifindex: ingress,
         tos_flow: 0,
         // IPv4 addresses take the first four bytes; the rest is not read.
         source: if v4 { [source_low >> 32, 0] } else { [source, source_low] },
@@ -252,8 +255,9 @@ extern "C" fn lb_ask_kernel(
     let answer =
         unsafe { helpers::bpf_fib_lookup(ctx.as_ptr(), (&raw mut *params).cast(), 64, 0) } as i64;
     let mut state = flags::VALID | if v4 { flags::V4 } else { 0 };
+    let leaves_by = bridge::below(bridged, params.ifindex, params.dmac);
     match answer {
-        fib::SUCCESS => match PORTS.get_ifindex(params.ifindex) {
+        fib::SUCCESS => match PORTS.get_ifindex(leaves_by) {
             Some(port) => hop.ifindex = port,
             // By another interface only the kernel can send.
             None => return UNKNOWN,
@@ -266,7 +270,7 @@ extern "C" fn lb_ask_kernel(
                 return UNKNOWN;
             }
             // It makes the kernel look for the neighbour.
-            notice::tell(hop.key, v4, ctx.ingress_ifindex() as u32, 0);
+            notice::tell(hop.key, v4, ingress, 0);
             return UNKNOWN;
         }
         _ => return UNKNOWN,
@@ -275,7 +279,7 @@ extern "C" fn lb_ask_kernel(
     hop.macs_low = u64::from_ne_bytes([d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1]]);
     hop.macs_high = u32::from_ne_bytes([s[2], s[3], s[4], s[5]]);
     // SAFETY: read at once.
-    hop.vlan = unsafe { VLANS.get(params.ifindex) }.map_or(vlan::KEPT, |vlan| *vlan as u16);
+    hop.vlan = unsafe { VLANS.get(leaves_by) }.map_or(vlan::KEPT, |vlan| *vlan as u16);
     hop.mtu = u32::from(params.length_mtu);
     hop.epoch = config.route_epoch;
     hop.second = env::now(config);

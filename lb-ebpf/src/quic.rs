@@ -94,13 +94,7 @@ extern "C" fn lb_quic_named_v6(ctx: *mut xdp_md) -> u64 {
 /// the bits from 16 on, that of the service.
 #[inline(always)]
 fn named<F: Family>(env: &Env, packet: &Packet<F>) -> u64 {
-    let mut found = service::exact(env, packet);
-    if found.is_none()
-        && let Some(address) = service::address::<F>(env, packet.destination)
-    {
-        found = service::ranged(env, address, packet.proto, packet.destination_port());
-    }
-    let Some(found) = found else { return 0 };
+    let Some(found) = service::of(env, packet) else { return 0 };
     // What is behind the datagram in its frame is not the client's.
     let length = usize::from(number16(packet.l4 + 4)).saturating_sub(UDP_HEADER);
     let at = packet.l4 + UDP_HEADER - packet.frame.start;

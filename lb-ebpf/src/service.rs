@@ -100,6 +100,16 @@ pub(crate) fn exact<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
     (F::EXACT || F::equals(addr, &service.vip)).then_some(Found { id, service })
 }
 
+/// The service of a packet of a client's: that of exactly its port, else of a range of ports.
+#[inline(always)]
+pub(crate) fn of<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
+    if let Some(found) = exact(env, packet) {
+        return Some(found);
+    }
+    let address = address::<F>(env, packet.destination)?;
+    ranged(env, address, packet.proto, packet.destination_port())
+}
+
 /// The address entry of a destination: a VIP or one of the host's own.
 #[inline(always)]
 pub(crate) fn address<F: Family>(env: &Env, addr: F::Addr) -> Option<&'static Address> {

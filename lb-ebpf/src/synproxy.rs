@@ -33,8 +33,7 @@ use crate::{
     maps::SYNPROXY_PATH,
     packet::{Frame, load},
     parse::{self, Packet, TCP},
-    select,
-    service::{self, Found},
+    select, service,
     verdict::{PASS, Verdict},
 };
 
@@ -204,21 +203,11 @@ fn either(verdict: Result<Verdict, Verdict>) -> u64 {
     }
 }
 
-/// The service of a client's packet.
-#[inline(always)]
-fn wanted<F: Family>(env: &Env, packet: &Packet<F>) -> Option<Found> {
-    if let Some(found) = service::exact(env, packet) {
-        return Some(found);
-    }
-    let address = service::address::<F>(env, packet.destination)?;
-    service::ranged(env, address, packet.proto, packet.destination_port())
-}
-
 /// Sends a client's packet on that has been judged.
 #[inline(always)]
 fn send<F: Family>(env: &Env, packet: Packet<F>, by: Proxied) -> Result<Verdict, Verdict> {
     let packet = &parse::tcp(packet).map_err(Verdict::drop)?;
-    let found = wanted(env, packet).ok_or(Verdict::drop(Counter::Internal))?;
+    let found = service::of(env, packet).ok_or(Verdict::drop(Counter::Internal))?;
     handshake::begin(env, packet, &found);
     let chosen = match select::select(env, packet, &found) {
         Ok(chosen) => chosen,
@@ -256,7 +245,7 @@ fn judge<F: Family>(env: &Env, packet: Packet<F>) -> Answer {
         let client = F::words(packet.destination);
         return backend::judge(env, &packet, (client, ports), service).or_reply();
     }
-    match wanted(env, &packet) {
+    match service::of(env, &packet) {
         Some(found) => client::judge(env, &packet, &found),
         None => Answer::GO_ON,
     }

@@ -20,6 +20,7 @@ pub mod quic;
 pub mod read;
 pub mod rings;
 pub mod routes;
+pub mod stations;
 pub mod synproxy;
 pub mod tables;
 pub mod vlans;

@@ -118,6 +118,14 @@ impl Lab {
         Ok(Self { _links: links, backends, client, balancer, switch, binary: lb_binary(), claim })
     }
 
+    /// Joins a further interface of the balancer's and a port of the switch.
+    ///
+    /// # Errors
+    /// Those names are taken.
+    pub fn link_to_switch(&self, here: &str, port: &str) -> Result<()> {
+        plug(&self.balancer, here, &self.switch, port)
+    }
+
     /// Another `lb` than [`lb_binary`]'s.
     #[must_use]
     pub fn with_binary(self, binary: impl Into<PathBuf>) -> Self {

@@ -52,7 +52,7 @@ impl Subject<'_> {
     }
 
     /// Has flows placed as another node would.
-    fn place_by(&self, place_seed: [u64; 2]) {
+    pub(super) fn place_by(&self, place_seed: [u64; 2]) {
         let config = Config { place_seed, ..self.config() };
         self.writable(maps::CONFIG).set(0, config, 0).expect("the entry of CONFIG");
     }

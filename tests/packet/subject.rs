@@ -25,6 +25,7 @@ use aya::{
 use lb_common::{
     addr::from_bytes,
     backend::{Backend, flags},
+    bridge::Station,
     config::Config,
     flow::Bucket,
     limits, maps,
@@ -321,6 +322,29 @@ impl<'a> Subject<'a> {
             let entry = self.backends.get(&id, 0).expect("an entry of BACKENDS");
             backends.set(id, Backend { vlan, ..entry }, 0).expect("an entry of BACKENDS");
         }
+    }
+
+    /// Indexes of `l0` and `l1`.
+    pub(super) fn ports(&self) -> [u32; 2] {
+        self.ingress
+    }
+
+    /// Has the data plane know these stations and no others, as if the agent had found them.
+    pub(super) fn set_stations(&self, stations: impl IntoIterator<Item = (Station, u32)>) {
+        let map = Map::HashMap(data(&pin_dir(self.lab), maps::STATIONS));
+        let mut known = HashMap::<_, Station, u32>::try_from(map).expect("a map of this type");
+        for key in known.keys().collect::<Vec<_>>() {
+            let key = key.expect("a key of STATIONS");
+            known.remove(&key).expect("an entry of STATIONS");
+        }
+        for (station, port) in stations {
+            known.insert(station, port, 0).expect("room in STATIONS");
+        }
+        let mut config = self.config.get(&0, 0).expect("the entry of CONFIG");
+        config.bridged = 1;
+        // Ways to clients are remembered.
+        config.route_epoch += 1;
+        self.writable(maps::CONFIG).set(0, config, 0).expect("the entry of CONFIG");
     }
 
     /// An array by its name, to be written to.

@@ -32,6 +32,10 @@ pub(crate) struct Arguments {
     /// Write the figures to this file too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// `packet`: measure another build of the balancer by turns, too (an `lb`), and say
+    /// how the figures differ
+    #[arg(long, value_name = "LB")]
+    against: Option<PathBuf>,
     /// Fewer and shorter runs: figures for a look, not for publishing
     #[arg(long)]
     quick: bool,
@@ -124,7 +128,9 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
     let mut figures = Figures::default();
     let effort = if quick { packet::Effort::QUICK } else { packet::Effort::FULL };
     figures.packet = match arguments.subject {
-        Subject::Packet | Subject::All => Some(packet::run(object, binary, effort)?),
+        Subject::Packet | Subject::All => {
+            Some(packet::run(object, binary, arguments.against.as_deref(), effort)?)
+        }
         Subject::Baselines => Some(packet::baselines(object, effort)?),
         Subject::Wrk | Subject::Rivals | Subject::Control | Subject::Ha | Subject::Flood => None,
     };
@@ -212,6 +218,9 @@ fn again_as_root(arguments: &Arguments, built: &Built) -> Result<()> {
     words.extend(subject.map(|subject| subject.get_name().into()));
     if let Some(json) = &arguments.json {
         words.extend(["--json".into(), std::path::absolute(json)?.into()]);
+    }
+    if let Some(against) = &arguments.against {
+        words.extend(["--against".into(), std::path::absolute(against)?.into()]);
     }
     if arguments.quick {
         words.push("--quick".into());

@@ -5,19 +5,25 @@
 //! out which next hops that changes and whether the change can make a next hop
 //! that the packet path remembers wrong ([`Network::epoch`]).
 
+mod leaving;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 use lb_common::nexthop::vlan;
 
+pub use self::leaving::{Bridges, Leaving, Place, Station, Vlan};
+
 /// A resolved next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextHop {
-    /// Interface the frame leaves by.
+    /// Interface the kernel would send the frame by: a VLAN's, a bridge, or the one that it
+    /// leaves by indeed.
     pub ifindex: u32,
     /// Ethernet address of the next hop.
     pub destination: [u8; 6],
@@ -31,15 +37,6 @@ pub struct NextHop {
     pub vlan: u16,
 }
 
-/// By which interface a frame leaves that the kernel would send by another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leaving {
-    /// That interface.
-    pub ifindex: u32,
-    /// See [`NextHop::vlan`].
-    pub vlan: u16,
-}
-
 /// What is known of the network around the host, kept current from netlink.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
@@ -49,6 +46,8 @@ pub struct Network {
     pub host_addresses: Vec<IpAddr>,
     /// Interfaces of VLANs, and those that carry them, by index.
     pub vlans: BTreeMap<u32, Leaving>,
+    /// Bridges, and what is behind their ports.
+    pub bridges: Arc<Bridges>,
     /// Counts changes that can make a remembered next hop wrong: of routes,
     /// links, own addresses, and of a neighbour's Ethernet address (another
     /// one, or none any more). A neighbour seen for the first time is not
@@ -67,15 +66,8 @@ pub struct Link {
     pub mtu: u32,
     /// The VLAN that it is, if it is one (IEEE 802.1Q).
     pub vlan: Option<Vlan>,
-}
-
-/// A VLAN on an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vlan {
-    /// The interface that carries it.
-    pub on: u32,
-    /// Its number, 1 to 4094.
-    pub number: u16,
+    /// The bridge that it is a port of, if it is one (IEEE 802.1D).
+    pub bridge: Option<u32>,
 }
 
 /// Whom a frame is given to: where a route leads.
@@ -136,24 +128,14 @@ pub struct Facts {
     ours: BTreeSet<Hop>,
     /// Hops in use that the kernel does not keep resolved (yet).
     unsettled: BTreeSet<Hop>,
-    /// Hops in use that were never asked for.
+    /// Hops that are to be asked for now: those that came into use, and those that a bridge
+    /// lost sight of.
     unasked: BTreeSet<Hop>,
+    bridges: Arc<Bridges>,
     next_hops: BTreeMap<IpAddr, NextHop>,
     epoch: u32,
     moved: bool,
     urgency: Option<Urgency>,
-}
-
-impl Network {
-    /// How frames leave, with these interfaces attached, that the kernel would send by the
-    /// interface of a VLAN, or by one that carries some. One that is attached itself has
-    /// frames without its tag.
-    pub fn leaving(&self, attached: impl Fn(u32) -> bool) -> impl Iterator<Item = (u32, Leaving)> {
-        let ways = self.vlans.iter().map(|(index, leaving)| (*index, *leaving));
-        ways.filter(move |(index, leaving)| {
-            attached(leaving.ifindex) && (*index == leaving.ifindex || !attached(*index))
-        })
-    }
 }
 
 impl Facts {
@@ -261,33 +243,21 @@ impl Facts {
             }
         }
         self.move_on(Urgency::Now);
-        let lowest = Hop { ifindex, address: Ipv4Addr::UNSPECIFIED.into() };
-        let hops: Vec<Hop> = self
-            .users
-            .range(lowest..)
-            .map(|(hop, _)| *hop)
-            .take_while(|hop| hop.ifindex == ifindex)
-            .collect();
+        let bridges = [old, link].map(|link| link.and_then(|link| link.bridge));
+        self.set_port(ifindex, bridges[1]);
+        let concerned = bridges.into_iter().flatten().chain([ifindex]);
+        let hops: Vec<Hop> = concerned.flat_map(|on| self.used_on(on)).collect();
         for hop in hops {
             self.refresh(hop);
         }
         true
     }
 
-    /// How a frame leaves that the kernel would send by this interface: with the tag of
-    /// its VLAN by the one that carries it, or without one by an interface that carries
-    /// others. `None`: VLANs have nothing to do with it.
-    fn leaving(&self, ifindex: u32) -> Option<Leaving> {
-        let vlan = |index: u32| self.links.get(&index).and_then(|link| link.vlan);
-        match vlan(ifindex) {
-            // A VLAN in a VLAN is left to the kernel.
-            Some(Vlan { on, .. }) if vlan(on).is_some() => None,
-            Some(Vlan { on, number }) => Some(Leaving { ifindex: on, vlan: number }),
-            None => {
-                let on_it = |link: &Link| link.vlan.is_some_and(|vlan| vlan.on == ifindex);
-                self.links.values().any(on_it).then_some(Leaving { ifindex, vlan: vlan::NONE })
-            }
-        }
+    /// The hops in use on an interface.
+    fn used_on(&self, ifindex: u32) -> Vec<Hop> {
+        let lowest = Hop { ifindex, address: Ipv4Addr::UNSPECIFIED.into() };
+        let hops = self.users.range(lowest..).map(|(hop, _)| *hop);
+        hops.take_while(|hop| hop.ifindex == ifindex).collect()
     }
 
     /// Learns of all interfaces; returns whether any of that is new.
@@ -375,7 +345,7 @@ impl Facts {
         self.users.contains_key(&hop)
     }
 
-    /// Takes up to `most` hops that came into use and have to be asked for.
+    /// Takes up to `most` hops that have to be asked for now.
     pub fn take_unasked(&mut self, most: usize) -> Vec<Hop> {
         let hops: Vec<Hop> = self.unasked.iter().take(most).copied().collect();
         for hop in &hops {
@@ -432,7 +402,8 @@ impl Facts {
         let leaving = |index: &u32| Some((*index, self.leaving(*index)?));
         let vlans = self.links.keys().filter_map(leaving).collect();
         let (next_hops, epoch) = (self.next_hops.clone(), self.epoch);
-        Some(Network { next_hops, host_addresses, vlans, epoch })
+        let bridges = Arc::clone(&self.bridges);
+        Some(Network { next_hops, host_addresses, vlans, bridges, epoch })
     }
 
     fn move_on(&mut self, urgency: Urgency) {
@@ -455,6 +426,7 @@ impl Facts {
         let settled = self.neighbours.get(&hop).is_some_and(|neighbour| {
             neighbour.fixed || (neighbour.managed && neighbour.mac.is_some())
         });
+        let settled = settled && !self.is_astray(hop);
         if reachable && !settled && self.users.contains_key(&hop) {
             self.unsettled.insert(hop);
         } else {

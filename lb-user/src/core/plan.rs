@@ -46,7 +46,7 @@ use self::{
 };
 use crate::core::{
     model::{Mode, Model, quic::Keys},
-    nexthop::{Network, NextHop},
+    nexthop::{Network, NextHop, Station},
     quic::QuicSet,
     route::Routes,
     weight::Standings,
@@ -372,6 +372,11 @@ fn next_hop(
 ) -> Option<NextHop> {
     let addr = addr::from_bytes(addr);
     let mut hop = *network.next_hops.get(&addr)?;
+    if network.bridges.is_bridge(hop.ifindex) && !host.attached.contains(&hop.ifindex) {
+        let station = Station { bridge: hop.ifindex, mac: hop.destination };
+        // Who was not heard yet is being asked.
+        hop.ifindex = network.bridges.port_to(station)?;
+    }
     let mut leaving = network.leaving(|ifindex| host.attached.contains(&ifindex));
     if let Some((_, leaving)) = leaving.find(|(index, _)| *index == hop.ifindex) {
         (hop.ifindex, hop.vlan) = (leaving.ifindex, leaving.vlan);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     core::model::XdpMode,
-    sys::link::{self, Attached, Interface, Mode},
+    sys::link::{self, Attached, Interface, Mode, Whole},
 };
 
 /// The program cannot be attached.
@@ -61,6 +61,40 @@ pub enum AttachError {
         /// Its MTU in bytes.
         mtu: u32,
     },
+    /// The kernel runs the program at a bond's parts when it is attached to the bond.
+    #[error(
+        "interface `{interface}` is a part of the bond `{bond}`, expected the bond itself: the \
+         kernel runs its program at each part"
+    )]
+    Bonded {
+        /// The interface's name.
+        interface: String,
+        /// The bond's.
+        bond: String,
+    },
+    /// Each frame would be seen twice.
+    #[error(
+        "interface `{port}` is a port of the bridge `{bridge}`, and both are named, expected one of \
+         them: its ports (native XDP), or the bridge (generic)"
+    )]
+    Both {
+        /// The port's name.
+        port: String,
+        /// The bridge's.
+        bridge: String,
+    },
+    /// Which tag a frame needs is the bridge's business.
+    #[error(
+        "interface `{interface}` is a port of the bridge `{bridge}`, which filters VLANs, expected \
+         one that does not (`ip link set dev {bridge} type bridge vlan_filtering 0`), or the \
+         bridge itself"
+    )]
+    FiltersVlans {
+        /// The interface's name.
+        interface: String,
+        /// The bridge's.
+        bridge: String,
+    },
     /// The kernel refused for another reason.
     #[error("the kernel refused to attach to interface `{interface}`")]
     Refused {
@@ -95,7 +129,10 @@ impl AttachError {
             | Self::NotEthernet(_)
             | Self::NotNative(_)
             | Self::Queues(_)
-            | Self::Mtu { .. } => true,
+            | Self::Mtu { .. }
+            | Self::Bonded { .. }
+            | Self::Both { .. }
+            | Self::FiltersVlans { .. } => true,
             _ => false,
         }
     }
@@ -110,6 +147,40 @@ impl AttachError {
             _ => false,
         }
     }
+}
+
+/// Fails where these interfaces cannot be attached to all together.
+///
+/// # Errors
+/// [`AttachError::Both`].
+pub fn check_together(interfaces: &[Interface]) -> Result<(), AttachError> {
+    for port in interfaces {
+        let bridge = interfaces.iter().find(|one| port.part_of == Some(Whole::Bridge(one.index)));
+        if let Some(bridge) = bridge {
+            let (port, bridge) = (port.name.clone(), bridge.name.clone());
+            return Err(AttachError::Both { port, bridge });
+        }
+    }
+    Ok(())
+}
+
+/// Fails where what an interface is a part of leaves nothing to the data plane.
+async fn check_whole(interface: &Interface) -> Result<(), AttachError> {
+    let name = interface.name.clone();
+    match interface.part_of {
+        None => {}
+        Some(Whole::Bond(index)) => {
+            let bond = link::by_index(index).await?.name;
+            return Err(AttachError::Bonded { interface: name, bond });
+        }
+        Some(Whole::Bridge(index)) => {
+            let bridge = link::by_index(index).await?;
+            if bridge.filters_vlans {
+                return Err(AttachError::FiltersVlans { interface: name, bridge: bridge.name });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// An interface the program is attached to.
@@ -144,6 +215,9 @@ impl DataPlane {
         interfaces: &[Interface],
         mode: XdpMode,
     ) -> Result<Vec<Attachment>, AttachError> {
+        for interface in interfaces.iter().filter(|one| !self.pins.link(one.index).exists()) {
+            check_whole(interface).await?;
+        }
         for Interface { index, name, .. } in interfaces {
             self.ports.insert(*index, *index, None, 0).map_err(|error| AttachError::Refused {
                 interface: name.clone(),

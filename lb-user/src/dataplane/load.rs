@@ -18,7 +18,7 @@ use aya::{
     programs::ProgramError,
 };
 use bytemuck::Pod;
-use lb_common::{config::Config, limits, maps, trace::Record};
+use lb_common::{bridge::Station, config::Config, limits, maps, trace::Record};
 
 pub(super) use self::programs::{pin, program};
 use super::{
@@ -32,6 +32,7 @@ use super::{
     probe::Probing,
     quic::QuicMaps,
     routes::RouteMap,
+    stations::Stations,
     tables::Tables,
     vlans::Vlans,
 };
@@ -124,6 +125,7 @@ pub struct DataPlane {
     /// Interfaces to redirect to.
     pub(super) ports: DevMapHash<MapData>,
     vlans: Vlans,
+    stations: Stations,
     /// What the program that explains found.
     pub(super) trace: Mapped<Record>,
     /// Where it is pinned.
@@ -193,6 +195,8 @@ impl DataPlane {
         let ports = typed(&pins, maps::PORTS, DevMapHash::try_from)?;
         let vlans = Vlans::read(typed(&pins, maps::VLANS, HashMap::try_from)?, &ports)
             .map_err(|error| LoadError::Map(maps::VLANS, error))?;
+        let stations = Stations::read(typed(&pins, maps::STATIONS, HashMap::try_from)?)
+            .map_err(|error| LoadError::Map(maps::STATIONS, error))?;
         let trace = mapped(&pins, maps::TRACE)?;
         let config = tables.config.read(0);
         let clock = Clock::open(&pins);
@@ -215,6 +219,7 @@ impl DataPlane {
             clock,
             ports,
             vlans,
+            stations,
             trace,
             pins,
             created,
@@ -233,6 +238,15 @@ impl DataPlane {
     pub fn set_vlans(&mut self, vlans: &BTreeMap<u32, Leaving>) -> Result<(), LoadError> {
         let set = self.vlans.set(&mut self.ports, vlans);
         set.map_err(|error| LoadError::Map(maps::VLANS, error))
+    }
+
+    /// Says what is behind ports of bridges, see [`Stations::set`].
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn set_stations(&mut self, stations: &[(Station, u32)]) -> Result<(), LoadError> {
+        let set = self.stations.set(&self.tables, stations);
+        set.map_err(|error| LoadError::Map(maps::STATIONS, error))
     }
 
     /// The ring that tells what packets met; once.

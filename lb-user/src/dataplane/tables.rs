@@ -199,6 +199,12 @@ impl Tables {
         self.config.word32(0, offset_of!(Config, route_epoch)).store(epoch, Ordering::Release);
     }
 
+    /// Says whether the data plane is attached to ports of bridges.
+    pub fn set_bridged(&self, bridged: bool) {
+        let at = self.config.word32(0, offset_of!(Config, bridged));
+        at.store(bridged.into(), Ordering::Release);
+    }
+
     fn backend_flags(&self, id: BackendId) -> &std::sync::atomic::AtomicU32 {
         self.backends.word32(id.into(), offset_of!(Backend, flags))
     }

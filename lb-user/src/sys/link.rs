@@ -4,10 +4,13 @@ mod monitor;
 
 use std::{fmt, fs, io, ops::RangeInclusive};
 
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
+use rtnetlink::packet_route::link::{
+    InfoBridge, InfoData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    XdpAttached,
+};
 
 pub use self::monitor::Monitor;
-use super::route::{Requests, Which, mac};
+use super::route::{Requests, Which, mac, master};
 
 /// Where the kernel keeps the ports of outgoing connections.
 const EPHEMERAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -108,6 +111,19 @@ pub struct Interface {
     pub carrier_ups: u32,
     /// The XDP program attached, if any.
     pub xdp: Option<Attached>,
+    /// The interface that this is a part of.
+    pub part_of: Option<Whole>,
+    /// A bridge that has VLANs of its own (`vlan_filtering`).
+    pub filters_vlans: bool,
+}
+
+/// What an interface is a part of, by index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// A bridge.
+    Bridge(u32),
+    /// A bond.
+    Bond(u32),
 }
 
 /// The interface called `name`.
@@ -168,6 +184,12 @@ fn interface_of(message: &LinkMessage) -> Interface {
         carrier: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         carrier_ups: 0,
         xdp: None,
+        part_of: master(message).and_then(|(index, kind)| match kind {
+            InfoPortKind::Bridge => Some(Whole::Bridge(index)),
+            InfoPortKind::Bond => Some(Whole::Bond(index)),
+            _ => None,
+        }),
+        filters_vlans: false,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -175,10 +197,19 @@ fn interface_of(message: &LinkMessage) -> Interface {
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::CarrierUpCount(count) => interface.carrier_ups = *count,
             LinkAttribute::Xdp(xdp) => interface.xdp = attached(xdp),
+            LinkAttribute::LinkInfo(infos) => interface.filters_vlans = filters_vlans(infos),
             _ => {}
         }
     }
     interface
+}
+
+fn filters_vlans(infos: &[LinkInfo]) -> bool {
+    let of_bridge = infos.iter().filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(data)) => Some(data),
+        _ => None,
+    });
+    of_bridge.flatten().any(|info| matches!(info, InfoBridge::VlanFiltering(true)))
 }
 
 fn attached(attributes: &[LinkXdp]) -> Option<Attached> {

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 pub(super) use self::{
-    decode::{OUR_PROTOCOL, address, mac},
+    decode::{OUR_PROTOCOL, address, mac, master},
     events::Events,
     request::{Requests, Which},
 };

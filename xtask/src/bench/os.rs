@@ -54,6 +54,9 @@ pub(super) struct ArrayMemory {
     length: usize,
 }
 
+// SAFETY: a mapping belongs to the process, whichever thread looks at it.
+unsafe impl Send for ArrayMemory {}
+
 impl ArrayMemory {
     /// Maps `length` bytes of the array behind `fd`.
     pub(super) fn map(fd: BorrowedFd<'_>, length: usize) -> Result<Self> {

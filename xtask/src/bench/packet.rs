@@ -15,7 +15,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
-use lb_tests::harness::eventually;
+use lb_tests::harness::{Lab, Mode, eventually};
 
 use self::{
     rows::{COLUMNS, ROWS, Row, verdict},
@@ -58,6 +58,8 @@ struct Cell {
     flows: Option<u32>,
     stream: Stream,
     samples: Vec<Sample>,
+    /// Of the other build, each beside one of `samples`.
+    others: Vec<Sample>,
 }
 
 /// Nanoseconds per packet.
@@ -75,14 +77,56 @@ pub(super) fn baselines(object: &[u8], effort: Effort) -> Result<Report> {
     Bench::new(object, effort, &loopback, None)?.measure()
 }
 
-/// Measures the baselines and the balancer.
-pub(super) fn run(object: &[u8], binary: &Path, effort: Effort) -> Result<Report> {
+/// Measures the baselines and the balancer, and another build of it by turns.
+pub(super) fn run(
+    object: &[u8],
+    binary: &Path,
+    against: Option<&Path>,
+    effort: Effort,
+) -> Result<Report> {
     let lab = subject::lab()?;
+    let other = against.map(Other::start).transpose()?;
     let measure = || -> Result<Report> {
         let ingress = Ingress::of(&lab)?;
-        Bench::new(object, effort, &ingress, Some(Subject::start(&lab, binary)?))?.measure()
+        let subject = Subject::start(&lab, binary, &MODES)?;
+        let mut bench = Bench::new(object, effort, &ingress, Some(subject))?;
+        bench.other = other;
+        bench.measure()
     };
     lab.balancer.within(measure)?
+}
+
+/// Modes that are measured.
+const MODES: [Mode; 4] = [Mode::Nat, Mode::Dsr, Mode::Ipip, Mode::Gue];
+
+/// Another build of the balancer, in a lab of its own.
+struct Other {
+    subject: Subject,
+    lab: Lab,
+    /// Modes that it knows.
+    modes: Vec<Mode>,
+}
+
+impl Other {
+    fn start(binary: &Path) -> Result<Self> {
+        let lab = subject::lab()?;
+        let start = |modes: &[Mode]| Subject::start(&lab, binary, modes);
+        let (subject, modes) = match start(&MODES) {
+            Ok(subject) => (subject, MODES.to_vec()),
+            // It may be older than the others.
+            Err(_) => (start(&MODES[..2])?, MODES[..2].to_vec()),
+        };
+        Ok(Self { subject, lab, modes })
+    }
+
+    /// Whether it does what a row measures.
+    fn knows(&self, row: Row) -> bool {
+        match row {
+            Row::Lookup | Row::Insert => false,
+            Row::Established { mode, .. } => self.modes.contains(&mode),
+            _ => true,
+        }
+    }
 }
 
 struct Bench {
@@ -91,6 +135,7 @@ struct Bench {
     lookups: Vec<(u32, Lru)>,
     insert: Lru,
     subject: Option<Subject>,
+    other: Option<Other>,
     cells: Vec<Cell>,
 }
 
@@ -123,9 +168,10 @@ impl Bench {
                 flows,
                 stream: row.stream(macs, flows),
                 samples: Vec::new(),
+                others: Vec::new(),
             })
             .collect();
-        Ok(Self { effort, driver, lookups, insert, subject, cells })
+        Ok(Self { effort, driver, lookups, insert, subject, other: None, cells })
     }
 
     fn measure(mut self) -> Result<Report> {
@@ -193,58 +239,76 @@ impl Bench {
     fn sample(&mut self, cell: &mut Cell) -> Result<()> {
         let program = self.program(cell)?;
         let Effort { repeats, packets, .. } = self.effort;
-        let mut samples = Vec::new();
+        let (mut samples, mut others) = (Vec::new(), Vec::new());
         if cell.row.is_baseline() {
-            samples = self.timed(cell, &program, repeats, packets)?;
+            (samples, others) = self.timed(cell, &program, repeats, packets)?;
         } else {
             let cell = &*cell;
             self.counted(cell, |bench| {
                 let warmed = bench.warm(cell, &program)?;
-                samples = bench.timed(cell, &program, repeats, packets)?;
+                (samples, others) = bench.timed(cell, &program, repeats, packets)?;
                 Ok(warmed + u64::from(repeats) * u64::from(packets))
             })?;
         }
         cell.samples.append(&mut samples);
+        cell.others.append(&mut others);
         Ok(())
     }
 
+    /// Samples, and those of the other build that were taken beside them.
     fn timed(
         &mut self,
         cell: &Cell,
         program: &ProgramFd,
         repeats: u32,
         packets: u32,
-    ) -> Result<Vec<Sample>> {
-        (0..repeats)
-            .map(|_| {
-                let idle = self.driver.idle(&cell.stream, packets)?.ns;
-                let run = self.driver.run(&cell.stream, program, packets)?;
-                expect_verdict(&cell.row.name(), run.verdict, cell.row.verdict())?;
-                Ok(Sample { idle, total: run.ns })
-            })
-            .collect()
+    ) -> Result<(Vec<Sample>, Vec<Sample>)> {
+        let (mut samples, mut others) = (Vec::new(), Vec::new());
+        let verdict = cell.row.verdict();
+        for _ in 0..repeats {
+            let idle = self.driver.idle(&cell.stream, packets)?.ns;
+            let run = self.driver.run(&cell.stream, program, packets)?;
+            expect_verdict(&cell.row.name(), run.verdict, verdict)?;
+            samples.push(Sample { idle, total: run.ns });
+            if let Some(other) = self.other.as_ref().filter(|other| other.knows(cell.row)) {
+                let (driver, program) = (&mut self.driver, other.subject.program.try_clone()?);
+                let run = || driver.run(&cell.stream, &program, packets);
+                let run = other.lab.balancer.within(run)??;
+                expect_verdict(&cell.row.name(), run.verdict, verdict)?;
+                others.push(Sample { idle, total: run.ns });
+            }
+        }
+        Ok((samples, others))
     }
 
-    /// Makes the tables what they are to be; returns how many packets it sent.
+    /// Makes the tables what they are to be; returns how many packets it sent to the
+    /// balancer.
     fn warm(&mut self, cell: &Cell, program: &ProgramFd) -> Result<u64> {
-        if let Some(subject) = &mut self.subject {
+        let Self { driver, effort, subject, other, .. } = self;
+        let mut warm = |subject: &mut Subject, program: &ProgramFd| {
             subject.forget_flows();
-        }
-        match cell.row {
-            Row::Established { .. } | Row::Reply => {
-                // A flow is established by its second packet.
-                for _ in 0..2 {
-                    self.driver.visit_all(&cell.stream, program)?;
+            match cell.row {
+                Row::Established { .. } | Row::Reply => {
+                    // A flow is established by its second packet.
+                    for _ in 0..2 {
+                        driver.visit_all(&cell.stream, program)?;
+                    }
+                    Ok(2 * u64::from(cell.stream.flows))
                 }
-                Ok(2 * u64::from(cell.stream.flows))
+                Row::Flood(_) => {
+                    // The longer it goes on the less room is left.
+                    driver.run(&cell.stream, program, effort.flood)?;
+                    Ok(effort.flood.into())
+                }
+                _ => Ok(0),
             }
-            Row::Flood(_) => {
-                // The longer it goes on the less room is left.
-                self.driver.run(&cell.stream, program, self.effort.flood)?;
-                Ok(self.effort.flood.into())
-            }
-            _ => Ok(0),
+        };
+        if let Some(other) = other.as_mut().filter(|other| other.knows(cell.row)) {
+            let program = other.subject.program.try_clone()?;
+            let Other { subject, lab, .. } = other;
+            lab.balancer.within(|| warm(subject, &program))??;
         }
+        subject.as_mut().map_or(Ok(0), |subject| warm(subject, program))
     }
 
     fn program(&self, cell: &Cell) -> Result<ProgramFd> {

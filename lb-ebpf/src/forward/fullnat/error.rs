@@ -64,12 +64,7 @@ pub(super) fn to_backend<F: Family>(env: &Env, packet: &Packet<F>) -> Result<Ver
         ports: quote.ports.rotate_left(16),
         ..quote
     };
-    let found = match service::exact(env, &sent) {
-        Some(found) => found,
-        None => service::address::<F>(env, sent.destination)
-            .and_then(|address| service::ranged(env, address, sent.proto, sent.destination_port()))
-            .ok_or(unmatched)?,
-    };
+    let found = service::of(env, &sent).ok_or(unmatched)?;
     let flow = binding::Flow {
         client: F::words(sent.source),
         ports: sent.ports,

@@ -252,6 +252,8 @@ impl State {
             return Err(error);
         }
         if !adopting {
+            // What is for others must pass from the first frame on.
+            self.follow_routes();
             attachments = self.data_plane.attach(interfaces, mode).await?;
             self.note_modes(&attachments);
             self.follow_next_hops()?;

@@ -30,8 +30,14 @@ fn managed(mac: [u8; 6]) -> Neighbour {
 /// Two Ethernet interfaces; 10.0.0.1 watched and on link, nothing left to publish.
 fn lan() -> Facts {
     let mut facts = Facts::default();
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None }));
-    facts.set_link(WAN, Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500, vlan: None }));
+    facts.set_link(
+        LAN,
+        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+    );
+    facts.set_link(
+        WAN,
+        Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+    );
     assert_eq!(facts.watch(&wanted(&["10.0.0.1"])), [ip("10.0.0.1")]);
     facts.set_route(ip("10.0.0.1"), Some(route(LAN, "10.0.0.1")));
     facts.publish();
@@ -70,7 +76,10 @@ fn addresses_behind_one_gateway_share_its_neighbour() {
 fn the_way_carries_what_its_link_and_its_route_carry() {
     let (mut facts, _) = resolved();
     let mut mtu_with = |link, route| {
-        facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: link, vlan: None }));
+        facts.set_link(
+            LAN,
+            Some(Link { mac: Some(LAN_MAC), up: true, mtu: link, vlan: None, bridge: None }),
+        );
         facts.set_route(ip("10.0.0.1"), Some(Route { hop: hop(LAN, "10.0.0.1"), mtu: route }));
         facts.publish().map(|network| network.next_hops[&ip("10.0.0.1")].mtu)
     };
@@ -142,8 +151,8 @@ fn client_that_changes_its_ethernet_address_is_a_new_epoch_at_once() {
 #[test]
 fn down_or_without_ethernet_is_unresolved() {
     for link in [
-        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None }),
-        Some(Link { mac: None, up: true, mtu: 1500, vlan: None }),
+        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, bridge: None }),
+        Some(Link { mac: None, up: true, mtu: 1500, vlan: None, bridge: None }),
         None,
     ] {
         let (mut facts, before) = resolved();
@@ -158,16 +167,25 @@ fn down_or_without_ethernet_is_unresolved() {
 #[test]
 fn link_that_comes_up_is_asked_again() {
     let (mut facts, _) = resolved();
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None }));
+    facts.set_link(
+        LAN,
+        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, bridge: None }),
+    );
     facts.set_neighbour(hop(LAN, "10.0.0.1"), None);
-    facts.set_link(LAN, Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None }));
+    facts.set_link(
+        LAN,
+        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+    );
     assert_eq!(facts.unsettled(None, 10), [hop(LAN, "10.0.0.1")]);
 }
 
 #[test]
 fn new_source_address_of_the_interface_reaches_the_next_hop() {
     let (mut facts, _) = resolved();
-    facts.set_link(LAN, Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500, vlan: None }));
+    facts.set_link(
+        LAN,
+        Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+    );
     assert_eq!(facts.publish().unwrap().next_hops[&ip("10.0.0.1")].source, OTHER_MAC);
 }
 
@@ -286,6 +304,7 @@ fn a_vlan_s_next_hop_leaves_by_what_carries_it() {
         up: true,
         mtu: 1400,
         vlan: Some(Vlan { on, number }),
+        bridge: None,
     };
     facts.set_link(VLAN, Some(vlan(LAN, 20)));
     for (address, on) in [("10.0.0.1", VLAN), ("10.9.0.1", LAN), ("10.9.0.2", WAN)] {
@@ -314,4 +333,98 @@ fn a_vlan_s_next_hop_leaves_by_what_carries_it() {
     facts.set_link(VLAN, Some(vlan(VLAN + 1, 5)));
     facts.set_link(VLAN + 1, Some(vlan(LAN, 6)));
     assert!(!facts.publish().unwrap().vlans.contains_key(&VLAN));
+}
+
+const BRIDGE: u32 = 40;
+const PORT: u32 = 41;
+const OTHER_PORT: u32 = 42;
+const STATION: Station = Station { bridge: BRIDGE, mac: MAC };
+
+/// 10.0.0.1 is behind a port of a bridge that did not hear it yet; nothing left to publish.
+fn bridged() -> Facts {
+    let mut facts = lan();
+    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None };
+    facts.set_link(BRIDGE, Some(link));
+    for port in [PORT, OTHER_PORT] {
+        facts.set_link(port, Some(Link { bridge: Some(BRIDGE), ..link }));
+    }
+    facts.set_station(Station { bridge: BRIDGE, mac: LAN_MAC }, Some(Place::Host));
+    facts.set_route(ip("10.0.0.1"), Some(route(BRIDGE, "10.0.0.1")));
+    facts.take_unasked(10);
+    facts.set_neighbour(hop(BRIDGE, "10.0.0.1"), Some(managed(MAC)));
+    facts.publish();
+    facts
+}
+
+#[test]
+fn who_a_bridge_did_not_hear_is_asked_until_he_answers() {
+    let mut facts = bridged();
+    let hop = hop(BRIDGE, "10.0.0.1");
+    assert!(facts.is_astray(hop));
+    assert_eq!(facts.unsettled(None, 10), [hop]);
+    facts.set_station(STATION, Some(Place::Port(PORT)));
+    assert!(!facts.has_unsettled() && !facts.has_unasked());
+    assert_eq!(facts.urgency(), Some(Urgency::Now));
+    let heard = facts.publish().unwrap();
+    assert_eq!(heard.bridges.port_to(STATION), Some(PORT));
+    // One that moves is found at once by those who remember the old way.
+    facts.set_station(STATION, Some(Place::Port(OTHER_PORT)));
+    let moved = facts.publish().unwrap();
+    assert_eq!(moved.epoch, heard.epoch + 1);
+    // One that is forgotten is asked at once.
+    facts.set_station(STATION, None);
+    assert_eq!(facts.take_unasked(10), [hop]);
+    assert_eq!(facts.unsettled(None, 10), [hop]);
+    assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), None);
+}
+
+#[test]
+fn so_is_a_router_to_clients_once() {
+    let mut facts = bridged();
+    let router = hop(BRIDGE, "10.0.0.254");
+    let station = Station { mac: OTHER_MAC, ..STATION };
+    let neighbour = Neighbour { managed: false, ours: false, ..managed(OTHER_MAC) };
+    facts.set_neighbour(router, Some(neighbour));
+    facts.set_station(station, Some(Place::Port(PORT)));
+    assert_eq!(facts.urgency(), Some(Urgency::Later));
+    facts.publish();
+    facts.set_station(station, None);
+    assert_eq!(facts.urgency(), Some(Urgency::Later));
+    assert_eq!(facts.take_unasked(10), [router]);
+    assert!(!facts.unsettled(None, 10).contains(&router));
+    // An entry that an operator made is never asked for.
+    facts.set_neighbour(router, Some(Neighbour { fixed: true, ..neighbour }));
+    facts.set_station(station, Some(Place::Port(PORT)));
+    facts.set_station(station, None);
+    assert!(!facts.has_unasked());
+}
+
+#[test]
+fn the_data_plane_knows_what_is_behind_ports_that_it_is_attached_to() {
+    use lb_common::bridge::Station as Key;
+
+    let mut facts = bridged();
+    facts.set_station(STATION, Some(Place::Port(PORT)));
+    facts.set_station(Station { mac: OTHER_MAC, ..STATION }, Some(Place::Port(OTHER_PORT)));
+    let network = facts.publish().unwrap();
+    let stations = |attached: &[u32]| network.stations(|index| attached.contains(&index));
+    let own = |port| [(Key::port(port), BRIDGE), (Key::new(port, LAN_MAC), BRIDGE)];
+    let known = |of: &[(Key, u32)], wanted: &[(Key, u32)]| {
+        assert!(of.len() == wanted.len() && wanted.iter().all(|one| of.contains(one)), "{of:?}");
+    };
+    let [behind, other] =
+        [(Key::new(BRIDGE, MAC), PORT), (Key::new(BRIDGE, OTHER_MAC), OTHER_PORT)];
+    known(&stations(&[PORT]), &[&own(PORT)[..], &[behind]].concat());
+    known(
+        &stations(&[PORT, OTHER_PORT]),
+        &[&own(PORT)[..], &own(OTHER_PORT), &[behind, other]].concat(),
+    );
+    known(&stations(&[LAN, BRIDGE]), &[]);
+    // What was a port is none any more; nor has a bridge that is gone any.
+    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None };
+    facts.set_link(PORT, Some(link));
+    let network = facts.publish().unwrap();
+    assert!(!network.stations(|index| index == PORT).contains(&own(PORT)[0]));
+    facts.set_link(OTHER_PORT, None);
+    assert!(!facts.publish().unwrap().bridges.is_bridge(BRIDGE));
 }

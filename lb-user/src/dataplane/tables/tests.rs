@@ -233,6 +233,7 @@ pub(super) fn any_model() -> impl Strategy<Value = (Model, Network)> {
                 .collect(),
             host_addresses: (0..own).map(|last| IpAddr::from([192, 0, 2, last])).collect(),
             vlans: BTreeMap::new(),
+            bridges: Arc::default(),
             epoch: 0,
         };
         (model, network)

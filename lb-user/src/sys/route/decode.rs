@@ -7,8 +7,8 @@ use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-        LinkMessage, VlanProtocol,
+        InfoData, InfoKind, InfoPortKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
+        LinkLayerType, LinkMessage, VlanProtocol,
     },
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
@@ -20,7 +20,7 @@ use rtnetlink::packet_route::{
     },
 };
 
-use crate::core::nexthop::{Hop, Link, Neighbour, Route, Vlan};
+use crate::core::nexthop::{Hop, Link, Neighbour, Place, Route, Station, Vlan};
 
 /// Marks neighbour entries and addresses as made by us (`NDA_PROTOCOL`,
 /// `IFA_PROTO`): not assigned to any routing daemon in `rtnetlink.h`.
@@ -35,6 +35,8 @@ pub(in crate::sys) enum Event {
     Address(IpAddr, u32, bool),
     /// A neighbour is like this now; `None`: it is gone.
     Neighbour(Hop, Option<Neighbour>),
+    /// A bridge gives frames for a station there now; `None`: to all its ports.
+    Station(Station, Option<Place>),
     /// A route to this prefix came, changed or went.
     Route(IpNet),
     /// Something that any route may depend on changed.
@@ -57,9 +59,15 @@ pub(super) fn event(message: &RouteNetlinkMessage) -> Option<Event> {
             address(message).map(|(address, index)| Event::Address(address, index, false))
         }
         RouteNetlinkMessage::NewNeighbour(message) => {
+            if let Some((station, place)) = station(message) {
+                return Some(Event::Station(station, Some(place)));
+            }
             neighbour(message).map(|(hop, neighbour)| Event::Neighbour(hop, Some(neighbour)))
         }
         RouteNetlinkMessage::DelNeighbour(message) => {
+            if let Some((station, _)) = station(message) {
+                return Some(Event::Station(station, None));
+            }
             neighbour(message).map(|(hop, _)| Event::Neighbour(hop, None))
         }
         RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
@@ -84,7 +92,27 @@ pub(super) fn link(message: &LinkMessage) -> Option<(u32, Link)> {
         _ => None,
     });
     let mtu = mtu.unwrap_or_default();
-    Some((header.index, Link { mac: mac(message), up, mtu, vlan: vlan(message) }))
+    let bridge = master(message).filter(|(_, kind)| *kind == InfoPortKind::Bridge);
+    let bridge = bridge.map(|(bridge, _)| bridge);
+    Some((header.index, Link { mac: mac(message), up, mtu, vlan: vlan(message), bridge }))
+}
+
+/// The interface that an interface is a part of, and what kind of part it is.
+pub(in crate::sys) fn master(message: &LinkMessage) -> Option<(u32, InfoPortKind)> {
+    let (mut master, mut kind) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Controller(index) => master = Some(*index),
+            LinkAttribute::LinkInfo(infos) => {
+                kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::PortKind(kind) => Some(kind.clone()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some((master?, kind?))
 }
 
 /// The VLAN that an interface is. One of a provider (IEEE 802.1ad) is left to the kernel.
@@ -193,6 +221,28 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Hop, Neighbour)> 
     let mac = mac.filter(|mac| usable && *mac != [0; 6]);
     let hop = Hop { ifindex: header.ifindex, address: address? };
     Some((hop, Neighbour { mac, fixed, managed, ours }))
+}
+
+/// Where a bridge gives frames for a station to. What it knows of a VLAN of its own is left to
+/// the kernel.
+pub(super) fn station(message: &NeighbourMessage) -> Option<(Station, Place)> {
+    let header = &message.header;
+    if header.family != AddressFamily::Bridge || header.flags.contains(NeighbourFlags::Own) {
+        return None;
+    }
+    let (mut bridge, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Controller(index) => bridge = Some(*index),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            NeighbourAttribute::Vlan(_) => return None,
+            _ => {}
+        }
+    }
+    // `fdb_to_nud` of net/bridge/br_fdb.c.
+    let local = header.state == NeighbourState::Permanent;
+    let place = if local { Place::Host } else { Place::Port(header.ifindex) };
+    Some((Station { bridge: bridge?, mac: mac? }, place))
 }
 
 /// The prefix that a change of a route concerns.
@@ -336,6 +386,38 @@ mod tests {
         let mut proxy = neighbour_message(NeighbourState::Reachable);
         proxy.header.flags = NeighbourFlags::Proxy;
         assert_eq!(neighbour(&proxy), None);
+    }
+
+    #[test]
+    fn a_bridge_says_whom_it_heard_where() {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = 7;
+        message.header.state = NeighbourState::Reachable;
+        message.attributes = vec![NeighbourAttribute::LinkLayerAddress(MAC.to_vec())];
+        // What a card hears for (`NTF_SELF`) says no bridge.
+        assert_eq!(station(&message), None);
+        message.attributes.push(NeighbourAttribute::Controller(5));
+        let at = Station { bridge: 5, mac: MAC };
+        assert_eq!(station(&message), Some((at, Place::Port(7))));
+        let event_of = |message| event(&RouteNetlinkMessage::DelNeighbour(message));
+        assert_eq!(event_of(message.clone()), Some(Event::Station(at, None)));
+        message.header.state = NeighbourState::Permanent;
+        assert_eq!(station(&message), Some((at, Place::Host)));
+        message.attributes.push(NeighbourAttribute::Vlan(1));
+        assert_eq!(station(&message), None);
+    }
+
+    #[test]
+    fn a_port_says_of_which_bridge() {
+        let bridge_of = |kind| {
+            let mut message = LinkMessage::default();
+            let infos = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::PortKind(kind)];
+            message.attributes = vec![LinkAttribute::Controller(5), LinkAttribute::LinkInfo(infos)];
+            link(&message).unwrap().1.bridge
+        };
+        assert_eq!(bridge_of(InfoPortKind::Bridge), Some(5));
+        assert_eq!(bridge_of(InfoPortKind::Bond), None);
     }
 
     #[test]

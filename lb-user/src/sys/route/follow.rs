@@ -198,6 +198,10 @@ impl Follower {
                 self.facts.set_neighbour(hop, neighbour);
                 return;
             }
+            Event::Station(station, place) => {
+                self.facts.set_station(station, place);
+                return;
+            }
             Event::Route(prefix) => {
                 self.facts.routes_changed();
                 let before = self.lookups.len();
@@ -241,7 +245,7 @@ impl Follower {
             self.look_up_some(requests).await?;
         }
         let unasked = self.facts.take_unasked(BATCH);
-        self.order(requests, &unasked, Order::Keep).await?;
+        self.ask(requests, &unasked).await?;
         let now = Instant::now();
         if !unasked.is_empty() {
             self.answer_until = now + SETTLE;
@@ -250,7 +254,7 @@ impl Follower {
             let again = self.facts.unsettled(self.cursor, BATCH);
             self.cursor = again.last().copied();
             self.ask_again = now + PATIENCE;
-            self.order(requests, &again, Order::Keep).await?;
+            self.ask(requests, &again).await?;
         }
         for (address, _) in self.forget.extract_if(.., |_, due| now >= *due) {
             self.facts.set_carried(address, None);
@@ -264,6 +268,7 @@ impl Follower {
         self.facts.set_links(&requests.links().await?);
         self.facts.set_addresses(requests.addresses().await?);
         self.facts.set_neighbours(&requests.neighbours().await?);
+        self.facts.set_stations(&requests.stations().await?);
         self.facts.routes_changed();
         self.look_up_all();
         Ok(())
@@ -291,6 +296,20 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// Has hops in use resolved, and kept so; and any that a bridge lost sight of heard again.
+    async fn ask(&mut self, requests: &Requests, hops: &[Hop]) -> io::Result<()> {
+        let keep = |hop: &Hop| self.facts.in_use(*hop);
+        let probe = |hop: &Hop| {
+            // Who keeps others resolved asks them himself.
+            let others = self.facts.neighbour(*hop).is_some_and(|known| known.managed);
+            self.facts.is_astray(*hop) && (keep(hop) || !others)
+        };
+        let kept: Vec<_> = hops.iter().filter(|hop| keep(hop)).copied().collect();
+        let probed: Vec<_> = hops.iter().filter(|hop| probe(hop)).copied().collect();
+        self.order(requests, &probed, Order::Probe).await?;
+        self.order(requests, &kept, Order::Keep).await
     }
 
     /// Gives the kernel the same order about several hops.

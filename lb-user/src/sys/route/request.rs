@@ -2,7 +2,7 @@
 //! events cannot push an answer out.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
     time::Duration,
@@ -21,7 +21,7 @@ use rtnetlink::{
         link::{LinkAttribute, LinkMessage},
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags,
-            NeighbourMessage,
+            NeighbourMessage, NeighbourState,
         },
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
     },
@@ -29,7 +29,7 @@ use rtnetlink::{
 use tokio::{task::JoinHandle, time::timeout};
 
 use super::decode::{self, OUR_PROTOCOL};
-use crate::core::nexthop::{Hop, Link, Neighbour, Route};
+use crate::core::nexthop::{Hop, Link, Neighbour, Place, Route, Station};
 
 /// The kernel answers at once; an answer for which there was no room never comes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,6 +44,9 @@ pub(super) enum Order {
     Keep,
     /// Resolve it now.
     Resolve,
+    /// Ask at once whether it is there still. The kernel no longer keeps it resolved then
+    /// (`__neigh_update`, net/core/neighbour.c: a new state and that are two orders).
+    Probe,
     /// Keep it no longer; goes away in its own time.
     Release,
 }
@@ -141,6 +144,20 @@ impl Requests {
             .collect())
     }
 
+    /// Whom bridges heard where.
+    pub(super) async fn stations(&self) -> io::Result<BTreeMap<Station, Place>> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        let answer = self.dump(RouteNetlinkMessage::GetNeighbour(request)).await?;
+        Ok(answer
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewNeighbour(message) => decode::station(message),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// Where the kernel would send a packet to `destination` (leaving by
     /// interface `oif`, if given); `None`: nowhere that a frame could be sent to.
     pub(super) async fn route(
@@ -178,10 +195,14 @@ impl Requests {
         };
         message.header.family = family;
         message.header.ifindex = hop.ifindex;
-        message.header.flags = NeighbourFlags::Use;
         message.attributes.push(NeighbourAttribute::Destination(destination));
         let mut flags = NLM_F_ACK | NLM_F_REPLACE;
-        if order != Order::Release {
+        if order == Order::Probe {
+            message.header.state = NeighbourState::Probe;
+        } else {
+            message.header.flags = NeighbourFlags::Use;
+        }
+        if matches!(order, Order::Keep | Order::Resolve) {
             flags |= NLM_F_CREATE;
         }
         if order == Order::Keep {

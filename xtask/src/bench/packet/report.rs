@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    Cell,
+    Cell, Sample,
     rows::{Bound, COLUMNS, ROWS, Row},
 };
 
@@ -29,6 +29,9 @@ struct Figure {
     ratio: Option<f64>,
     limit_ns: Option<f64>,
     holds: Option<bool>,
+    /// Median multiple of what another build took just beside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<f64>,
     #[serde(skip)]
     key: (Row, Option<u32>),
 }
@@ -73,9 +76,19 @@ impl Figure {
             ratio: None,
             limit_ns: None,
             holds: None,
+            against: against(cell),
             key: (cell.row, cell.flows),
         }
     }
+}
+
+/// See [`Figure::against`].
+fn against(cell: &Cell) -> Option<f64> {
+    let pairs = cell.samples.iter().zip(&cell.others);
+    let ratio =
+        |(own, other): (&Sample, &Sample)| (own.total - own.idle) / (other.total - other.idle);
+    let mut ratios: Vec<_> = pairs.map(ratio).collect();
+    (!ratios.is_empty()).then(|| super::super::median(&mut ratios))
 }
 
 impl fmt::Display for Report {
@@ -86,9 +99,14 @@ impl fmt::Display for Report {
              flows differ in source address and port, {} ports per address\n",
             lb_bench::PORTS_PER_ADDRESS
         )?;
+        let paired = self.figures.iter().any(|figure| figure.against.is_some());
+        let width = if paired { 43 } else { 35 };
+        if paired {
+            writeln!(f, "[multiple of what the other build took just beside, median]\n")?;
+        }
         write!(f, "{:<18}", "")?;
         for flows in COLUMNS {
-            write!(f, " | {:<35}", format!("{} flows", short(flows)))?;
+            write!(f, " | {:<width$}", format!("{} flows", short(flows)))?;
         }
         writeln!(f)?;
         for row in ROWS {
@@ -100,7 +118,7 @@ impl fmt::Display for Report {
             }
             write!(f, "{:<18}", row.name())?;
             for figure in figures {
-                write!(f, " | {:<35}", figure.to_string())?;
+                write!(f, " | {:<width$}", figure.to_string())?;
             }
             writeln!(f)?;
         }
@@ -122,6 +140,9 @@ impl fmt::Display for Figure {
         }
         if let (Some(limit), Some(holds)) = (self.limit_ns, self.holds) {
             write!(f, " {} {limit:.1}", if holds { "ok  <=" } else { "MISS >" })?;
+        }
+        if let Some(ratio) = self.against {
+            write!(f, " [{ratio:.3}]")?;
         }
         Ok(())
     }

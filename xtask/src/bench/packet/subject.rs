@@ -110,15 +110,17 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// Starts the agent with a service for every mode, family and protocol.
-    pub(super) fn start(lab: &Lab, binary: &Path) -> Result<Self> {
+    /// Starts the agent with a service for each of `modes`, each family and protocol.
+    pub(super) fn start(lab: &Lab, binary: &Path, modes: &[Mode]) -> Result<Self> {
         let mut config = lab.config([]);
         config.flows = FLOWS;
         config.interfaces = vec![INTERFACE.into()];
-        config.node = tunnel_sources();
+        if modes.iter().any(|mode| matches!(mode, Mode::Ipip | Mode::Gue)) {
+            config.node = tunnel_sources();
+        }
         let path = lab.write(&config)?;
         let mut text = config.to_string();
-        for mode in [Mode::Nat, Mode::Dsr, Mode::Ipip, Mode::Gue] {
+        for &mode in modes {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 for v4 in [true, false] {
                     text += &service(mode, protocol, v4)?;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     core::model::Node,
-    dataplane::attach::Attachment,
+    dataplane::attach::{self, Attachment},
     sys::link::{self, Interface},
 };
 
@@ -99,6 +99,7 @@ pub(super) async fn look_up(node: &Node, awaited: &[String]) -> Result<Vec<Inter
             found => interfaces.push(found?),
         }
     }
+    attach::check_together(&interfaces)?;
     Ok(interfaces)
 }
 

@@ -216,6 +216,10 @@ impl State {
         if let Err(error) = self.data_plane.set_vlans(&vlans) {
             tracing::error!(error = chain(&error), "clients in VLANs are left to the kernel");
         }
+        let stations = self.network.stations(attached);
+        if let Err(error) = self.data_plane.set_stations(&stations) {
+            tracing::error!(error = chain(&error), "packets behind bridges are left to the kernel");
+        }
         let epoch = self.epoch_base.wrapping_add(self.network.epoch);
         self.data_plane.tables.set_route_epoch(epoch);
     }

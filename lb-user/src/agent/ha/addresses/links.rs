@@ -116,6 +116,8 @@ mod tests {
             carrier: true,
             carrier_ups: 1,
             xdp: None,
+            part_of: None,
+            filters_vlans: false,
         };
         let became = |change: &dyn Fn(&mut Interface)| {
             let mut other = l0.clone();
