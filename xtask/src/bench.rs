@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// how the figures differ
     #[arg(long, value_name = "LB")]
     against: Option<PathBuf>,
+    /// `packet`: only rows whose names contain this, and what they are compared with
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    rows: String,
     /// Fewer and shorter runs: figures for a look, not for publishing
     #[arg(long)]
     quick: bool,
@@ -129,7 +132,9 @@ fn measure(arguments: &Arguments, built: &Built) -> Result<Figures> {
     let effort = if quick { packet::Effort::QUICK } else { packet::Effort::FULL };
     figures.packet = match arguments.subject {
         Subject::Packet | Subject::All => {
-            Some(packet::run(object, binary, arguments.against.as_deref(), effort)?)
+            let choice =
+                packet::Choice { rows: &arguments.rows, against: arguments.against.as_deref() };
+            Some(packet::run(object, binary, choice, effort)?)
         }
         Subject::Baselines => Some(packet::baselines(object, effort)?),
         Subject::Wrk | Subject::Rivals | Subject::Control | Subject::Ha | Subject::Flood => None,
@@ -222,6 +227,7 @@ fn again_as_root(arguments: &Arguments, built: &Built) -> Result<()> {
     if let Some(against) = &arguments.against {
         words.extend(["--against".into(), std::path::absolute(against)?.into()]);
     }
+    words.extend(["--rows".into(), arguments.rows.clone().into()]);
     if arguments.quick {
         words.push("--quick".into());
     }

@@ -77,20 +77,31 @@ pub(super) fn baselines(object: &[u8], effort: Effort) -> Result<Report> {
     Bench::new(object, effort, &loopback, None)?.measure()
 }
 
-/// Measures the baselines and the balancer, and another build of it by turns.
+/// What of the balancer is measured.
+#[derive(Clone, Copy)]
+pub(super) struct Choice<'a> {
+    /// Rows whose names contain this.
+    pub(super) rows: &'a str,
+    /// Another build, by turns.
+    pub(super) against: Option<&'a Path>,
+}
+
+/// Measures the baselines and the balancer.
 pub(super) fn run(
     object: &[u8],
     binary: &Path,
-    against: Option<&Path>,
+    choice: Choice<'_>,
     effort: Effort,
 ) -> Result<Report> {
     let lab = subject::lab()?;
-    let other = against.map(Other::start).transpose()?;
+    let other = choice.against.map(Other::start).transpose()?;
     let measure = || -> Result<Report> {
         let ingress = Ingress::of(&lab)?;
         let subject = Subject::start(&lab, binary, &MODES)?;
         let mut bench = Bench::new(object, effort, &ingress, Some(subject))?;
         bench.other = other;
+        let chosen = |row: Row| row.is_baseline() || row.name().contains(choice.rows);
+        bench.cells.retain(|cell| chosen(cell.row));
         bench.measure()
     };
     lab.balancer.within(measure)?
