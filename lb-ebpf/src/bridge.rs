@@ -9,9 +9,11 @@ use crate::{
     env::Env,
     maps::STATIONS,
     packet::{Frame, load},
+    parse,
 };
 
-/// Whether the frame is for another host than this one: a bridge takes it there.
+/// Whether the frame is for one other host: a bridge takes it there. What is for a group of
+/// stations is for this one, too.
 #[inline(always)]
 pub(crate) fn passes_by(env: &Env) -> bool {
     env.config.bridged != 0 && lb_passes_by(env.ctx) != 0
@@ -23,7 +25,7 @@ pub(crate) fn passes_by(env: &Env) -> bool {
 extern "C" fn lb_passes_by(ctx: *mut xdp_md) -> u64 {
     let ctx = XdpContext::new(ctx);
     let frame = Frame::new(&ctx);
-    if !frame.holds(frame.start, 6) {
+    if !frame.holds(frame.start, 6) || parse::to_group(frame) {
         return 0;
     }
     let ingress = ctx.ingress_ifindex() as u32;

@@ -138,6 +138,9 @@ fn balance(ctx: &XdpContext, explains: bool) -> Verdict {
     let Some(env) = Env::new(ctx, explains) else {
         return Verdict::drop(Counter::Internal);
     };
+    if bridge::passes_by(&env) {
+        return PASS;
+    }
     let frame = Frame::new(ctx);
     match parse::link(frame) {
         Some((parse::IPV4, l3)) => ip(&env, parse::ipv4(frame, l3)),
@@ -156,9 +159,6 @@ fn ip<F: Family>(env: &Env, parsed: Result<Packet<F>, Counter>) -> Verdict {
     if let Ok(packet) = parsed
         && !parse::to_group(packet.frame)
     {
-        if bridge::passes_by(env) {
-            return PASS;
-        }
         if packet.obstacle != parse::WHOLE {
             fragment::go_on(env, &packet);
         } else if packet.proto == parse::TCP {

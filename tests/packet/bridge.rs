@@ -49,6 +49,10 @@ fn what_a_port_hears_is_ours_if_it_is_for_the_host() -> Result<()> {
         subject.set_stations(ports);
         for (frame, what) in frames() {
             subject.passes(&what, &frame);
+            // Even what is no packet of any protocol: it is not ours to judge.
+            let mut bytes = frame.bytes();
+            bytes[14] = 0x11;
+            subject.passes(&format!("{what}, malformed"), bytes);
         }
         subject.set_stations(ports.into_iter().chain(hosts));
         forwards("for the host");

@@ -5,11 +5,11 @@ use std::{fs, time::Duration};
 
 use lb_common::stats::Counter;
 use lb_tests::harness::{
-    Agent, DSR_V4, DSR_V6, Lab, Load, Mode, NAT_V4, Protocol, Result, Service, XdpPass, curl,
-    eventually, finish, run,
+    Agent, Config, DSR_V4, DSR_V6, Lab, Load, Mode, NAT_V4, Protocol, Result, Service, XdpPass,
+    ask_udp, curl, eventually, finish, run,
 };
 
-use super::{VIPS, WEB, all_answer, all_services, url};
+use super::{ECHO, VIPS, WEB, all_answer, all_services, url};
 
 /// How long an agent may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -142,25 +142,67 @@ fn who_is_not_seen_any_more_or_moves_is_found_again() -> Result<()> {
 }
 
 #[test]
-fn a_bridge_and_its_port_are_not_attached_to_together() -> Result<()> {
+fn the_bridge_itself_is_attached_to_alone_or_with_a_port() -> Result<()> {
     let lab = lab(1)?;
     let mut config = lab.config(all_services(&lab));
-    config.interfaces = ["br0", "l1"].map(Into::into).to_vec();
-    let file = lab.write(&config)?;
-    let output = finish(lab.lb().arg("agent").arg("--config").arg(&file), PATIENCE)?;
-    let expected = "interface `l1` is a port of the bridge `br0`, and both are named";
-    assert!(output.stderr.contains(expected), "{}", output.stderr);
-
-    // The bridge alone is served by generic XDP.
     config.interfaces = vec!["br0".into()];
-    let text = config.to_string().replace("\"native\"", "\"auto\"");
-    fs::write(&file, text).expect("the file was written before");
+    let text = |config: &Config| config.to_string().replace("\"native\"", "\"auto\"");
+    let file = lab.write(&config)?;
+    fs::write(&file, text(&config)).expect("the file was written before");
     let agent = Agent::start(&lb_tests::harness::lb_binary(), &lab.balancer, &file)?;
     let shown = run(lab.balancer.command("ip").args(["link", "show", "dev", "br0"]), PATIENCE)?;
     assert!(shown.stdout.contains("xdpgeneric"), "{}", shown.stdout);
-    for (vip, _) in VIPS {
-        assert!(eventually(PATIENCE, || all_answer(&lab, vip)), "{vip}: {}", agent.log());
+    let answer = |agent: &Agent| {
+        for (vip, _) in VIPS {
+            assert!(eventually(PATIENCE, || all_answer(&lab, vip)), "{vip}: {}", agent.log());
+        }
+    };
+    answer(&agent);
+    // A port's program would come too late for the kernel.
+    config.interfaces.push("l1".into());
+    fs::write(&file, text(&config)).expect("the file was written before");
+    agent.reload()?;
+    let told = || agent.log().contains("`l1` is a part of one that has an XDP program");
+    assert!(eventually(PATIENCE, told), "{}", agent.log());
+    answer(&agent);
+    agent.kill()?;
+    let output = finish(lab.lb().arg("detach").arg("--config").arg(&file), PATIENCE)?;
+    assert!(output.status.success(), "{}", output.stderr);
+    // The other way round both are served, and frames leave by ports.
+    config.interfaces = ["l0", "l1", "br0"].map(Into::into).to_vec();
+    fs::write(&file, text(&config)).expect("the file was written before");
+    let agent = Agent::start(&lb_tests::harness::lb_binary(), &lab.balancer, &file)?;
+    all_alone_soon(&lab, &agent);
+    Ok(())
+}
+
+#[test]
+fn a_port_that_spanning_tree_blocks_is_left_to_the_bridge() -> Result<()> {
+    let lab = lab(1)?;
+    lab.link_to_switch("l2", "balancer2")?;
+    let _pass = XdpPass::attach(&lab.switch, "balancer2")?;
+    let mut config = lab.config(all_services(&lab));
+    config.interfaces.push("l2".into());
+    let agent = lab.start_agent(&config)?;
+    // Two ways to one switch: frames would go round for ever.
+    lab.balancer.ip("link set br0 type bridge stp_state 1 forward_delay 200
+         link set l2 master br0")?;
+    let blocks = || {
+        let shown = run(lab.balancer.command("bridge").args(["link", "show"]), PATIENCE);
+        shown.is_ok_and(|shown| shown.stdout.contains("state blocking"))
+    };
+    assert!(eventually(PATIENCE, blocks), "no port is blocked");
+    all_alone_soon(&lab, &agent);
+    // The switch gives frames for the balancer to both.
+    for port in ["balancer", "balancer2"] {
+        lab.switch.ip(&format!("link set {port} type bridge_slave learning off"))?;
+        lab.switch.ip(&format!("link set {port} type bridge_slave fdb_flush"))?;
     }
-    assert!(curl(&lab.client, &url(NAT_V4, WEB, "/")).is_ok());
+    let before = lab.pins().traffic()?.replies;
+    let asked = 20;
+    for _ in 0..asked {
+        ask_udp(&lab.client, (NAT_V4, ECHO).into(), "once").expect("an answer");
+    }
+    assert_eq!(lab.pins().traffic()?.replies, before + asked, "{}", agent.log());
     Ok(())
 }

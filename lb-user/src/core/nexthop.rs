@@ -17,7 +17,7 @@ use std::{
 use ipnet::IpNet;
 use lb_common::nexthop::vlan;
 
-pub use self::leaving::{Bridges, Leaving, Place, Station, Vlan};
+pub use self::leaving::{Bridges, Leaving, Place, Port, Station, Vlan};
 
 /// A resolved next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ pub struct Link {
     pub mtu: u32,
     /// The VLAN that it is, if it is one (IEEE 802.1Q).
     pub vlan: Option<Vlan>,
-    /// The bridge that it is a port of, if it is one (IEEE 802.1D).
-    pub bridge: Option<u32>,
+    /// What it is to a bridge, if it is a port of one (IEEE 802.1D).
+    pub port: Option<Port>,
 }
 
 /// Whom a frame is given to: where a route leads.
@@ -128,9 +128,10 @@ pub struct Facts {
     ours: BTreeSet<Hop>,
     /// Hops in use that the kernel does not keep resolved (yet).
     unsettled: BTreeSet<Hop>,
-    /// Hops that are to be asked for now: those that came into use, and those that a bridge
-    /// lost sight of.
+    /// Hops in use that were never asked for.
     unasked: BTreeSet<Hop>,
+    /// Neighbours that a bridge lost sight of, in use or not.
+    lost: BTreeSet<Hop>,
     bridges: Arc<Bridges>,
     next_hops: BTreeMap<IpAddr, NextHop>,
     epoch: u32,
@@ -243,9 +244,9 @@ impl Facts {
             }
         }
         self.move_on(Urgency::Now);
-        let bridges = [old, link].map(|link| link.and_then(|link| link.bridge));
-        self.set_port(ifindex, bridges[1]);
-        let concerned = bridges.into_iter().flatten().chain([ifindex]);
+        let ports = [old, link].map(|link| link.and_then(|link| link.port));
+        self.set_port(ifindex, ports[1]);
+        let concerned = ports.into_iter().flatten().map(|port| port.bridge).chain([ifindex]);
         let hops: Vec<Hop> = concerned.flat_map(|on| self.used_on(on)).collect();
         for hop in hops {
             self.refresh(hop);
@@ -318,6 +319,9 @@ impl Facts {
             // To send to a neighbour that went away harms nobody for a while.
             self.move_on(if mac.is_some() { Urgency::Now } else { Urgency::Later });
         }
+        if let Some(old_mac) = old_mac.filter(|_| old_mac != mac) {
+            self.forget_port(Station { bridge: hop.ifindex, mac: old_mac });
+        }
         self.refresh(hop);
     }
 
@@ -345,7 +349,7 @@ impl Facts {
         self.users.contains_key(&hop)
     }
 
-    /// Takes up to `most` hops that have to be asked for now.
+    /// Takes up to `most` hops that came into use and have to be asked for.
     pub fn take_unasked(&mut self, most: usize) -> Vec<Hop> {
         let hops: Vec<Hop> = self.unasked.iter().take(most).copied().collect();
         for hop in &hops {

@@ -372,10 +372,17 @@ fn next_hop(
 ) -> Option<NextHop> {
     let addr = addr::from_bytes(addr);
     let mut hop = *network.next_hops.get(&addr)?;
-    if network.bridges.is_bridge(hop.ifindex) && !host.attached.contains(&hop.ifindex) {
+    let port_of = |port: &u32| network.bridges.ports.get(port).map(|port| port.bridge);
+    if network.bridges.is_bridge(hop.ifindex)
+        && (!host.attached.contains(&hop.ifindex)
+            || host.attached.iter().any(|port| port_of(port) == Some(hop.ifindex)))
+    {
         let station = Station { bridge: hop.ifindex, mac: hop.destination };
-        // Who was not heard yet is being asked.
-        hop.ifindex = network.bridges.port_to(station)?;
+        let Some(port) = network.bridges.port_to(station) else {
+            unattached.insert((addr, hop.ifindex));
+            return None;
+        };
+        hop.ifindex = port;
     }
     let mut leaving = network.leaving(|ifindex| host.attached.contains(&ifindex));
     if let Some((_, leaving)) = leaving.find(|(index, _)| *index == hop.ifindex) {

@@ -61,6 +61,12 @@ pub enum AttachError {
         /// Its MTU in bytes.
         mtu: u32,
     },
+    /// The kernel lets a program be at a part only before one is at the whole.
+    #[error(
+        "interface `{0}` is a part of one that has an XDP program, expected one without: name \
+         either, and have `lb detach` take the program from the other first"
+    )]
+    Upper(String),
     /// The kernel runs the program at a bond's parts when it is attached to the bond.
     #[error(
         "interface `{interface}` is a part of the bond `{bond}`, expected the bond itself: the \
@@ -72,17 +78,6 @@ pub enum AttachError {
         /// The bond's.
         bond: String,
     },
-    /// Each frame would be seen twice.
-    #[error(
-        "interface `{port}` is a port of the bridge `{bridge}`, and both are named, expected one of \
-         them: its ports (native XDP), or the bridge (generic)"
-    )]
-    Both {
-        /// The port's name.
-        port: String,
-        /// The bridge's.
-        bridge: String,
-    },
     /// Which tag a frame needs is the bridge's business.
     #[error(
         "interface `{interface}` is a port of the bridge `{bridge}`, which filters VLANs, expected \
@@ -90,6 +85,17 @@ pub enum AttachError {
          bridge itself"
     )]
     FiltersVlans {
+        /// The interface's name.
+        interface: String,
+        /// The bridge's.
+        bridge: String,
+    },
+    /// Frames for other hosts come by, too.
+    #[error(
+        "interface `{interface}` is a port of the bridge `{bridge}`, where what is for other hosts \
+         comes by as well, expected the bridge itself (`--xdp-mode auto` or `generic`)"
+    )]
+    Port {
         /// The interface's name.
         interface: String,
         /// The bridge's.
@@ -130,8 +136,9 @@ impl AttachError {
             | Self::NotNative(_)
             | Self::Queues(_)
             | Self::Mtu { .. }
+            | Self::Upper(_)
             | Self::Bonded { .. }
-            | Self::Both { .. }
+            | Self::Port { .. }
             | Self::FiltersVlans { .. } => true,
             _ => false,
         }
@@ -149,23 +156,11 @@ impl AttachError {
     }
 }
 
-/// Fails where these interfaces cannot be attached to all together.
+/// Fails where what an interface is a part of leaves nothing to the data plane.
 ///
 /// # Errors
-/// [`AttachError::Both`].
-pub fn check_together(interfaces: &[Interface]) -> Result<(), AttachError> {
-    for port in interfaces {
-        let bridge = interfaces.iter().find(|one| port.part_of == Some(Whole::Bridge(one.index)));
-        if let Some(bridge) = bridge {
-            let (port, bridge) = (port.name.clone(), bridge.name.clone());
-            return Err(AttachError::Both { port, bridge });
-        }
-    }
-    Ok(())
-}
-
-/// Fails where what an interface is a part of leaves nothing to the data plane.
-async fn check_whole(interface: &Interface) -> Result<(), AttachError> {
+/// [`AttachError::Bonded`], [`AttachError::FiltersVlans`], or the kernel does not tell.
+pub async fn check_whole(interface: &Interface) -> Result<(), AttachError> {
     let name = interface.name.clone();
     match interface.part_of {
         None => {}
@@ -179,6 +174,16 @@ async fn check_whole(interface: &Interface) -> Result<(), AttachError> {
                 return Err(AttachError::FiltersVlans { interface: name, bridge: bridge.name });
             }
         }
+    }
+    Ok(())
+}
+
+/// The same for a program that takes each frame for its host's.
+pub(super) async fn check_host(interface: &Interface) -> Result<(), AttachError> {
+    check_whole(interface).await?;
+    if let Some(Whole::Bridge(index)) = interface.part_of {
+        let bridge = link::by_index(index).await?.name;
+        return Err(AttachError::Port { interface: interface.name.clone(), bridge });
     }
     Ok(())
 }

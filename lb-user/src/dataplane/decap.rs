@@ -18,7 +18,7 @@ use lb_common::{
 };
 
 use super::{
-    attach::{AttachError, Attachable, Attachment},
+    attach::{AttachError, Attachable, Attachment, check_host},
     load::{LoadError, pin, program},
     pins::{Kind, PinDir, PinError},
 };
@@ -76,6 +76,9 @@ pub async fn attach(
     settings: &Settings,
 ) -> Result<Vec<Attachment>, DecapError> {
     pins.check()?;
+    for interface in interfaces {
+        check_host(interface).await?;
+    }
     let mut loader = EbpfLoader::new();
     for name in MAPS {
         loader.map_pin_path(name, pins.pin(name));

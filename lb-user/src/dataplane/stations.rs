@@ -61,7 +61,8 @@ impl Stations {
                 Err(error) => outcome = outcome.and(Err(into_io(error))),
             }
         }
-        for (key, port) in wanted {
+        // In their order: a port's own addresses come before the port.
+        for (key, port) in fitting.iter().map(|(station, port)| (parts(*station), *port)) {
             if self.known.get(&key) == Some(&port) {
                 continue;
             }

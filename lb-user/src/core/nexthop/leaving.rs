@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use lb_common::{bridge, nexthop::vlan};
 
-use super::{Facts, Hop, Link, Network, Urgency};
+use super::{Facts, Hop, Link, Neighbour, Network, Urgency};
 
 /// A VLAN on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,29 +44,44 @@ pub enum Place {
     Host,
 }
 
+/// A port of a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The bridge.
+    pub bridge: u32,
+    /// Frames come in and leave by it. One that does not is kept by the spanning tree
+    /// protocol: another one leads to the same stations (IEEE 802.1D, section 8.4).
+    pub forwards: bool,
+}
+
 /// What is known of bridges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bridges {
-    /// The bridge of each port.
-    pub ports: BTreeMap<u32, u32>,
+    /// The bridges' ports, by index.
+    pub ports: BTreeMap<u32, Port>,
     /// Whom they heard where.
     pub stations: BTreeMap<Station, Place>,
+    /// Ports that neighbours were behind whom their bridge forgot.
+    pub forgotten: BTreeMap<Station, u32>,
 }
 
 impl Bridges {
     /// Whether an interface is a bridge with ports.
     #[must_use]
     pub fn is_bridge(&self, ifindex: u32) -> bool {
-        self.ports.values().any(|bridge| *bridge == ifindex)
+        self.ports.values().any(|port| port.bridge == ifindex)
     }
 
-    /// The port of a bridge that a station is behind, if it was heard.
+    /// The port of a bridge that a station is behind, if it was ever heard.
     #[must_use]
     pub fn port_to(&self, station: Station) -> Option<u32> {
-        match self.stations.get(&station) {
-            Some(Place::Port(port)) => Some(*port),
-            _ => None,
-        }
+        let port = match self.stations.get(&station) {
+            Some(Place::Port(port)) => *port,
+            Some(Place::Host) => return None,
+            None => *self.forgotten.get(&station)?,
+        };
+        let forwards = |port: &Port| port.forwards && port.bridge == station.bridge;
+        self.ports.get(&port).is_some_and(forwards).then_some(port)
     }
 }
 
@@ -81,26 +96,27 @@ impl Network {
         })
     }
 
-    /// What the data plane is to know of bridges, with these interfaces attached; in the order
-    /// of importance: ports, and what is for the host; then whom frames can be sent to.
+    /// What the data plane is to know of bridges, with these interfaces attached, in the order
+    /// in which it should learn it: what is for the host, ports, whom frames can be sent to.
+    /// By a port that does not forward nothing comes in that is for the host.
     pub fn stations(&self, attached: impl Fn(u32) -> bool) -> Vec<(bridge::Station, u32)> {
-        let Bridges { ports, stations } = &*self.bridges;
+        let Bridges { ports, stations, forgotten } = &*self.bridges;
         let ports: Vec<_> = ports.iter().filter(|(port, _)| attached(**port)).collect();
         let hosts = |of: u32| {
             let here = stations.iter().filter(move |(station, _)| station.bridge == of);
             here.filter(|(_, place)| **place == Place::Host).map(|(station, _)| station.mac)
         };
-        let own = ports.iter().flat_map(|&(&port, &bridge)| {
-            hosts(bridge).map(move |mac| (bridge::Station::new(port, mac), bridge))
+        let forwarding = ports.iter().filter(|(_, port)| port.forwards);
+        let own = forwarding.flat_map(|&(&index, &Port { bridge, .. })| {
+            hosts(bridge).map(move |mac| (bridge::Station::new(index, mac), bridge))
         });
-        let heard = stations.iter().filter_map(|(station, place)| match place {
-            Place::Port(port) if attached(*port) => {
-                Some((bridge::Station::new(station.bridge, station.mac), *port))
-            }
-            _ => None,
+        let heard = forgotten.keys().chain(stations.keys()).filter_map(|station| {
+            let port = self.bridges.port_to(*station).filter(|port| attached(*port))?;
+            Some((bridge::Station::new(station.bridge, station.mac), port))
         });
-        let bridges = ports.iter().map(|&(&port, &bridge)| (bridge::Station::port(port), bridge));
-        bridges.chain(own).chain(heard).collect()
+        let bridges =
+            ports.iter().map(|&(&index, port)| (bridge::Station::port(index), port.bridge));
+        own.chain(bridges).chain(heard).collect()
     }
 }
 
@@ -121,51 +137,94 @@ impl Facts {
         }
     }
 
-    /// Learns of what bridge an interface is a port.
-    pub(super) fn set_port(&mut self, ifindex: u32, bridge: Option<u32>) {
-        if self.bridges.ports.get(&ifindex) == bridge.as_ref() {
+    /// Learns of what bridge an interface is a port, if it is one of one.
+    pub(super) fn set_port(&mut self, ifindex: u32, port: Option<Port>) {
+        if self.bridges.ports.get(&ifindex) == port.as_ref() {
             return;
         }
-        let ports = &mut Arc::make_mut(&mut self.bridges).ports;
-        match bridge {
-            Some(bridge) => ports.insert(ifindex, bridge),
-            None => ports.remove(&ifindex),
-        };
+        let bridges = Arc::make_mut(&mut self.bridges);
+        match port {
+            Some(port) => drop(bridges.ports.insert(ifindex, port)),
+            None => {
+                bridges.ports.remove(&ifindex);
+                bridges.forgotten.retain(|_, port| *port != ifindex);
+            }
+        }
+        self.move_on(Urgency::Now);
     }
 
-    /// Learns where a bridge gives frames for a station to; `None`: to all its ports.
+    /// Learns whether a port of a bridge forwards.
+    pub fn set_forwarding(&mut self, ifindex: u32, forwards: bool) {
+        let known = self.links.get_mut(&ifindex).and_then(|link| link.port.as_mut());
+        if let Some(port) = known {
+            port.forwards = forwards;
+            let port = *port;
+            self.set_port(ifindex, Some(port));
+        }
+    }
+
+    /// Learns where a bridge gives frames for a station to; `None`: to all its ports. A
+    /// neighbour is taken to be where he was until he is heard elsewhere, and is asked for.
     pub fn set_station(&mut self, station: Station, place: Option<Place>) {
         let old = self.bridges.stations.get(&station).copied();
         if old == place {
             return;
         }
-        let stations = &mut Arc::make_mut(&mut self.bridges).stations;
-        match place {
-            Some(place) => stations.insert(station, place),
-            None => stations.remove(&station),
+        let behind = |(hop, known): (&Hop, &Neighbour)| {
+            (hop.ifindex == station.bridge && known.mac == Some(station.mac)).then_some(*hop)
         };
-        if old.is_some() && place.is_some() {
+        let hops: Vec<_> = self.neighbours.iter().filter_map(behind).collect();
+        let bridges = Arc::make_mut(&mut self.bridges);
+        let forgotten = bridges.forgotten.remove(&station);
+        match (old, place) {
+            (_, Some(place)) => drop(bridges.stations.insert(station, place)),
+            (Some(Place::Port(port)), None) if !hops.is_empty() => {
+                bridges.stations.remove(&station);
+                bridges.forgotten.insert(station, port);
+            }
+            (_, None) => drop(bridges.stations.remove(&station)),
+        }
+        let before = old.or(forgotten.map(Place::Port));
+        let moved = place.is_some() && before.is_some() && before != place;
+        if place == Some(Place::Host) || moved && !hops.is_empty() {
             // What is remembered of it leads to where it was.
             self.move_on(Urgency::Now);
         }
-        let used = self.used_on(station.bridge);
-        let behind = |hop: &Hop| {
-            hop.ifindex == station.bridge
-                && self.neighbours.get(hop).is_some_and(|known| known.mac == Some(station.mac))
-        };
-        let used: Vec<_> = used.into_iter().filter(behind).collect();
-        let lost: Vec<_> = match place {
-            Some(_) => Vec::new(),
-            None => self.neighbours.keys().filter(|hop| behind(hop)).copied().collect(),
-        };
-        let now = !used.is_empty() || place == Some(Place::Host);
+        let waited = place.is_some() && before.is_none();
+        let now = waited && hops.iter().any(|hop| self.in_use(*hop));
         self.urgency = self.urgency.max(Some(if now { Urgency::Now } else { Urgency::Later }));
-        for hop in used {
+        for hop in hops {
             self.settle(hop);
+            if self.is_astray(hop) {
+                self.lost.insert(hop);
+            }
         }
-        // Who is heard again is found again: packets are not to go to all ports for long.
-        let astray: Vec<_> = lost.into_iter().filter(|hop| self.is_astray(*hop)).collect();
-        self.unasked.extend(astray);
+    }
+
+    /// Forgets where a station was that is nobody's whom the kernel knows.
+    pub(super) fn forget_port(&mut self, station: Station) {
+        let is_he = |(hop, known): (&Hop, &Neighbour)| {
+            hop.ifindex == station.bridge && known.mac == Some(station.mac)
+        };
+        if self.bridges.forgotten.contains_key(&station) && !self.neighbours.iter().any(is_he) {
+            Arc::make_mut(&mut self.bridges).forgotten.remove(&station);
+            self.urgency = self.urgency.max(Some(Urgency::Later));
+        }
+    }
+
+    /// Takes up to `most` hops that a bridge lost sight of.
+    pub fn take_lost(&mut self, most: usize) -> Vec<Hop> {
+        let hops: Vec<Hop> = self.lost.iter().take(most).copied().collect();
+        for hop in &hops {
+            self.lost.remove(hop);
+        }
+        hops
+    }
+
+    /// Whether [`Self::take_lost`] has something to give.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
     }
 
     /// Learns of all stations that bridges know.

@@ -32,11 +32,11 @@ fn lan() -> Facts {
     let mut facts = Facts::default();
     facts.set_link(
         LAN,
-        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None }),
     );
     facts.set_link(
         WAN,
-        Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+        Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500, vlan: None, port: None }),
     );
     assert_eq!(facts.watch(&wanted(&["10.0.0.1"])), [ip("10.0.0.1")]);
     facts.set_route(ip("10.0.0.1"), Some(route(LAN, "10.0.0.1")));
@@ -78,7 +78,7 @@ fn the_way_carries_what_its_link_and_its_route_carry() {
     let mut mtu_with = |link, route| {
         facts.set_link(
             LAN,
-            Some(Link { mac: Some(LAN_MAC), up: true, mtu: link, vlan: None, bridge: None }),
+            Some(Link { mac: Some(LAN_MAC), up: true, mtu: link, vlan: None, port: None }),
         );
         facts.set_route(ip("10.0.0.1"), Some(Route { hop: hop(LAN, "10.0.0.1"), mtu: route }));
         facts.publish().map(|network| network.next_hops[&ip("10.0.0.1")].mtu)
@@ -151,8 +151,8 @@ fn client_that_changes_its_ethernet_address_is_a_new_epoch_at_once() {
 #[test]
 fn down_or_without_ethernet_is_unresolved() {
     for link in [
-        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, bridge: None }),
-        Some(Link { mac: None, up: true, mtu: 1500, vlan: None, bridge: None }),
+        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, port: None }),
+        Some(Link { mac: None, up: true, mtu: 1500, vlan: None, port: None }),
         None,
     ] {
         let (mut facts, before) = resolved();
@@ -169,12 +169,12 @@ fn link_that_comes_up_is_asked_again() {
     let (mut facts, _) = resolved();
     facts.set_link(
         LAN,
-        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, bridge: None }),
+        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, port: None }),
     );
     facts.set_neighbour(hop(LAN, "10.0.0.1"), None);
     facts.set_link(
         LAN,
-        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None }),
     );
     assert_eq!(facts.unsettled(None, 10), [hop(LAN, "10.0.0.1")]);
 }
@@ -184,7 +184,7 @@ fn new_source_address_of_the_interface_reaches_the_next_hop() {
     let (mut facts, _) = resolved();
     facts.set_link(
         LAN,
-        Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500, vlan: None, bridge: None }),
+        Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500, vlan: None, port: None }),
     );
     assert_eq!(facts.publish().unwrap().next_hops[&ip("10.0.0.1")].source, OTHER_MAC);
 }
@@ -304,7 +304,7 @@ fn a_vlan_s_next_hop_leaves_by_what_carries_it() {
         up: true,
         mtu: 1400,
         vlan: Some(Vlan { on, number }),
-        bridge: None,
+        port: None,
     };
     facts.set_link(VLAN, Some(vlan(LAN, 20)));
     for (address, on) in [("10.0.0.1", VLAN), ("10.9.0.1", LAN), ("10.9.0.2", WAN)] {
@@ -343,10 +343,11 @@ const STATION: Station = Station { bridge: BRIDGE, mac: MAC };
 /// 10.0.0.1 is behind a port of a bridge that did not hear it yet; nothing left to publish.
 fn bridged() -> Facts {
     let mut facts = lan();
-    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None };
+    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None };
     facts.set_link(BRIDGE, Some(link));
     for port in [PORT, OTHER_PORT] {
-        facts.set_link(port, Some(Link { bridge: Some(BRIDGE), ..link }));
+        let forwards = Some(Port { bridge: BRIDGE, forwards: true });
+        facts.set_link(port, Some(Link { port: forwards, ..link }));
     }
     facts.set_station(Station { bridge: BRIDGE, mac: LAN_MAC }, Some(Place::Host));
     facts.set_route(ip("10.0.0.1"), Some(route(BRIDGE, "10.0.0.1")));
@@ -371,11 +372,40 @@ fn who_a_bridge_did_not_hear_is_asked_until_he_answers() {
     facts.set_station(STATION, Some(Place::Port(OTHER_PORT)));
     let moved = facts.publish().unwrap();
     assert_eq!(moved.epoch, heard.epoch + 1);
-    // One that is forgotten is asked at once.
+    // One that is forgotten is asked, and taken to be there meanwhile.
     facts.set_station(STATION, None);
-    assert_eq!(facts.take_unasked(10), [hop]);
+    assert_eq!(facts.take_lost(10), [hop]);
     assert_eq!(facts.unsettled(None, 10), [hop]);
+    assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), Some(OTHER_PORT));
+    facts.set_station(STATION, Some(Place::Port(OTHER_PORT)));
+    let heard = facts.publish().unwrap();
+    assert_eq!((heard.epoch, heard.bridges.forgotten.len()), (moved.epoch, 0));
+    assert!(!facts.has_unsettled());
+    // Not if he is nobody any more, nor by what is no port any more.
+    facts.set_station(STATION, None);
+    facts.set_neighbour(hop, Some(managed(OTHER_MAC)));
     assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), None);
+    facts.set_neighbour(hop, Some(managed(MAC)));
+    facts.set_station(STATION, Some(Place::Port(PORT)));
+    facts.set_station(STATION, None);
+    assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), Some(PORT));
+    facts.set_link(PORT, None);
+    assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), None);
+}
+
+#[test]
+fn a_port_that_does_not_forward_leads_nowhere() {
+    use lb_common::bridge::Station as Key;
+
+    let mut facts = bridged();
+    facts.set_station(STATION, Some(Place::Port(PORT)));
+    facts.set_forwarding(PORT, false);
+    let network = facts.publish().unwrap();
+    assert_eq!(network.bridges.port_to(STATION), None);
+    // Nothing that comes in by it is for the host.
+    assert_eq!(network.stations(|index| index == PORT), [(Key::port(PORT), BRIDGE)]);
+    facts.set_forwarding(PORT, true);
+    assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), Some(PORT));
 }
 
 #[test]
@@ -390,13 +420,21 @@ fn so_is_a_router_to_clients_once() {
     facts.publish();
     facts.set_station(station, None);
     assert_eq!(facts.urgency(), Some(Urgency::Later));
-    assert_eq!(facts.take_unasked(10), [router]);
+    assert_eq!(facts.take_lost(10), [router]);
     assert!(!facts.unsettled(None, 10).contains(&router));
     // An entry that an operator made is never asked for.
     facts.set_neighbour(router, Some(Neighbour { fixed: true, ..neighbour }));
     facts.set_station(station, Some(Place::Port(PORT)));
     facts.set_station(station, None);
-    assert!(!facts.has_unasked());
+    assert!(!facts.has_lost());
+    // Who is nobody's neighbour moves unnoticed.
+    let before = facts.publish().unwrap().epoch;
+    let nobody = Station { mac: [6; 6], ..STATION };
+    for port in [PORT, OTHER_PORT] {
+        facts.set_station(nobody, Some(Place::Port(port)));
+    }
+    assert_eq!(facts.urgency(), Some(Urgency::Later));
+    assert_eq!(facts.publish().unwrap().epoch, before);
 }
 
 #[test]
@@ -421,7 +459,7 @@ fn the_data_plane_knows_what_is_behind_ports_that_it_is_attached_to() {
     );
     known(&stations(&[LAN, BRIDGE]), &[]);
     // What was a port is none any more; nor has a bridge that is gone any.
-    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, bridge: None };
+    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None };
     facts.set_link(PORT, Some(link));
     let network = facts.publish().unwrap();
     assert!(!network.stations(|index| index == PORT).contains(&own(PORT)[0]));

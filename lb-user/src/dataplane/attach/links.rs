@@ -185,6 +185,9 @@ async fn bare(ifindex: u32) -> Result<Interface, link::Error> {
 fn refusal(interface: &Interface, source: io::Error) -> AttachError {
     let name = interface.name.clone();
     match source.raw_os_error() {
+        Some(libc::EEXIST) if interface.part_of.is_some() && interface.xdp.is_none() => {
+            AttachError::Upper(name)
+        }
         Some(libc::EBUSY | libc::EEXIST) => {
             foreign(interface, interface.xdp.and_then(|xdp| xdp.program))
         }

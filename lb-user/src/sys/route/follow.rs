@@ -178,7 +178,7 @@ impl Follower {
     fn deadline(&self) -> Instant {
         let now = Instant::now();
         let unfinished = (self.facts.has_unasked() || !self.round.is_empty()).then_some(now);
-        let again = self.facts.has_unsettled().then_some(self.ask_again);
+        let again = (self.facts.has_unsettled() || self.facts.has_lost()).then_some(self.ask_again);
         let forget = self.forget.values().min().copied();
         [self.publish_at(now), unfinished, again, forget, self.look_up.due(), self.read.due()]
             .into_iter()
@@ -196,6 +196,10 @@ impl Follower {
             }
             Event::Neighbour(hop, neighbour) => {
                 self.facts.set_neighbour(hop, neighbour);
+                return;
+            }
+            Event::Port(index, forwards) => {
+                self.facts.set_forwarding(index, forwards);
                 return;
             }
             Event::Station(station, place) => {
@@ -250,9 +254,12 @@ impl Follower {
         if !unasked.is_empty() {
             self.answer_until = now + SETTLE;
         }
-        if now >= self.ask_again && self.facts.has_unsettled() {
-            let again = self.facts.unsettled(self.cursor, BATCH);
+        if now >= self.ask_again && (self.facts.has_unsettled() || self.facts.has_lost()) {
+            let mut again = self.facts.unsettled(self.cursor, BATCH);
             self.cursor = again.last().copied();
+            again.extend(
+                self.facts.take_lost(BATCH).into_iter().filter(|hop| !self.facts.in_use(*hop)),
+            );
             self.ask_again = now + PATIENCE;
             self.ask(requests, &again).await?;
         }

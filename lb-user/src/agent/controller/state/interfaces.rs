@@ -50,6 +50,8 @@ impl State {
         }
         let known = self.attached.get(name) == Some(&interface.index);
         if known && self.data_plane.serves(&interface, self.model.node.xdp_mode) {
+            // It may be a part of something only since.
+            attach::check_whole(&interface).await?;
             return Ok(false);
         }
         let attached = self.attach_again(interface).await;
@@ -99,7 +101,6 @@ pub(super) async fn look_up(node: &Node, awaited: &[String]) -> Result<Vec<Inter
             found => interfaces.push(found?),
         }
     }
-    attach::check_together(&interfaces)?;
     Ok(interfaces)
 }
 

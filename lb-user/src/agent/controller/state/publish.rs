@@ -203,7 +203,8 @@ impl State {
         for (backend, ifindex) in plan.unattached.difference(&self.unattached) {
             tracing::warn!(
                 %backend, ifindex,
-                "the way to this backend is by an interface that `node.interfaces` does not name"
+                "the way to this backend is by an interface that `node.interfaces` does not name, or \
+                 by a bridge that never heard it"
             );
         }
         self.unattached = plan.unattached;
