@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Whether the frame is for one other host: a bridge takes it there. What is for a group of
-/// stations is for this one, too.
+/// stations is for this one, too, and so is what is asked about.
 #[inline(always)]
 pub(crate) fn passes_by(env: &Env) -> bool {
-    env.config.bridged != 0 && lb_passes_by(env.ctx) != 0
+    !env.explains && env.config.bridged != 0 && lb_passes_by(env.ctx) != 0
 }
 
 /// Not 0: it does. A global function: who has no bridges pays for a test.

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use lb_common::stats::Counter;
 use lb_tests::harness::{
     Agent, Config, DSR_V4, DSR_V6, Lab, Load, Mode, NAT_V4, Protocol, Result, Service, XdpPass,
-    ask_udp, curl, eventually, finish, run,
+    ask_udp, curl, decap, eventually, finish, run, unwrap_for,
 };
 
 use super::{ECHO, VIPS, WEB, all_answer, all_services, url};
@@ -75,6 +75,8 @@ fn the_data_plane_forwards_from_port_to_port() -> Result<()> {
         let report = load.run(&lab.client)?;
         assert!(report.is_clean(), "{mode} at {vip}: {}", report.text);
     }
+    let explained = lab.json(&["explain", "10.1.0.2:5555", "203.0.113.10:80", "--syn"])?;
+    assert!(explained.to_string().contains("l1, to "), "{explained}");
     // In by a port, and out by the same.
     lab.client.ip("route replace 203.0.113.0/24 via 10.2.0.1 src 10.1.0.2
          -6 route replace 2001:db8::/64 via fd00:2::1 src fd00:1::2")?;
@@ -204,5 +206,16 @@ fn a_port_that_spanning_tree_blocks_is_left_to_the_bridge() -> Result<()> {
         ask_udp(&lab.client, (NAT_V4, ECHO).into(), "once").expect("an answer");
     }
     assert_eq!(lab.pins().traffic()?.replies, before + asked, "{}", agent.log());
+    Ok(())
+}
+
+#[test]
+fn decap_takes_the_bridge_and_not_its_port() -> Result<()> {
+    let lab = lab(0)?;
+    let refused = unwrap_for(&lab.balancer, "l1", &[DSR_V4]).expect_err("others' tunnels");
+    let expected = "interface `l1` is a port of the bridge `br0`";
+    assert!(refused.to_string().contains(expected), "{refused}");
+    unwrap_for(&lab.balancer, "br0", &[DSR_V4])?;
+    run(decap(&lab.balancer).arg("--detach"), PATIENCE)?;
     Ok(())
 }

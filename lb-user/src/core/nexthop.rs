@@ -351,11 +351,7 @@ impl Facts {
 
     /// Takes up to `most` hops that came into use and have to be asked for.
     pub fn take_unasked(&mut self, most: usize) -> Vec<Hop> {
-        let hops: Vec<Hop> = self.unasked.iter().take(most).copied().collect();
-        for hop in &hops {
-            self.unasked.remove(hop);
-        }
-        hops
+        take_some(&mut self.unasked, most)
     }
 
     /// Whether [`Self::take_unasked`] has something to give.
@@ -462,6 +458,15 @@ impl Facts {
             self.urgency = Some(Urgency::Now);
         }
     }
+}
+
+/// Takes up to `most` of these.
+fn take_some(hops: &mut BTreeSet<Hop>, most: usize) -> Vec<Hop> {
+    let some: Vec<Hop> = hops.iter().take(most).copied().collect();
+    for hop in &some {
+        hops.remove(hop);
+    }
+    some
 }
 
 #[cfg(test)]

@@ -252,10 +252,7 @@ impl State {
             return Err(error);
         }
         if !adopting {
-            // What is for others must pass from the first frame on.
-            self.follow_routes();
-            attachments = self.data_plane.attach(interfaces, mode).await?;
-            self.note_modes(&attachments);
+            attachments = self.attach(interfaces, mode).await?;
             self.follow_next_hops()?;
         }
         self.detach_others();

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use lb_common::{bridge, nexthop::vlan};
 
-use super::{Facts, Hop, Link, Neighbour, Network, Urgency};
+use super::{Facts, Hop, Link, Neighbour, Network, Urgency, take_some};
 
 /// A VLAN on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,10 +170,7 @@ impl Facts {
         if old == place {
             return;
         }
-        let behind = |(hop, known): (&Hop, &Neighbour)| {
-            (hop.ifindex == station.bridge && known.mac == Some(station.mac)).then_some(*hop)
-        };
-        let hops: Vec<_> = self.neighbours.iter().filter_map(behind).collect();
+        let hops: Vec<_> = self.neighbours_of(station).collect();
         let bridges = Arc::make_mut(&mut self.bridges);
         let forgotten = bridges.forgotten.remove(&station);
         match (old, place) {
@@ -201,12 +198,18 @@ impl Facts {
         }
     }
 
-    /// Forgets where a station was that is nobody's whom the kernel knows.
-    pub(super) fn forget_port(&mut self, station: Station) {
-        let is_he = |(hop, known): (&Hop, &Neighbour)| {
+    /// The neighbours that a station is: of either family, and more addresses of one.
+    fn neighbours_of(&self, station: Station) -> impl Iterator<Item = Hop> {
+        let is_he = move |(hop, known): &(&Hop, &Neighbour)| {
             hop.ifindex == station.bridge && known.mac == Some(station.mac)
         };
-        if self.bridges.forgotten.contains_key(&station) && !self.neighbours.iter().any(is_he) {
+        self.neighbours.iter().filter(is_he).map(|(hop, _)| *hop)
+    }
+
+    /// Forgets where a station was that is nobody's whom the kernel knows.
+    pub(super) fn forget_port(&mut self, station: Station) {
+        let forgotten = self.bridges.forgotten.contains_key(&station);
+        if forgotten && self.neighbours_of(station).next().is_none() {
             Arc::make_mut(&mut self.bridges).forgotten.remove(&station);
             self.urgency = self.urgency.max(Some(Urgency::Later));
         }
@@ -214,11 +217,7 @@ impl Facts {
 
     /// Takes up to `most` hops that a bridge lost sight of.
     pub fn take_lost(&mut self, most: usize) -> Vec<Hop> {
-        let hops: Vec<Hop> = self.lost.iter().take(most).copied().collect();
-        for hop in &hops {
-            self.lost.remove(hop);
-        }
-        hops
+        take_some(&mut self.lost, most)
     }
 
     /// Whether [`Self::take_lost`] has something to give.

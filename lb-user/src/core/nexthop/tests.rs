@@ -7,6 +7,9 @@ const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
+/// An Ethernet interface that is no part of another.
+const LINK: Link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None };
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -30,14 +33,8 @@ fn managed(mac: [u8; 6]) -> Neighbour {
 /// Two Ethernet interfaces; 10.0.0.1 watched and on link, nothing left to publish.
 fn lan() -> Facts {
     let mut facts = Facts::default();
-    facts.set_link(
-        LAN,
-        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None }),
-    );
-    facts.set_link(
-        WAN,
-        Some(Link { mac: Some(WAN_MAC), up: true, mtu: 1500, vlan: None, port: None }),
-    );
+    facts.set_link(LAN, Some(LINK));
+    facts.set_link(WAN, Some(Link { mac: Some(WAN_MAC), ..LINK }));
     assert_eq!(facts.watch(&wanted(&["10.0.0.1"])), [ip("10.0.0.1")]);
     facts.set_route(ip("10.0.0.1"), Some(route(LAN, "10.0.0.1")));
     facts.publish();
@@ -76,10 +73,7 @@ fn addresses_behind_one_gateway_share_its_neighbour() {
 fn the_way_carries_what_its_link_and_its_route_carry() {
     let (mut facts, _) = resolved();
     let mut mtu_with = |link, route| {
-        facts.set_link(
-            LAN,
-            Some(Link { mac: Some(LAN_MAC), up: true, mtu: link, vlan: None, port: None }),
-        );
+        facts.set_link(LAN, Some(Link { mtu: link, ..LINK }));
         facts.set_route(ip("10.0.0.1"), Some(Route { hop: hop(LAN, "10.0.0.1"), mtu: route }));
         facts.publish().map(|network| network.next_hops[&ip("10.0.0.1")].mtu)
     };
@@ -150,11 +144,7 @@ fn client_that_changes_its_ethernet_address_is_a_new_epoch_at_once() {
 
 #[test]
 fn down_or_without_ethernet_is_unresolved() {
-    for link in [
-        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, port: None }),
-        Some(Link { mac: None, up: true, mtu: 1500, vlan: None, port: None }),
-        None,
-    ] {
+    for link in [Some(Link { up: false, ..LINK }), Some(Link { mac: None, ..LINK }), None] {
         let (mut facts, before) = resolved();
         assert!(facts.set_link(LAN, link));
         let after = facts.publish().unwrap();
@@ -167,25 +157,16 @@ fn down_or_without_ethernet_is_unresolved() {
 #[test]
 fn link_that_comes_up_is_asked_again() {
     let (mut facts, _) = resolved();
-    facts.set_link(
-        LAN,
-        Some(Link { mac: Some(LAN_MAC), up: false, mtu: 1500, vlan: None, port: None }),
-    );
+    facts.set_link(LAN, Some(Link { up: false, ..LINK }));
     facts.set_neighbour(hop(LAN, "10.0.0.1"), None);
-    facts.set_link(
-        LAN,
-        Some(Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None }),
-    );
+    facts.set_link(LAN, Some(LINK));
     assert_eq!(facts.unsettled(None, 10), [hop(LAN, "10.0.0.1")]);
 }
 
 #[test]
 fn new_source_address_of_the_interface_reaches_the_next_hop() {
     let (mut facts, _) = resolved();
-    facts.set_link(
-        LAN,
-        Some(Link { mac: Some(OTHER_MAC), up: true, mtu: 1500, vlan: None, port: None }),
-    );
+    facts.set_link(LAN, Some(Link { mac: Some(OTHER_MAC), ..LINK }));
     assert_eq!(facts.publish().unwrap().next_hops[&ip("10.0.0.1")].source, OTHER_MAC);
 }
 
@@ -343,7 +324,7 @@ const STATION: Station = Station { bridge: BRIDGE, mac: MAC };
 /// 10.0.0.1 is behind a port of a bridge that did not hear it yet; nothing left to publish.
 fn bridged() -> Facts {
     let mut facts = lan();
-    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None };
+    let link = LINK;
     facts.set_link(BRIDGE, Some(link));
     for port in [PORT, OTHER_PORT] {
         let forwards = Some(Port { bridge: BRIDGE, forwards: true });
@@ -394,21 +375,6 @@ fn who_a_bridge_did_not_hear_is_asked_until_he_answers() {
 }
 
 #[test]
-fn a_port_that_does_not_forward_leads_nowhere() {
-    use lb_common::bridge::Station as Key;
-
-    let mut facts = bridged();
-    facts.set_station(STATION, Some(Place::Port(PORT)));
-    facts.set_forwarding(PORT, false);
-    let network = facts.publish().unwrap();
-    assert_eq!(network.bridges.port_to(STATION), None);
-    // Nothing that comes in by it is for the host.
-    assert_eq!(network.stations(|index| index == PORT), [(Key::port(PORT), BRIDGE)]);
-    facts.set_forwarding(PORT, true);
-    assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), Some(PORT));
-}
-
-#[test]
 fn so_is_a_router_to_clients_once() {
     let mut facts = bridged();
     let router = hop(BRIDGE, "10.0.0.254");
@@ -438,6 +404,21 @@ fn so_is_a_router_to_clients_once() {
 }
 
 #[test]
+fn a_port_that_does_not_forward_leads_nowhere() {
+    use lb_common::bridge::Station as Key;
+
+    let mut facts = bridged();
+    facts.set_station(STATION, Some(Place::Port(PORT)));
+    facts.set_forwarding(PORT, false);
+    let network = facts.publish().unwrap();
+    assert_eq!(network.bridges.port_to(STATION), None);
+    // Nothing that comes in by it is for the host.
+    assert_eq!(network.stations(|index| index == PORT), [(Key::port(PORT), BRIDGE)]);
+    facts.set_forwarding(PORT, true);
+    assert_eq!(facts.publish().unwrap().bridges.port_to(STATION), Some(PORT));
+}
+
+#[test]
 fn the_data_plane_knows_what_is_behind_ports_that_it_is_attached_to() {
     use lb_common::bridge::Station as Key;
 
@@ -459,7 +440,7 @@ fn the_data_plane_knows_what_is_behind_ports_that_it_is_attached_to() {
     );
     known(&stations(&[LAN, BRIDGE]), &[]);
     // What was a port is none any more; nor has a bridge that is gone any.
-    let link = Link { mac: Some(LAN_MAC), up: true, mtu: 1500, vlan: None, port: None };
+    let link = LINK;
     facts.set_link(PORT, Some(link));
     let network = facts.publish().unwrap();
     assert!(!network.stations(|index| index == PORT).contains(&own(PORT)[0]));

@@ -102,9 +102,9 @@ impl State {
             .filter(|interface| !self.data_plane.serves(interface, model.node.xdp_mode))
             .cloned()
             .collect();
-        let attachments = self.data_plane.attach(&new, model.node.xdp_mode).await?;
-        self.note_modes(&attachments);
-        let before = mem::replace(&mut self.attached, by_name(&interfaces));
+        let before = self.attached.clone();
+        let attachments = self.attach(&new, model.node.xdp_mode).await?;
+        self.attached = by_name(&interfaces);
         // One in force that is away is no reason for others to wait.
         let new = &backend_addresses(&model) - &backend_addresses(&self.model);
         self.resolve_backends(&model, &new, network).await;

@@ -8,7 +8,7 @@ use super::{
     State,
 };
 use crate::{
-    core::model::Node,
+    core::model::{Node, XdpMode},
     dataplane::attach::{self, Attachment},
     sys::link::{self, Interface},
 };
@@ -63,14 +63,35 @@ impl State {
 
     async fn attach_again(&mut self, interface: Interface) -> Result<(), Error> {
         let mode = self.model.node.xdp_mode;
-        let attachments = self.data_plane.attach(std::slice::from_ref(&interface), mode).await?;
+        let attachments = self.attach(std::slice::from_ref(&interface), mode).await?;
         self.missing.remove(&interface.name);
-        self.note_modes(&attachments);
         for Attachment { interface, ifindex, mode, .. } in attachments {
             tracing::info!(interface, ifindex, mode = mode.map(display), "attached again");
-            self.attached.insert(interface, ifindex);
         }
         Ok(())
+    }
+
+    /// Attaches to more interfaces. The packet path learns first what of their bridges: what
+    /// is for others must pass from the first frame on.
+    pub(super) async fn attach(
+        &mut self,
+        interfaces: &[Interface],
+        mode: XdpMode,
+    ) -> Result<Vec<Attachment>, Error> {
+        let before = self.attached.clone();
+        self.attached.extend(by_name(interfaces));
+        self.follow_routes();
+        match self.data_plane.attach(interfaces, mode).await {
+            Ok(attachments) => {
+                self.note_modes(&attachments);
+                Ok(attachments)
+            }
+            Err(error) => {
+                self.attached = before;
+                self.follow_routes();
+                Err(error.into())
+            }
+        }
     }
 
     /// Detaches from every interface that is not to be attached. What is in
